@@ -1,0 +1,303 @@
+"""A TCP session: two streams joined, with its counters, its rate and its idle limit."""
+
+from __future__ import annotations
+
+from typing import Callable, Optional
+
+from attrs import frozen
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.python.failure import Failure
+
+from ..limits import RateLimiter, Waiter
+from ..logs import Log
+from ..meter import Meter
+from .stream import DIAL_FAILURES, Cause, Stream
+
+#: A session that may be moved to another client keeps what its visitor has sent so far, up to this
+#: many bytes: one read of a socket, so that an ordinary request fits.
+REPLAY_LIMIT = 65536
+
+#: Asks for another far stream after a dial failed; None when there is no other client to try.
+Retry = Callable[[Cause], Optional["Deferred[Stream]"]]
+
+
+@frozen(kw_only=True)
+class SessionContext:
+    """What the sessions of one instance share."""
+
+    clock: IReactorTime
+    log: Log
+    meter: Meter
+    #: Seconds without a byte in either direction after which a session ends; 0: never.
+    read: float
+    #: The buckets for bytes from and to visitors or targets; None: unlimited.
+    inbound: RateLimiter | None = None
+    outbound: RateLimiter | None = None
+
+
+class _Half:
+    """One of a session's streams as a `Sink`: what it receives goes to the other half's stream."""
+
+    __slots__ = (
+        "session",
+        "stream",
+        "other",
+        "limiter",
+        "near",
+        "ended_",
+        "gone",
+        "blocked",
+        "waiter",
+    )
+
+    other: _Half
+
+    def __init__(
+        self, session: Session, stream: Stream, limiter: RateLimiter | None, near: bool
+    ) -> None:
+        self.session = session
+        self.stream = stream
+        self.limiter = limiter
+        self.near = near
+        self.ended_ = False
+        self.gone = False
+        self.blocked = False  # the other stream is congested
+        self.waiter: Waiter | None = None  # set while the rate holds this stream back
+
+    def received(self, data: bytes) -> None:
+        self.session.moved(self, data)
+        limiter = self.limiter
+        if limiter is not None:
+            limiter.spend(len(data))
+            if not limiter.ready and self.waiter is None and not self.gone:
+                if not self.blocked:
+                    self.stream.pause()
+                self.waiter = limiter.wait(self._rate_allows)
+
+    def _rate_allows(self) -> None:
+        self.waiter = None
+        if not self.blocked and not self.gone:
+            self.stream.resume()
+
+    def ended(self) -> None:
+        self.ended_ = True
+        self.session.half_ended(self)
+
+    def congested(self) -> None:
+        source = self.other
+        if not source.blocked:
+            source.blocked = True
+            if source.waiter is None and not source.gone:
+                source.stream.pause()
+
+    def drained(self) -> None:
+        source = self.other
+        if source.blocked:
+            source.blocked = False
+            if source.waiter is None and not source.gone:
+                source.stream.resume()
+
+    def closed(self, cause: Cause | None) -> None:
+        self.release()
+        self.session.half_closed(self, cause)
+
+    def release(self) -> None:
+        self.gone = True
+        if self.waiter is not None:
+            self.waiter.cancel()
+            self.waiter = None
+
+
+class Session:
+    """Joins the near stream (this node's visitor or target) with the far one.
+
+    The near stream's bytes count as received (RX), what is written to it as sent (TX).  The session
+    ends once: when both streams are closed, or when one of them was reset, which resets the other.
+
+    @param near: the visitor's stream, or the target's.
+    @param far: the stream of a data link; in a plain forwarder the target's.
+    @param describe: names the session in the log, made only when a line is written.
+    @param done: called once, when nothing is left of the session, with the cause or None.
+    @param retry: asks for another far stream when the dial failed before a byte came back.
+    """
+
+    __slots__ = (
+        "context",
+        "near",
+        "far",
+        "describe",
+        "_done",
+        "_retry",
+        "_replay",
+        "_replaying",
+        "_replayed",
+        "_retrying",
+        "_active_at",
+        "_timer",
+        "_over",
+        "received",
+        "sent",
+    )
+
+    def __init__(
+        self,
+        near: Stream,
+        far: Stream,
+        *,
+        context: SessionContext,
+        describe: Callable[[], str],
+        done: Callable[[Cause | None], None],
+        retry: Retry | None = None,
+    ) -> None:
+        self.context = context
+        self.near = _Half(self, near, context.inbound, True)
+        self.far = _Half(self, far, context.outbound, False)
+        self.near.other = self.far
+        self.far.other = self.near
+        self.describe = describe
+        self._done = done
+        self._retry = retry
+        self._replay: list[bytes] | None = [] if retry is not None else None
+        self._replayed = 0
+        self._retrying: Deferred[Stream] | None = None
+        self._over = False
+        self.received = 0
+        self.sent = 0
+        self._active_at = context.clock.seconds()
+        self._timer: IDelayedCall | None = None
+
+    def start(self) -> None:
+        """Begin to move bytes."""
+        if self.context.read > 0:
+            self._timer = self.context.clock.callLater(self.context.read, self._check_idle)
+        self.context.log.debug("session {session}: started", session=self.describe)
+        self.far.stream.attach(self.far)
+        self.near.stream.attach(self.near)
+        if not self.far.gone and not self._over:
+            self.far.stream.resume()
+        if not self.near.gone and not self._over and not self.near.blocked:
+            self.near.stream.resume()
+
+    def abort(self, cause: Cause) -> None:
+        """Reset both ends now."""
+        if self._over:
+            return
+        for half in (self.near, self.far):
+            if not half.gone:
+                half.release()
+                half.stream.abort(cause)
+        self._finish(cause)
+
+    # What the halves report.
+
+    def moved(self, source: _Half, data: bytes) -> None:
+        """Bytes came on one side: count them and pass them on."""
+        if self._over:
+            return
+        self._active_at = self.context.clock.seconds()
+        size = len(data)
+        if source.near:
+            self.received += size
+            self.context.meter.tcp_rx += size
+            if self._replay is not None:
+                self._remember(data, size)
+            if self._retrying is not None:
+                return  # the replay carries it to the next client
+        else:
+            self.sent += size
+            self.context.meter.tcp_tx += size
+            self._replay = None  # the target was reached: from here on the session stays where it is
+        if not source.other.gone:
+            source.other.stream.write(data)
+
+    def half_ended(self, source: _Half) -> None:
+        """One side will send no more."""
+        if self._retrying is None and not source.other.gone:
+            source.other.stream.finish()
+
+    def half_closed(self, half: _Half, cause: Cause | None) -> None:
+        """One stream is gone."""
+        if self._over:
+            return
+        if cause is not None:
+            if half is self.far and not self.near.gone and self._try_again(cause):
+                return
+            self.abort(cause)
+        elif half.other.gone:
+            self._finish(None)
+
+    # Another client.
+
+    def _remember(self, data: bytes, size: int) -> None:
+        self._replayed += size
+        if self._replayed > REPLAY_LIMIT:
+            self._replay = None
+        elif self._replay is not None:
+            self._replay.append(data)
+
+    def _try_again(self, cause: Cause) -> bool:
+        """Look for another client after the dial failed; False when there is none."""
+        if cause not in DIAL_FAILURES or self._replay is None or self._retry is None:
+            return False
+        retrying = self._retry(cause)
+        if retrying is None:
+            return False
+        self._retry = None  # once
+        self._retrying = retrying
+        if not self.near.blocked and self.near.waiter is None:
+            self.near.stream.pause()
+        self.near.blocked = True
+        retrying.addCallbacks(self._again, self._not_again, callbackArgs=(cause,), errbackArgs=(cause,))
+        return True
+
+    def _again(self, stream: Stream, cause: Cause) -> None:
+        self._retrying = None
+        if self._over:
+            stream.abort(Cause.RESET)
+            return
+        self.far = _Half(self, stream, self.context.outbound, False)
+        self.far.other = self.near
+        self.near.other = self.far
+        stream.attach(self.far)
+        replay, self._replay = self._replay, None
+        for data in replay or ():
+            stream.write(data)
+        if self.near.ended_:
+            stream.finish()
+        if not self.far.gone:
+            stream.resume()
+        self.far.drained()
+
+    def _not_again(self, failure: Failure, cause: Cause) -> None:
+        self._retrying = None
+        self.abort(cause)
+
+    # The end.
+
+    def _check_idle(self) -> None:
+        self._timer = None
+        quiet = self.context.clock.seconds() - self._active_at
+        left = self.context.read - quiet
+        if left <= 0:
+            self.abort(Cause.IDLE)
+        else:
+            self._timer = self.context.clock.callLater(left, self._check_idle)
+
+    def _finish(self, cause: Cause | None) -> None:
+        self._over = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        retrying, self._retrying = self._retrying, None
+        if retrying is not None:
+            retrying.cancel()
+        self._replay = None
+        self.context.log.debug(
+            "session {session}: {how}, {received} bytes received, {sent} sent",
+            session=self.describe,
+            how="ended" if cause is None else f"reset ({cause.words})",
+            received=self.received,
+            sent=self.sent,
+        )
+        self._done(cause)

@@ -1,0 +1,248 @@
+"""TCP connections to visitors and targets as streams, on Twisted's transports."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any, Callable
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from .hangup import HangupWatch
+from .stream import Cause, Endpoint, Sink
+
+#: Keep-alive of every leg: a peer that vanished is noticed after 15 + 3 * 5 seconds, before the
+#: usual 60 s after which small NATs forget a connection.
+KEEPALIVE_IDLE = 15
+KEEPALIVE_INTERVAL = 5
+KEEPALIVE_PROBES = 3
+
+#: Bytes that a visitor may send while its target is still being dialed, before it is asked to wait.
+DIAL_BUFFER = 65536
+
+
+def tune(transport: Any) -> None:
+    """Set TCP_NODELAY and keep-alive on a TCP transport."""
+    transport.setTcpNoDelay(True)
+    transport.setTcpKeepAlive(True)
+    handle = transport.getHandle()
+    for name, value in (
+        ("TCP_KEEPIDLE", KEEPALIVE_IDLE),
+        ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL),
+        ("TCP_KEEPCNT", KEEPALIVE_PROBES),
+    ):
+        if hasattr(socket, name) and hasattr(handle, "setsockopt"):
+            handle.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def plain(host: str) -> str:
+    """An address literal without a scope, and a v4-mapped one as IPv4."""
+    host = host.partition("%")[0]
+    return host[7:] if host.startswith("::ffff:") and "." in host else host
+
+
+def endpoint_of(address: Any) -> Endpoint:
+    """The endpoint of a Twisted address."""
+    return Endpoint(plain(address.host), address.port)
+
+
+@implementer(IHalfCloseableProtocol, IPushProducer)
+class TcpStream(Protocol):
+    """One TCP connection as a stream.
+
+    It starts paused.  As its own transport's producer it hears when what was written waits
+    (`pauseProducing`) and when it has left (`resumeProducing`).
+    """
+
+    def __init__(self, watch: HangupWatch) -> None:
+        self._watch = watch
+        self._sink: Sink | None = None
+        self._fd = -1
+        self._read_ended = False
+        self._finished = False
+        self._lost: list[Cause | None] = []  # how it ended, when nobody listened yet
+        self._aborted = False
+
+    # Stream
+
+    def attach(self, sink: Sink) -> None:
+        self._sink = sink
+        if self._lost:
+            sink.closed(self._lost[0])
+
+    def write(self, data: bytes) -> None:
+        self.transport.write(data)
+
+    def finish(self) -> None:
+        if self._finished or self._lost:
+            return
+        self._finished = True
+        self.transport.unregisterProducer()
+        if self._read_ended:
+            self.transport.loseConnection()
+        else:
+            self.transport.loseWriteConnection()
+
+    def abort(self, cause: Cause) -> None:
+        self._sink = None
+        if not self._aborted and not self._lost:
+            self._aborted = True
+            self._watch.discard(self._fd)
+            self.transport.abortConnection()
+
+    def pause(self) -> None:
+        if not self._lost and not self._read_ended:
+            self.transport.pauseProducing()
+            self._watch.add(self._fd, self._was_reset)
+
+    def resume(self) -> None:
+        if not self._lost and not self._read_ended:
+            self._watch.discard(self._fd)
+            self.transport.resumeProducing()
+
+    def _was_reset(self) -> None:
+        if not self._lost and not self._aborted:
+            self._aborted = True
+            self.transport.abortConnection()
+
+    # Protocol
+
+    def connectionMade(self) -> None:
+        tune(self.transport)
+        self._fd = self.transport.fileno()
+        self.transport.registerProducer(self, True)
+        self.pause()
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._sink is not None:
+            self._sink.received(data)
+
+    def readConnectionLost(self) -> None:
+        self._read_ended = True
+        if self._finished:
+            self.transport.loseConnection()
+        if self._sink is not None:
+            self._sink.ended()
+
+    def writeConnectionLost(self) -> None:
+        pass  # our own half-close has left; the rest is connectionLost
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._watch.discard(self._fd)
+        clean = self._read_ended and self._finished and reason.check(ConnectionDone) is not None
+        cause = None if clean else Cause.RESET
+        self._lost.append(cause)
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            sink.closed(cause)
+
+    # IPushProducer, for what is written
+
+    def pauseProducing(self) -> None:
+        if self._sink is not None:
+            self._sink.congested()
+
+    def resumeProducing(self) -> None:
+        if self._sink is not None:
+            self._sink.drained()
+
+    def stopProducing(self) -> None:
+        pass  # connectionLost follows
+
+
+class DialedStream:
+    """A stream to a target that is still being dialed: it holds what is written until then.
+
+    @param connecting: fires with the connected stream; its failure closes this stream with the
+        cause that `cause_of` finds in it.
+    @param header: makes what is written before anything else, such as a PROXY line.
+    """
+
+    def __init__(
+        self,
+        connecting: Deferred[TcpStream],
+        cause_of: Callable[[Failure], Cause],
+        header: Callable[[TcpStream], bytes] | None = None,
+    ) -> None:
+        self._connecting: Deferred[TcpStream] | None = connecting
+        self._cause_of = cause_of
+        self._header = header
+        self._stream: TcpStream | None = None
+        self._sink: Sink | None = None
+        self._held: list[bytes] = []
+        self._size = 0
+        self._congested = False
+        self._finished = False
+        self._reading = False
+        self._cause: Cause | None = None
+        connecting.addCallbacks(self._connected, self._failed)
+
+    def attach(self, sink: Sink) -> None:
+        self._sink = sink
+        if self._cause is not None:
+            sink.closed(self._cause)
+        elif self._stream is not None:
+            self._stream.attach(sink)
+
+    def write(self, data: bytes) -> None:
+        if self._stream is not None:
+            self._stream.write(data)
+            return
+        self._held.append(data)
+        self._size += len(data)
+        if self._size >= DIAL_BUFFER and not self._congested and self._sink is not None:
+            self._congested = True
+            self._sink.congested()
+
+    def finish(self) -> None:
+        self._finished = True
+        if self._stream is not None:
+            self._stream.finish()
+
+    def abort(self, cause: Cause) -> None:
+        self._sink = None
+        self._held.clear()
+        if self._stream is not None:
+            self._stream.abort(cause)
+        elif self._connecting is not None:
+            self._connecting.cancel()
+
+    def pause(self) -> None:
+        self._reading = False
+        if self._stream is not None:
+            self._stream.pause()
+
+    def resume(self) -> None:
+        self._reading = True
+        if self._stream is not None:
+            self._stream.resume()
+
+    def _connected(self, stream: TcpStream) -> None:
+        self._connecting = None
+        self._stream = stream
+        if self._header is not None:
+            stream.write(self._header(stream))
+        for data in self._held:
+            stream.write(data)
+        self._held.clear()
+        if self._finished:
+            stream.finish()
+        if self._sink is not None:
+            stream.attach(self._sink)
+            if self._reading:
+                stream.resume()
+            if self._congested:
+                self._sink.drained()
+
+    def _failed(self, failure: Failure) -> None:
+        self._connecting = None
+        if failure.check(CancelledError) is not None and self._sink is None:
+            return  # our own abort
+        self._cause = self._cause_of(failure)
+        self._held.clear()
+        if self._sink is not None:
+            self._sink.closed(self._cause)

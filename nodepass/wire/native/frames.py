@@ -1,0 +1,276 @@
+"""The frames of a data link.
+
+Each frame begins with one 32-bit word in network order: the type in its upper 8 bits, the length of
+the body in the lower 24.  Bodies, with u32 and u16 in network order:
+
+    OPEN        u32 session, u16 target, address visitor, address local
+    DATA        bytes of the session
+    FIN         u32 session
+    RESET       u32 session, u8 cause
+    FLOW_OPEN   u32 flow, u16 target, address visitor, address local
+    DATAGRAM    u32 flow, the datagram
+    FLOW_CLOSE  u32 flow, u8 cause (255: none)
+
+An address is u8 4 or 6, the 4 or 16 bytes of it, u16 port.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import struct
+from enum import IntEnum
+from typing import Union
+
+from attrs import frozen
+
+from ...errors import PeerError
+from ...relay.stream import Cause, Endpoint
+from .. import Opening
+
+
+class FrameType(IntEnum):
+    """The frame types of version 1."""
+
+    OPEN = 1
+    DATA = 2
+    FIN = 3
+    RESET = 4
+    FLOW_OPEN = 5
+    DATAGRAM = 6
+    FLOW_CLOSE = 7
+
+
+#: Longest body of a DATA frame: what one pipe or TLS buffer is ever asked to carry at once.
+MAX_DATA = 1 << 20
+#: Longest datagram: the most that UDP over IPv4 can carry is 65,507, IPv6 a little more.
+MAX_DATAGRAM = 65535
+#: Longest body of all other frames; OPEN with two IPv6 addresses has 44 bytes.
+MAX_SMALL = 64
+
+_LIMITS = {
+    FrameType.OPEN: MAX_SMALL,
+    FrameType.DATA: MAX_DATA,
+    FrameType.FIN: MAX_SMALL,
+    FrameType.RESET: MAX_SMALL,
+    FrameType.FLOW_OPEN: MAX_SMALL,
+    FrameType.DATAGRAM: 4 + MAX_DATAGRAM,
+    FrameType.FLOW_CLOSE: MAX_SMALL,
+}
+
+_NO_CAUSE = 255
+_WORD = struct.Struct(">I")
+_U16 = struct.Struct(">H")
+_OPEN_HEAD = struct.Struct(">IH")
+_RESET = struct.Struct(">IB")
+_DATA = FrameType.DATA << 24
+_DATAGRAM = FrameType.DATAGRAM << 24
+
+
+class FrameError(PeerError):
+    """The peer sent what is no frame."""
+
+
+@frozen
+class Open:
+    """A session begins."""
+
+    session: int
+    opening: Opening
+
+
+@frozen
+class Data:
+    """Bytes of the current session; a long frame arrives in several of these."""
+
+    data: bytes
+
+
+@frozen
+class Fin:
+    """The sender has no more bytes for this session."""
+
+    session: int
+
+
+@frozen
+class Reset:
+    """The sender gave the session up."""
+
+    session: int
+    cause: Cause
+
+
+@frozen
+class FlowOpen:
+    """A UDP flow begins."""
+
+    flow: int
+    opening: Opening
+
+
+@frozen
+class Datagram:
+    """One datagram of a flow."""
+
+    flow: int
+    data: bytes
+
+
+@frozen
+class FlowClose:
+    """A flow ended."""
+
+    flow: int
+    cause: Cause | None
+
+
+Frame = Union[Open, Data, Fin, Reset, FlowOpen, Datagram, FlowClose]
+
+
+def data_header(length: int) -> bytes:
+    """What goes before `length` bytes of a session; at most `MAX_DATA`."""
+    return _WORD.pack(_DATA | length)
+
+
+def datagram(flow: int, data: bytes) -> bytes:
+    """A DATAGRAM frame."""
+    return struct.pack(">II", _DATAGRAM | (4 + len(data)), flow) + data
+
+
+def encode(frame: Frame) -> bytes:
+    """A whole frame."""
+    kind, body = _body(frame)
+    return _WORD.pack(kind << 24 | len(body)) + body
+
+
+def _body(frame: Frame) -> tuple[FrameType, bytes]:
+    if isinstance(frame, Open):
+        return FrameType.OPEN, _pack_opening(frame.session, frame.opening)
+    if isinstance(frame, Data):
+        return FrameType.DATA, frame.data
+    if isinstance(frame, Fin):
+        return FrameType.FIN, _WORD.pack(frame.session)
+    if isinstance(frame, Reset):
+        return FrameType.RESET, _RESET.pack(frame.session, frame.cause)
+    if isinstance(frame, FlowOpen):
+        return FrameType.FLOW_OPEN, _pack_opening(frame.flow, frame.opening)
+    if isinstance(frame, Datagram):
+        return FrameType.DATAGRAM, _WORD.pack(frame.flow) + frame.data
+    cause = _NO_CAUSE if frame.cause is None else frame.cause
+    return FrameType.FLOW_CLOSE, _RESET.pack(frame.flow, cause)
+
+
+def _pack_opening(number: int, opening: Opening) -> bytes:
+    return (
+        _OPEN_HEAD.pack(number, opening.target)
+        + _pack_address(opening.visitor)
+        + _pack_address(opening.local)
+    )
+
+
+def _pack_address(endpoint: Endpoint) -> bytes:
+    # A link-local scope means nothing on another host.
+    address = ipaddress.ip_address(endpoint.host.partition("%")[0])
+    return bytes((address.version,)) + address.packed + _U16.pack(endpoint.port)
+
+
+def _unpack_address(body: bytes, at: int) -> tuple[Endpoint, int]:
+    size = {4: 4, 6: 16}.get(body[at])
+    if size is None:
+        raise FrameError(f"unknown address family {body[at]}")
+    end = at + 1 + size
+    host = str(ipaddress.ip_address(body[at + 1 : end]))
+    (port,) = _U16.unpack_from(body, end)
+    return Endpoint(host, port), end + 2
+
+
+def _unpack_opening(body: bytes) -> tuple[int, Opening]:
+    number, target = _OPEN_HEAD.unpack_from(body)
+    visitor, at = _unpack_address(body, _OPEN_HEAD.size)
+    local, at = _unpack_address(body, at)
+    if at != len(body):
+        raise FrameError("an opening of a wrong length")
+    return number, Opening(visitor=visitor, local=local, target=target)
+
+
+def _cause(number: int) -> Cause:
+    try:
+        return Cause(number)
+    except ValueError:
+        return Cause.RESET  # a newer peer's cause: what matters is that the session is over
+
+
+def _decode(kind: int, body: bytes) -> Frame:
+    try:
+        if kind == FrameType.DATAGRAM:
+            return Datagram(_WORD.unpack_from(body)[0], body[4:])
+        if kind == FrameType.FIN:
+            return Fin(_WORD.unpack(body)[0])
+        if kind == FrameType.RESET:
+            number, cause = _RESET.unpack(body)
+            return Reset(number, _cause(cause))
+        if kind == FrameType.FLOW_CLOSE:
+            number, cause = _RESET.unpack(body)
+            return FlowClose(number, None if cause == _NO_CAUSE else _cause(cause))
+        number, opening = _unpack_opening(body)
+    except (struct.error, IndexError, ValueError) as error:
+        raise FrameError(f"a {FrameType(kind).name} frame of a wrong form") from error
+    return (Open if kind == FrameType.OPEN else FlowOpen)(number, opening)
+
+
+class FrameReader:
+    """Takes bytes as they come and gives frames.
+
+    DATA is passed on as it arrives, so that nothing waits for a long frame's end; all other frames
+    are short and come whole.  What is held is at most one unfinished datagram.
+    """
+
+    __slots__ = ("_held", "_left")
+
+    def __init__(self) -> None:
+        self._held = b""
+        self._left = 0  # bytes of the current DATA frame still to come
+
+    def feed(self, data: bytes) -> list[Frame]:
+        """The frames that these bytes complete.
+
+        @raise FrameError: the bytes are no frames; the link can't go on.
+        """
+        frames: list[Frame] = []
+        at = 0
+        if self._left:
+            if len(data) <= self._left:
+                self._left -= len(data)
+                return [Data(data)]
+            at = self._left
+            self._left = 0
+            frames.append(Data(data[:at]))
+        elif self._held:
+            data = self._held + data
+            self._held = b""
+        end = len(data)
+        while end - at >= 4:
+            (word,) = _WORD.unpack_from(data, at)
+            kind, length = word >> 24, word & 0xFFFFFF
+            limit = _LIMITS.get(kind)  # type: ignore[call-overload]
+            if limit is None:
+                raise FrameError(f"unknown frame type {kind}")
+            if length > limit:
+                raise FrameError(f"a {FrameType(kind).name} frame of {length} bytes")
+            body = at + 4
+            have = end - body
+            if kind == FrameType.DATA:
+                if have < length:
+                    if have:
+                        frames.append(Data(data[body:]))
+                    self._left = length - have
+                    return frames
+                if length:
+                    frames.append(Data(data[body : body + length]))
+            elif have < length:
+                break
+            else:
+                frames.append(_decode(kind, data[body : body + length]))
+            at = body + length
+        self._held = data[at:]
+        return frames

@@ -1,0 +1,128 @@
+"""The state of one data link: which session it carries, and whose turn it is to end it.
+
+Rule 1: one TCP session at a time.  Sessions are numbered from 1; an OPEN that is not the last
+number + 1, or that comes before the last session is over, is an error.
+
+Rule 2: a session is over when each end has sent its FIN or RESET.  Then the link is idle and may be
+taken again; nothing of the last session can follow on the wire but a RESET with its number.
+
+Rule 3: a RESET of the current session is answered with one's own FIN or RESET unless that was sent
+before.  A RESET of an earlier session crossed with its end and means nothing any more.
+
+Rule 4: a link that closes while a session is not over has reset it.
+
+Rule 5: a FLOW_OPEN on an idle link makes it a datagram link, for good.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from ...errors import PeerError
+from ...relay.stream import Cause
+from .. import Opening
+from .frames import Data, Datagram, Fin, FlowClose, FlowOpen, Frame, Open, Reset, encode
+
+
+class LinkError(PeerError):
+    """The peer broke the rules of a data link."""
+
+
+class End(Enum):
+    """How far one direction of the current session is."""
+
+    OPEN = "open"
+    FIN = "fin"
+    RESET = "reset"
+
+
+class LinkState:
+    """One end of a data link, without I/O: actions return bytes to send, frames are judged.
+
+    @ivar takes: this end opens sessions; the other end serves them.
+    @ivar number: the current session, or the last one; 0 before the first.
+    """
+
+    __slots__ = ("takes", "number", "sent", "got", "datagrams")
+
+    def __init__(self, takes: bool) -> None:
+        self.takes = takes
+        self.number = 0
+        self.sent = End.FIN
+        self.got = End.FIN
+        self.datagrams = False
+
+    @property
+    def idle(self) -> bool:
+        """Whether no session is under way: the link may be taken."""
+        return self.sent is not End.OPEN and self.got is not End.OPEN and not self.datagrams
+
+    # What this end does.
+
+    def open(self, opening: Opening) -> bytes:
+        """Begin the next session."""
+        if not self.takes or not self.idle:
+            raise RuntimeError("only an idle link may be taken, and only by the taking end")
+        self._begin(self.number + 1)
+        return encode(Open(self.number, opening))
+
+    def finish(self) -> bytes:
+        """Say that no more bytes follow in the current session."""
+        if self.sent is not End.OPEN:
+            return b""
+        self.sent = End.FIN
+        return encode(Fin(self.number))
+
+    def reset(self, cause: Cause) -> bytes:
+        """Give the current session up; what the peer still sends of it is dropped."""
+        if self.sent is End.RESET or self.idle:
+            return b""
+        self.sent = End.RESET
+        return encode(Reset(self.number, cause))
+
+    # What the other end does.
+
+    def receive(self, frame: Frame) -> Frame | None:
+        """Judge a frame.  What comes back concerns the local stream; None: nothing does.
+
+        After a `Reset` came back the caller must answer with `reset` (it returns nothing where no
+        answer is due).
+
+        @raise LinkError: the peer broke a rule; the link must be closed.
+        """
+        if isinstance(frame, Data):
+            if self.got is not End.OPEN:
+                raise LinkError("bytes outside a session")
+            return None if self.sent is End.RESET else frame
+        if isinstance(frame, (Datagram, FlowClose)):
+            if not self.datagrams:
+                raise LinkError("a datagram on a link that carries none")
+            return frame
+        if isinstance(frame, FlowOpen):
+            if self.takes or not (self.datagrams or self.idle):
+                raise LinkError("a flow opened on a link that can't take it")
+            self.datagrams = True
+            return frame
+        if isinstance(frame, Open):
+            if self.takes or not self.idle or frame.session != self.number + 1:
+                raise LinkError(f"session {frame.session} opened after {self.number}, out of turn")
+            self._begin(frame.session)
+            return frame
+        if isinstance(frame, Fin):
+            if frame.session != self.number or self.got is not End.OPEN:
+                raise LinkError(f"session {frame.session} ended out of turn")
+            self.got = End.FIN
+            return None if self.sent is End.RESET else frame
+        return self._receive_reset(frame)
+
+    def _receive_reset(self, frame: Reset) -> Frame | None:
+        if frame.session > self.number:
+            raise LinkError(f"session {frame.session} reset before it was opened")
+        if frame.session < self.number or self.got is End.RESET or self.idle:
+            return None
+        self.got = End.RESET
+        return None if self.sent is End.RESET else frame
+
+    def _begin(self, number: int) -> None:
+        self.number = number
+        self.sent = self.got = End.OPEN
