@@ -7,8 +7,8 @@ From Python a tunnel is a Twisted service::
     tunnel = makeService("client://:8080/example.org:80?mode=1")
     tunnel.setServiceParent(application)
 
-The public names are those of ``__all__``. They are imported when first used: ``import nodepass`` neither
-imports nor installs a reactor, so that a program can still choose its own.
+The public names are those of ``__all__``. They are imported when first used: ``import nodepass``
+neither imports nor installs a reactor, so that a program can still choose its own.
 """
 
 from __future__ import annotations
