@@ -111,17 +111,16 @@ def save_tap(arguments: Sequence[str]) -> int:
     from nodepass.tap import write_tap
 
     write_tap(configs, options.output)
-    print(
-        f"{options.output} holds the key, readable for you alone; start: twistd -f {options.output}"
-    )
+    print(f"{options.output} holds the key, readable for you alone")
+    print(f"start it with: twistd -f {options.output}")
     return 0
 
 
 def show_demo(arguments: Sequence[str]) -> int:
     """``nodepass demo``: a tunnel with everything around it on this machine."""
-    from nodepass.demo import main as demo
+    from nodepass import demo
 
-    return demo(list(arguments))
+    return demo.main(list(arguments))
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {

@@ -9,7 +9,7 @@ from nodepass.errors import ConfigError
 
 ENVIRONMENT = "NODEPASS_KEY"
 
-# 192 bits: far beyond guessing even if the stored key is attacked off line, and still one short line.
+# 192 bits: far beyond guessing, whatever the attacker has recorded, and still one short line.
 _KEY_BYTES = 24
 
 # A key file holds one line. Anything this long is another file, given by mistake.

@@ -52,7 +52,7 @@ def raise_open_files() -> None:
 
 
 def hide_keys(program: str, arguments: Sequence[str]) -> None:
-    """Rewrite the command line that ``ps`` shows, if it holds a key, with ``***`` in the key's place.
+    """Rewrite the command line that ``ps`` shows, if it holds a key: ``***`` takes its place.
 
     A command line is public to every user of the machine, unlike the environment. The rewriting is
     left to setproctitle because each system keeps the command line in a place of its own.

@@ -84,7 +84,7 @@ class Options(usage.Options):
         raise SystemExit(0)
 
     def getUsage(self, width: int | None = None) -> str:
-        """Return the options' help and, unlike ``longdesc``, the URL's with its lines as they are."""
+        """Return the options' help and the URL's, whose lines ``longdesc`` would run together."""
         return "\n".join([super().getUsage(width), help.URLS, help.KEYS])
 
 
@@ -126,8 +126,8 @@ def makeService(options: Options) -> TwistdRoles:
 class NeverSaved:
     """Stands in for an application's own persistence, so that running a ``.tap`` writes no file.
 
-    At its end ``twistd -f`` saves the application once more, as ``nodepass-shutdown.tap``, readable for
-    everybody. A tunnel has no state worth keeping, and the copy would hold the key.
+    At its end ``twistd -f`` saves the application once more, as ``nodepass-shutdown.tap`` with mode
+    0644. A tunnel has no state worth keeping, and the copy would show its key to everybody.
     """
 
     def setStyle(self, style: str) -> None:

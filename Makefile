@@ -1,0 +1,55 @@
+# What a developer types. Every target does its own set-up; only Python 3.10+ and make are needed.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Written when the environment is complete; older than what describes it, it is made anew.
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint types docs bench dist check-install clean
+
+help: ## list these targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
+
+install: $(STAMP) ## create .venv with nodepass (editable) and every tool
+
+demo: $(STAMP) ## a tunnel at work on this machine
+	$(BIN)/nodepass demo
+
+test: $(STAMP) ## the whole test suite; ARGS="-k name" for a part of it
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP) ## style and common mistakes
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP) ## mypy, strict
+	$(BIN)/mypy
+
+docs: $(STAMP) ## the documentation, in build/html
+	$(BIN)/sphinx-build -W --keep-going -q -b html doc build/html
+
+bench: $(STAMP) ## throughput, latency and memory on this machine
+	$(BIN)/python -m benchmarks $(ARGS)
+
+dist: $(STAMP) ## sdist and wheel, in dist/
+	rm -rf dist
+	$(BIN)/python -m build
+
+check-install: dist ## install wheel, sdist and checkout in turn, elsewhere, and try each
+	PYTHON=$(PYTHON) scripts/check-install dist
+
+clean: ## remove everything that the other targets made
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .tox
+	rm -f twisted/plugins/dropin.cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP): setup.cfg setup.py pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo "nodepass needs Python 3.10 or newer, and $(PYTHON) is not: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "$(PYTHON) can't make virtual environments; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,dev,docs]'
+	@touch $@
