@@ -12,8 +12,7 @@ DURATION_EXAMPLES = "300ms, 30s, 5m or 1h30m"
 #: with clocks far from where floating point loses milliseconds.
 LONGEST = 365 * 24 * 3600.0
 
-#: Largest unit first, the order in which they are written. Milliseconds are whole numbers of
-#: a millisecond when printed, which is finer than any timer here needs.
+#: Largest unit first, the order in which they are written, in milliseconds.
 _UNITS = (("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1))
 
 _DURATION = re.compile(
@@ -28,20 +27,23 @@ def parse_duration(text: str) -> float:
     decimal fraction if wanted. ``0`` needs no unit.
 
     Returns:
-        Seconds, from 0 to `LONGEST`.
+        Seconds, from 0 to `LONGEST`, rounded to the millisecond.
 
     Raises:
-        ValueError: it is no duration, or longer than `LONGEST`.
+        ValueError: it is no duration, longer than `LONGEST`, or above 0 and under half a
+            millisecond: rounded it would be 0, which tends to mean something else.
     """
     if text == "0":
         return 0.0
     match = _DURATION.fullmatch(text)
     if not text or match is None:
         raise ValueError("not a duration")
-    # Summed as milliseconds, so that "300ms" is the same number as 0.3 and not nearly so.
-    seconds = sum(float(match[unit] or 0) * factor for unit, factor in _UNITS) / 1000
+    exact = sum(float(match[unit] or 0) * factor for unit, factor in _UNITS)
+    seconds = round(exact) / 1000
     if seconds > LONGEST:
         raise ValueError("longer than a year")
+    if exact and not seconds:
+        raise ValueError("shorter than a millisecond")
     return seconds
 
 

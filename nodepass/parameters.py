@@ -1,0 +1,278 @@
+"""The parameters of a URL, as one table.
+
+`PARAMETERS` says of each parameter where it applies, what it accepts, its value when it is absent
+and what it does. Reading URLs, printing them, help texts and manuals all follow it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from enum import IntEnum
+from typing import Any
+
+from attrs import frozen
+
+from nodepass.duration import DURATION_EXAMPLES, format_duration, parse_duration
+from nodepass.logs import Level
+
+__all__ = ["PARAMETERS", "Mode", "Parameter", "TLSLevel", "find_parameter", "show_value"]
+
+#: The most that any count may be: above what one process can serve, so more is a slip.
+_MOST = 1_000_000
+
+#: What `wire` will name once there is more than one dialect.
+_OLD_DIALECTS = ("2.0", "1.14", "1.6", "1.6-raw")
+
+
+class TLSLevel(IntEnum):
+    """How data links are protected. (The control link always is.)"""
+
+    PLAIN = 0
+    SELF_SIGNED = 1
+    FILES = 2
+
+
+class Mode(IntEnum):
+    """Run mode: server reverse or client single-end (1), server forward or client dual-end (2)."""
+
+    AUTO = 0
+    ONE = 1
+    TWO = 2
+
+
+@frozen(kw_only=True)
+class Parameter:
+    """A parameter of a URL.
+
+    Attributes:
+        name: as in the URL.
+        cores: the schemes that it applies to.
+        field: the configuration's field, or None where this version has one answer only.
+        accepts: the accepted values, in words.
+        default: the value of an absent parameter, as in a URL; "" for none.
+        summary: what it does, in one line.
+        parse: returns the value; ValueError, whose message may give a reason, for what
+            `accepts` does not cover.
+    """
+
+    name: str
+    cores: tuple[str, ...]
+    field: str | None
+    accepts: str
+    default: str
+    summary: str
+    parse: Callable[[str], Any]
+
+    @property
+    def default_value(self) -> Any:
+        """The value of an absent parameter; None for none."""
+        return self.parse(self.default) if self.default else None
+
+
+def show_value(value: object) -> str:
+    """Return ``value`` as a URL has it: the inverse of `Parameter.parse`."""
+    if isinstance(value, Level):
+        return value.name.lower()
+    if isinstance(value, int):
+        return str(int(value))
+    if isinstance(value, float):
+        return format_duration(value)
+    return str(value)
+
+
+def _choice(*values: IntEnum | bool) -> Callable[[str], IntEnum | bool]:
+    choices = {show_value(value): value for value in values}
+
+    def parse(text: str) -> IntEnum | bool:
+        if text not in choices:
+            raise ValueError
+        return choices[text]
+
+    return parse
+
+
+def _integer(least: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not re.fullmatch("[0-9]{1,9}", text) or not least <= int(text) <= _MOST:
+            raise ValueError
+        return int(text)
+
+    return parse
+
+
+def _file(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("no file name has a NUL character")
+    return text
+
+
+def _wire(text: str) -> str:
+    dialects = text.split(",")
+    for dialect in dialects:
+        if dialect in _OLD_DIALECTS:
+            raise ValueError(f"this version does not speak {dialect} yet")
+    if not set(dialects) <= {"native", "any"}:
+        raise ValueError
+    return "native"
+
+
+def _workers(text: str) -> int | str:
+    return text if text == "auto" else _integer(1)(text)
+
+
+_BOTH = ("server", "client")
+
+PARAMETERS: tuple[Parameter, ...] = (
+    Parameter(
+        name="log",
+        cores=_BOTH,
+        field="log",
+        accepts="none, debug, info, warn, error or event",
+        default="info",
+        summary="least level of the lines logged; event: events only",
+        parse=_choice(*Level),
+    ),
+    Parameter(
+        name="tls",
+        cores=("server",),
+        field="tls",
+        accepts="0, 1 or 2",
+        default="0",
+        summary="data links: 0 plain, 1 TLS with a certificate made at start, 2 with crt and key",
+        parse=_choice(*TLSLevel),
+    ),
+    Parameter(
+        name="tls",
+        cores=("client",),
+        field="tls",
+        accepts="0, 1 or 2",
+        default="",
+        summary="least level accepted from the server (default: any); 2 checks chain and name",
+        parse=_choice(*TLSLevel),
+    ),
+    Parameter(
+        name="crt",
+        cores=("server",),
+        field="crt",
+        accepts="path of a PEM file",
+        default="",
+        summary="certificate chain, with tls=2",
+        parse=_file,
+    ),
+    Parameter(
+        name="key",
+        cores=("server",),
+        field="key_file",
+        accepts="path of a PEM file",
+        default="",
+        summary="private key of the certificate, with tls=2",
+        parse=_file,
+    ),
+    Parameter(
+        name="ca",
+        cores=("client",),
+        field="ca",
+        accepts="path of a PEM file",
+        default="",
+        summary="roots to trust instead of the system's, with tls=2",
+        parse=_file,
+    ),
+    Parameter(
+        name="min",
+        cores=("client",),
+        field="min",
+        accepts=f"an integer from 1 to {_MOST}",
+        default="8",
+        summary="idle links that the pool keeps",
+        parse=_integer(1),
+    ),
+    Parameter(
+        name="max",
+        cores=("server",),
+        field="max",
+        accepts=f"an integer from 1 to {_MOST}",
+        default="1024",
+        summary="most idle links per client",
+        parse=_integer(1),
+    ),
+    Parameter(
+        name="mode",
+        cores=_BOTH,
+        field="mode",
+        accepts="0, 1 or 2",
+        default="0",
+        summary="0 auto; 1 server reverse, client single-end; 2 server forward, client dual-end",
+        parse=_choice(*Mode),
+    ),
+    Parameter(
+        name="read",
+        cores=_BOTH,
+        field="read",
+        accepts=f"0 for none, or a duration up to 8760h, such as {DURATION_EXAMPLES}",
+        default="1h",
+        summary="a session silent for this long is closed",
+        parse=parse_duration,
+    ),
+    Parameter(
+        name="rate",
+        cores=_BOTH,
+        field="rate",
+        accepts=f"Mbit/s as an integer from 0 to {_MOST}, 0 for unlimited",
+        default="0",
+        summary="bandwidth per direction, for the whole instance",
+        parse=_integer(0),
+    ),
+    Parameter(
+        name="slot",
+        cores=_BOTH,
+        field="slot",
+        accepts=f"an integer from 0 to {_MOST}, 0 for unlimited",
+        default="65536",
+        summary="most TCP and UDP sessions at a time",
+        parse=_integer(0),
+    ),
+    Parameter(
+        name="proxy",
+        cores=_BOTH,
+        field="proxy",
+        accepts="0 or 1",
+        default="0",
+        summary="1 sends a PROXY protocol v1 header to the target; counts on the node that dials",
+        parse=_choice(False, True),
+    ),
+    Parameter(
+        name="wire",
+        cores=_BOTH,
+        field=None,
+        accepts="native or any",
+        default="native",
+        summary="dialects spoken",
+        parse=_wire,
+    ),
+    Parameter(
+        name="oldkey",
+        cores=_BOTH,
+        field=None,
+        accepts="any text",
+        default="",
+        summary="key for old dialects; ignored by this version, which speaks native alone",
+        parse=str,
+    ),
+    Parameter(
+        name="workers",
+        cores=_BOTH,
+        field=None,
+        accepts=f"auto, or an integer from 1 to {_MOST}",
+        default="1",
+        summary="processes that share the work; this version runs one",
+        parse=_workers,
+    ),
+)
+
+_INDEX = {(core, row.name): row for row in PARAMETERS for core in row.cores}
+
+
+def find_parameter(core: str, name: str) -> Parameter | None:
+    """Return the parameter ``name`` of a ``core`` URL, or None where it does not apply."""
+    return _INDEX.get((core, name))
