@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from nodepass import help
 from nodepass.errors import ConfigError, NodePassError
+from nodepass.logs import mask
 
 __all__ = ["console", "main"]
 
@@ -118,9 +119,9 @@ def save_tap(arguments: Sequence[str]) -> int:
 
 def show_demo(arguments: Sequence[str]) -> int:
     """``nodepass demo``: a tunnel with everything around it on this machine."""
-    from nodepass import demo
+    from nodepass.demo import main as demo
 
-    return demo.main(list(arguments))
+    return demo(list(arguments))
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
@@ -162,8 +163,8 @@ class Parser(argparse.ArgumentParser):
 
     def format_help(self) -> str:
         """Return one text for the whole command: there is little enough of it."""
-        return "\n".join([help.version(), "", USAGE, help.URLS, help.KEYS, help.EXAMPLES])
+        return "\n".join([help.version(), "", USAGE, help.reference(), help.EXAMPLES])
 
     def error(self, message: str) -> NoReturn:
         """End with status 2 and ``message`` alone, without argparse's usage lines above it."""
-        self.exit(2, f"nodepass: {message}; see: nodepass --help\n")
+        self.exit(2, f"nodepass: {mask(message)}; see: nodepass --help\n")

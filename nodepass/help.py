@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import platform
+import textwrap
 
 from nodepass import __version__
+from nodepass.keys import ENVIRONMENT
+from nodepass.parameters import PARAMETERS, Parameter
+from nodepass.tuning import VARIABLES, Variable
 
-URLS = """\
+_WIDTH = 80
+_INDENT = 11
+
+_URLS = """\
 A URL is  server|client://[KEY@]TUNNEL_HOST:PORT/TARGET_HOST:PORT[?NAME=VALUE&...]
 
   server   TUNNEL is where clients connect, TARGET what is exposed or reached
@@ -15,30 +22,11 @@ A URL is  server|client://[KEY@]TUNNEL_HOST:PORT/TARGET_HOST:PORT[?NAME=VALUE&..
 
   An empty host means every interface, or this host where it is dialed. IPv6
   addresses stand in brackets. A URL with & or ? needs quotes in most shells.
-
-Parameters:
-  name   values                             default     used by
-  log    none debug info warn error event   info        server client
-  tls    0 plain, 1 self-signed, 2 files    0           server client
-                                            (client: what the server says)
-  crt    PEM file, with tls=2               -           server
-  key    PEM file, with tls=2               -           server
-  ca     PEM file of private roots          system's    client
-  min    idle links the pool keeps          8           client
-  max    most idle links per client         1024        server
-  mode   server: 0 auto 1 reverse 2 forward 0           server client
-         client: 0 auto 1 single-end 2 dual-end
-  read   idle timeout: 300ms 30s 5m 1h30m   1h          server client
-         0 for none
-  rate   Mbit/s per direction, 0 unlimited  0           server client
-  slot   most sessions, 0 unlimited         65536       server client
-  proxy  1 sends PROXY protocol v1          0           server client
-  wire   native or any                      native      server client
 """
 
-KEYS = """\
+_KEYS = f"""\
 Keys:
-  A URL without a key takes it from --key-file, else from NODEPASS_KEY.
+  A URL without a key takes it from --key-file, else from {ENVIRONMENT}.
   "nodepass key" makes one. A key inside a URL leaves the process list when
   nodepass has started, but not the shell's history.
 """
@@ -59,3 +47,26 @@ def version() -> str:
         f"nodepass {__version__} ({platform.system()} {platform.machine()}, "
         f"{platform.python_implementation()} {platform.python_version()})"
     )
+
+
+def reference() -> str:
+    """Return all about URLs, their parameters, keys and the environment."""
+    parameters = "".join(_parameter(row) for row in PARAMETERS)
+    variables = "".join(_variable(row) for row in VARIABLES)
+    return f"{_URLS}\nParameters:\n{parameters}\n{_KEYS}\nEnvironment:\n{variables}"
+
+
+def _parameter(row: Parameter) -> str:
+    who = "" if len(row.cores) > 1 else f"{row.cores[0]}: "
+    default = f"; default {row.default}" if row.default else ""
+    body = _indented(who + row.summary) + _indented(f"[{row.accepts}{default}]")
+    return f"  {row.name:<{_INDENT - 2}}{body.lstrip()}"
+
+
+def _variable(row: Variable) -> str:
+    # No accepted values here: they are much alike, and a bad one is reported with what is.
+    return f"  {row.name} [default {row.default}]\n{_indented(row.summary)}"
+
+
+def _indented(text: str) -> str:
+    return textwrap.indent(textwrap.fill(text, _WIDTH - _INDENT), " " * _INDENT) + "\n"

@@ -114,13 +114,13 @@ class RoleGroup(MultiService):
     _restore_hangup: Callable[[], object] | None = None
 
     def __init__(self, roles: Iterable[RoleService], reactor: IReactorCore | None = None) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._reactor = reactor
         for role in roles:
             role.setServiceParent(self)
 
     def __getstate__(self) -> dict[str, object]:
-        state: dict[str, object] = super().__getstate__()
+        state: dict[str, object] = super().__getstate__()  # type: ignore[no-untyped-call]
         for transient in ("failure", "_reactor", "_restore_hangup"):
             state.pop(transient, None)
         return state

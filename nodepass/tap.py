@@ -45,7 +45,7 @@ class Options(usage.Options):
     compData = usage.Completions(optActions={"key-file": usage.CompleteFiles()})
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.urls: tuple[str, ...] = ()
         self.configs: list[ServerConfig | ClientConfig] = []
 
@@ -56,7 +56,7 @@ class Options(usage.Options):
         help, and the line that matters comes after that.
         """
         try:
-            super().parseOptions(options)
+            super().parseOptions(options)  # type: ignore[no-untyped-call]
         except usage.UsageError as error:
             raise _unusable(str(error)) from None
 
@@ -85,7 +85,7 @@ class Options(usage.Options):
 
     def getUsage(self, width: int | None = None) -> str:
         """Return the options' help and the URL's, whose lines ``longdesc`` would run together."""
-        return "\n".join([super().getUsage(width), help.URLS, help.KEYS])
+        return f"{super().getUsage(width)}\n{help.reference()}"
 
 
 class TwistdRoles(RoleGroup):
@@ -154,8 +154,8 @@ def write_tap(configs: Sequence[ServerConfig | ClientConfig], path: str) -> None
     """
     application = Application("nodepass")
     application.setComponent(IPersistable, NeverSaved())
-    TwistdRoles([make_role(config) for config in configs]).setServiceParent(
-        IServiceCollection(application)
+    IServiceCollection(application).addService(
+        TwistdRoles([make_role(config) for config in configs])
     )
     content = pickle.dumps(application, _PICKLE_PROTOCOL)
     try:
