@@ -171,7 +171,7 @@ class Session:
         """Begin to move bytes."""
         if self.context.read > 0:
             self._timer = self.context.clock.callLater(self.context.read, self._check_idle)
-        self.context.log.debug("session {session}: started", session=self.describe)
+        self.context.log.debug("session {session()}: started", session=self.describe)
         self.far.stream.attach(self.far)
         self.near.stream.attach(self.near)
         if not self.far.gone and not self._over:
@@ -294,7 +294,7 @@ class Session:
             retrying.cancel()
         self._replay = None
         self.context.log.debug(
-            "session {session}: {how}, {received} bytes received, {sent} sent",
+            "session {session()}: {how}, {received} bytes received, {sent} sent",
             session=self.describe,
             how="ended" if cause is None else f"reset ({cause.words})",
             received=self.received,

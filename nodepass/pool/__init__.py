@@ -1,0 +1,1 @@
+"""How many links a pool should have; the links themselves belong to a wire."""

@@ -1,0 +1,323 @@
+"""A data link on a Twisted transport, after its proof."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol as Interface
+
+from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from nodepass.errors import PeerError
+from nodepass.relay.hangup import HangupWatch
+from nodepass.relay.stream import Cause, Sink, Stream
+from nodepass.wire import Opening
+
+from .datagrams import DatagramLink
+from .frames import (
+    Data, Datagram, Fin, FlowClose, FlowOpen, Frame, FrameReader, Open, Reset, data_header,
+)  # fmt: skip
+from .link import LinkState
+
+#: Seconds in which a peer must answer a RESET.  It answers as soon as it reads; one that does not is
+#: stuck, and the link, which can't be used again before the answer, is given up.
+RESET_ANSWER_TIMEOUT = 10.0
+
+
+class LinkOwner(Interface):
+    """Who a data link belongs to."""
+
+    def link_opened(self, link: DataLink, opening: Opening, stream: Stream) -> None:
+        """The peer opened a session on the link."""
+
+    def link_free(self, link: DataLink) -> None:
+        """The link's session is over; it may be taken again."""
+
+    def link_backed_up(self, link: DataLink, session: int, cause: Cause) -> bool:
+        """A RESET can't leave at once; whether it was passed on by another way."""
+
+    def link_lost(self, link: DataLink, reason: str) -> None:
+        """The link is gone; the last call about it."""
+
+    def flows_opened(self, link: DataLink, flows: DatagramLink) -> None:
+        """The peer made the link a datagram link."""
+
+
+class LinkStream:
+    """The current session of a data link as a stream."""
+
+    def __init__(self, link: DataLink, number: int) -> None:
+        self._link = link
+        self.number = number
+        self._sink: Sink | None = None
+        self._over: tuple[Cause | None] | None = None
+        self.paused = False
+
+    # Stream
+
+    def attach(self, sink: Sink) -> None:
+        self._sink = sink
+        if self._over is not None:
+            sink.closed(self._over[0])
+        elif self._link.congested:
+            sink.congested()
+
+    def write(self, data: bytes) -> None:
+        if self._over is None:
+            self._link.write(data)
+
+    def finish(self) -> None:
+        if self._over is None:
+            self._link.finish()
+
+    def abort(self, cause: Cause) -> None:
+        self._sink = None
+        if self._over is None:
+            self._over = (cause,)
+            self.paused = False
+            self._link.reset(cause)
+
+    def pause(self) -> None:
+        if self._over is None:
+            self.paused = True
+            self._link.read_on(False)
+
+    def resume(self) -> None:
+        if self._over is None and self.paused:
+            self.paused = False
+            self._link.read_on(True)
+
+    # From the link
+
+    def received(self, data: bytes) -> None:
+        if self._sink is not None:
+            self._sink.received(data)
+
+    def ended(self) -> None:
+        if self._sink is not None:
+            self._sink.ended()
+
+    def congested(self, congested: bool) -> None:
+        if self._sink is not None:
+            if congested:
+                self._sink.congested()
+            else:
+                self._sink.drained()
+
+    def closed(self, cause: Cause | None) -> None:
+        if self._over is None:
+            self._over = (cause,)
+            sink, self._sink = self._sink, None
+            if sink is not None:
+                sink.closed(cause)
+
+
+@implementer(IPushProducer)
+class DataLink(Protocol):
+    """One end of a data link.
+
+    @ivar number: the link's id within its association.
+    @ivar congested: what was written waits to leave.
+    @ivar free_since: when the link last became idle, in the clock's seconds.
+    """
+
+    def __init__(
+        self, number: int, takes: bool, owner: LinkOwner, clock: IReactorTime, watch: HangupWatch
+    ) -> None:
+        self.number = number
+        self.state = LinkState(takes)
+        self.congested = False
+        self.made_at = self.free_since = clock.seconds()
+        self.flows: DatagramLink | None = None
+        self._owner = owner
+        self._clock = clock
+        self._watch = watch
+        self._reader = FrameReader()
+        self._stream: LinkStream | None = None
+        self._answer_timer: IDelayedCall | None = None
+        self._closing = False
+        self._lost = False
+        self._fd = -1
+
+    @property
+    def idle(self) -> bool:
+        """Whether the link may be taken."""
+        return self.state.idle and not self._closing and not self._lost
+
+    # The taking end
+
+    def open(self, opening: Opening) -> Stream:
+        """Begin a session on this idle link."""
+        self._send(self.state.open(opening))
+        self._stream = LinkStream(self, self.state.number)
+        return self._stream
+
+    def carry_flows(self) -> DatagramLink:
+        """Make this idle link a datagram link."""
+        self.state.datagrams = True
+        self.flows = DatagramLink(self)
+        return self.flows
+
+    # For the stream and the flows
+
+    def write(self, data: bytes) -> None:
+        """Send bytes of the current session."""
+        if not self._lost:
+            self.transport.writeSequence((data_header(len(data)), data))
+
+    def send_frame(self, frame: bytes) -> None:
+        """Send a frame of a datagram link."""
+        self._send(frame)
+
+    def finish(self) -> None:
+        """Send no more in the current session."""
+        self._send(self.state.finish())
+        self._check_over()
+
+    def reset(self, cause: Cause) -> None:
+        """Give the current session up."""
+        frame = self.state.reset(cause)
+        if not frame or self._lost:
+            return
+        self._send(frame)
+        if self.congested and not self._owner.link_backed_up(self, self.state.number, cause):
+            self.abort("a session had to be reset, and nothing could be sent")
+            return
+        self.read_on(True)
+        if not self.state.idle:
+            self._answer_timer = self._clock.callLater(
+                RESET_ANSWER_TIMEOUT, self.abort, "a reset was not answered"
+            )
+        self._check_over()
+
+    def read_on(self, on: bool) -> None:
+        """Read from the link, or let it wait; a link that waits still notices that it broke."""
+        if self._lost or self._closing:
+            return
+        transport: Any = self.transport
+        if on:
+            self._watch.discard(self._fd)
+            transport.resumeProducing()
+        else:
+            transport.pauseProducing()
+            self._watch.add(self._fd, self._was_reset)
+
+    # For the owner
+
+    def abort_session(self, session: int, cause: Cause) -> None:
+        """The peer gave a session up and says so over the control link, as this link is backed up
+        with what this end does not read."""
+        if session == self.state.number and self._stream is not None:
+            stream = self._stream
+            stream.closed(cause)
+            stream.abort(cause)
+            self.reset(cause)
+            self.read_on(True)
+
+    def close(self) -> None:
+        """Close an idle link."""
+        if not self._closing and not self._lost:
+            self._closing = True
+            self.transport.unregisterProducer()
+            self.transport.loseConnection()
+
+    def abort(self, reason: str, cause: Cause = Cause.LOST) -> None:
+        """Close now, and reset what the link carries."""
+        if not self._lost:
+            self._end(reason, cause)
+            self.transport.abortConnection()
+
+    # Protocol
+
+    def connectionMade(self) -> None:
+        self._fd = self.transport.fileno()
+        self.transport.registerProducer(self, True)
+
+    def dataReceived(self, data: bytes) -> None:
+        try:
+            for frame in self._reader.feed(data):
+                if self._lost:
+                    return
+                heard = self.state.receive(frame)
+                if heard is not None:
+                    self._hear(heard)
+                if isinstance(frame, (Fin, Reset)):
+                    self._check_over()
+        except PeerError as error:
+            self.abort(f"a protocol error: {error}")
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if not self._lost:
+            self._end("closed" if self._closing else "connection lost", Cause.LOST)
+
+    def _hear(self, frame: Frame) -> None:
+        stream = self._stream
+        if isinstance(frame, Data):
+            if stream is not None:
+                stream.received(frame.data)
+        elif isinstance(frame, Fin):
+            if stream is not None:
+                stream.ended()
+        elif isinstance(frame, Reset):
+            if stream is not None:
+                stream.closed(frame.cause)
+            self.reset(frame.cause)
+        elif isinstance(frame, Open):
+            self._stream = LinkStream(self, frame.session)
+            self._owner.link_opened(self, frame.opening, self._stream)
+        elif isinstance(frame, (FlowOpen, Datagram, FlowClose)):
+            if self.flows is None:
+                self.flows = DatagramLink(self)
+                self._owner.flows_opened(self, self.flows)
+            self.flows.receive(frame)
+
+    def _was_reset(self) -> None:
+        self.abort("connection lost")
+
+    def _send(self, frame: bytes) -> None:
+        if frame and not self._lost:
+            self.transport.write(frame)
+
+    def _check_over(self) -> None:
+        if self._lost or not self.state.idle:
+            return
+        stream, self._stream = self._stream, None
+        if stream is None and self._answer_timer is None:
+            return  # told before
+        if self._answer_timer is not None:
+            self._answer_timer.cancel()
+            self._answer_timer = None
+        self.read_on(True)
+        if stream is not None:
+            stream.closed(None)
+        self.free_since = self._clock.seconds()
+        self._owner.link_free(self)
+
+    def _end(self, reason: str, cause: Cause) -> None:
+        self._lost = True
+        self._watch.discard(self._fd)
+        if self._answer_timer is not None:
+            self._answer_timer.cancel() if self._answer_timer.active() else None
+            self._answer_timer = None
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.closed(cause)
+        if self.flows is not None:
+            self.flows.lost(cause)
+        self._owner.link_lost(self, reason)
+
+    # IPushProducer, for what is written
+
+    def pauseProducing(self) -> None:
+        self.congested = True
+        if self._stream is not None:
+            self._stream.congested(True)
+
+    def resumeProducing(self) -> None:
+        self.congested = False
+        if self._stream is not None:
+            self._stream.congested(False)
+
+    def stopProducing(self) -> None:
+        pass  # connectionLost follows
