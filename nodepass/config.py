@@ -145,7 +145,8 @@ class _Parts:
     tunnel: str
     path: str
     query: str
-    #: Whether an "@" further on suggests that `tunnel` is the first part of a key.
+    #: Whether an "@" further on suggests that `tunnel` is the first part of a key that has a
+    #: "?" or a "#".
     doubtful: bool
 
 
@@ -213,27 +214,23 @@ def _parse_key(user: str) -> str | None:
 
 
 def _parse_addresses(parts: _Parts) -> tuple[Address, tuple[Address, ...]]:
-    if parts.doubtful:
-        # Any value quoted in a message could be part of a key.
-        try:
-            parse_address(parts.tunnel)
-        except ValueError as error:
-            raise ConfigError(f"tunnel address: {error}; {_ENCODE_KEY}") from None
-        if not parts.path:
-            raise ConfigError(f"the URL has no target; accepted: {_FORM}; {_ENCODE_KEY}")
-    tunnel = _parse_named_address("tunnel", parts.tunnel)
+    tunnel = _parse_named_address("tunnel", parts.tunnel, parts.doubtful)
     if not parts.path:
-        raise ConfigError(f"the URL has no target; accepted: {_FORM}")
+        hint = f"; {_ENCODE_KEY}" if parts.doubtful else ""
+        raise ConfigError(f"the URL has no target; accepted: {_FORM}{hint}")
     texts = parts.path.split(",")
     if len(texts) > MAX_TARGETS:
         raise ConfigError(f"{len(texts)} targets; accepted: {MAX_TARGETS} at most")
-    return tunnel, tuple(_parse_named_address("target", text) for text in texts)
+    return tunnel, tuple(_parse_named_address("target", text, parts.doubtful) for text in texts)
 
 
-def _parse_named_address(name: str, text: str) -> Address:
+def _parse_named_address(name: str, text: str, doubtful: bool) -> Address:
     try:
         return parse_address(text)
     except ValueError as error:
+        if doubtful:
+            # What stands here may be a part of the key, so it isn't quoted.
+            raise ConfigError(f"{name} address: {error}; {_ENCODE_KEY}") from None
         raise ConfigError(f"{name} address '{printable(text, 80)}': {error}") from None
 
 
@@ -267,9 +264,11 @@ def _parse_value(parameter: Parameter, text: str) -> Any:
     try:
         return parameter.parse(text)
     except ValueError as error:
+        # With an "@" in it, it may be the rest of a key that has a "?" and an "=".
+        shown = "***" if "@" in text else printable(text, 80)
         reason = f"{error}; " if str(error) else ""
         raise ConfigError(
-            f"{parameter.name}={printable(text, 80)}: {reason}accepted: {parameter.accepts}"
+            f"{parameter.name}={shown}: {reason}accepted: {parameter.accepts}"
         ) from None
 
 
