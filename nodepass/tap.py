@@ -19,12 +19,18 @@ from nodepass.config import ClientConfig, ServerConfig, parse_url
 from nodepass.errors import ConfigError, NodePassError
 from nodepass.keys import outside_key
 from nodepass.process import RoleGroup, hide_keys
-from nodepass.service import makeService as make_role
 
 __all__ = ["Options", "makeService", "write_tap"]
 
 # The newest that the oldest Python we support writes; a .tap then moves between all of them.
 _PICKLE_PROTOCOL = 5
+
+
+def _roles(configs: Sequence[ServerConfig | ClientConfig]) -> TwistdRoles:
+    # Not at the top: it takes its time, and --help does without.
+    from nodepass.service import makeService as make_role
+
+    return TwistdRoles([make_role(config) for config in configs])
 
 
 def _unusable(message: str) -> SystemExit:
@@ -117,7 +123,7 @@ def makeService(options: Options) -> TwistdRoles:
     """
     hide_keys(os.path.basename(sys.argv[0]), sys.argv[1:])
     try:
-        return TwistdRoles([make_role(config) for config in options.configs])
+        return _roles(options.configs)
     except ConfigError as error:
         raise _unusable(str(error)) from None
 
@@ -154,9 +160,7 @@ def write_tap(configs: Sequence[ServerConfig | ClientConfig], path: str) -> None
     """
     application = Application("nodepass")
     application.setComponent(IPersistable, NeverSaved())
-    IServiceCollection(application).addService(
-        TwistdRoles([make_role(config) for config in configs])
-    )
+    IServiceCollection(application).addService(_roles(configs))
     content = pickle.dumps(application, _PICKLE_PROTOCOL)
     try:
         # mkstemp makes the file with mode 0600, before the key is in it.

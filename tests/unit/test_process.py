@@ -1,0 +1,178 @@
+"""The process around the roles: limits, title, signals, group."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+
+import pytest
+from twisted.internet.defer import Deferred, fail
+
+from nodepass import process
+from nodepass.errors import ConfigError, FatalError
+from nodepass.process import RoleGroup
+from tests.fakes import FakeReactor, FakeRole
+
+
+class FakeResource:
+    """The limits of a system whose hard limit may be a lie."""
+
+    RLIMIT_NOFILE = 7
+    RLIM_INFINITY = -1
+
+    def __init__(self, soft: int, hard: int, most: int) -> None:
+        self.limits = (soft, hard)
+        self.most = most
+
+    def getrlimit(self, _which: int) -> tuple[int, int]:
+        return self.limits
+
+    def setrlimit(self, _which: int, limits: tuple[int, int]) -> None:
+        if limits[0] > self.most or limits[0] == self.RLIM_INFINITY:
+            raise ValueError("current limit exceeds maximum limit")
+        self.limits = limits
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "most", "result"),
+    [
+        (1024, 4096, 4096, 4096),
+        (4096, 4096, 4096, 4096),
+        (256, -1, 10240, 10240),
+        (20000, -1, 10240, 20000),
+        (1024, 4096, 512, 1024),
+    ],
+    ids=["raised", "at the hard limit", "macOS", "above OPEN_MAX", "refused"],
+)
+def test_open_files(
+    monkeypatch: pytest.MonkeyPatch, soft: int, hard: int, most: int, result: int
+) -> None:
+    """The soft limit of open files becomes the most that the system grants, and never less."""
+    fake = FakeResource(soft, hard, most)
+    monkeypatch.setattr(process, "resource", fake)
+    process.raise_open_files()
+    assert fake.limits == (result, hard)
+
+
+def test_open_files_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A platform without limits of this kind is left alone."""
+    monkeypatch.setattr(process, "resource", None)
+    process.raise_open_files()
+
+
+@pytest.fixture
+def titles(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The process titles that were set."""
+    made: list[str] = []
+    monkeypatch.setattr(process.setproctitle, "setproctitle", made.append)
+    monkeypatch.setattr(process.setproctitle, "setthreadtitle", lambda name: None)
+    return made
+
+
+def test_title_hides_keys(titles: list[str]) -> None:
+    """A key on the command line is replaced in the title; the rest of the line stays."""
+    process.hide_keys("nodepass", ["server://s3cret@:1/:2?tls=1", "client://a:3/b:4"])
+    assert titles == ["nodepass server://***@:1/:2?tls=1 client://a:3/b:4"]
+
+
+def test_title_left_alone(titles: list[str]) -> None:
+    """A command line without a key is shown as the user wrote it."""
+    process.hide_keys("nodepass", ["--key-file", "k", "client://a:3/b:4"])
+    assert titles == []
+
+
+def test_second_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once stopping, a further SIGTERM ends the process at once with the shell's usual status."""
+    handlers = {}
+    ended: list[int] = []
+    monkeypatch.setattr(signal, "signal", handlers.__setitem__)
+    monkeypatch.setattr(os, "_exit", ended.append)
+    process.end_at_next_signal()
+    handlers[signal.SIGTERM](signal.SIGTERM, None)
+    handlers[signal.SIGINT](signal.SIGINT, None)
+    assert ended == [143, 130]
+
+
+def group_of(*roles: FakeRole) -> tuple[RoleGroup, FakeReactor]:
+    reactor = FakeReactor()
+    return RoleGroup(roles, reactor), reactor
+
+
+def test_group_starts_and_stops() -> None:
+    """Every role is bound, started and stopped with the group, whose stop waits for all."""
+    one, two = FakeRole(), FakeRole()
+    group, reactor = group_of(one, two)
+    group.privilegedStartService()
+    group.startService()
+    two.stopping = Deferred()
+    stopped = group.stopService()
+    assert one.told == two.told == ["privileged", "start", "stop"]
+    assert not stopped.called
+    two.stopping.callback(None)
+    assert stopped.called
+    assert reactor.stopped == 0
+
+
+def test_group_stop_survives_failure() -> None:
+    """A role that fails to stop keeps neither the others nor the process from ending."""
+    one, two = FakeRole(), FakeRole()
+    group, _ = group_of(one, two)
+    logged: list[str] = []
+    group.log = type("Log", (), {"failure": lambda self, what, why: logged.append(what)})()
+    group.startService()
+    one.stopping = fail(OSError("no"))
+    stopped = group.stopService()
+    assert stopped.called
+    assert "stop" in two.told
+    assert logged == ["Stopping failed"]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="the platform has no SIGHUP")
+def test_group_reloads_on_hangup() -> None:
+    """SIGHUP reloads every role while the group runs, and is as before when it has stopped."""
+    role = FakeRole()
+    group, _ = group_of(role)
+    before = signal.getsignal(signal.SIGHUP)
+    group.startService()
+    os.kill(os.getpid(), signal.SIGHUP)
+    group.stopService()
+    assert role.told == ["start", "reload", "stop"]
+    assert signal.getsignal(signal.SIGHUP) == before
+
+
+def test_group_ends_on_failure() -> None:
+    """What one role can't mend stops the reactor, once; the first reason is kept."""
+    one, two = FakeRole(), FakeRole()
+    group, reactor = group_of(one, two)
+    group.startService()
+    first = FatalError("no permission to bind :80")
+    one.failing.callback(first)
+    two.failing.callback(FatalError("later"))
+    group.stopService()
+    assert group.failure is first
+    assert reactor.stopped == 1
+
+
+def test_group_refused_at_binding() -> None:
+    """A role that fails while it binds stops the reactor, and nothing is started after that."""
+    role = FakeRole()
+    role.refuses = ConfigError("crt=missing.pem: no such file")
+    group, reactor = group_of(role)
+    group.privilegedStartService()
+    group.startService()
+    assert group.stopService().called
+    assert group.failure is role.refuses
+    assert role.told == ["privileged"]
+    assert reactor.stopped == 1
+
+
+def test_group_pickles() -> None:
+    """A group pickles as its roles' configurations, though it has run and holds a reactor."""
+    group, _ = group_of(FakeRole("one"), FakeRole("two"))
+    group.startService()
+    group.stopService()
+    copy = pickle.loads(pickle.dumps(group))
+    assert [role.config for role in copy] == ["one", "two"]
+    assert copy._reactor is None
+    assert not copy.running
