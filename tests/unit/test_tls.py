@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec
-from OpenSSL import SSL, crypto
+from OpenSSL import SSL
 from twisted.internet.interfaces import (
     IOpenSSLClientConnectionCreator,
     IOpenSSLServerConnectionCreator,
@@ -442,8 +442,8 @@ def old_server() -> IOpenSSLServerConnectionCreator:
     """A server that speaks TLS 1.2 at most."""
     identity = self_signed()
     options: Any = CertificateOptions(
-        privateKey=crypto.PKey.from_cryptography_key(identity.key),  # type: ignore[arg-type]
-        certificate=crypto.X509.from_cryptography(identity.certificates[0]),
+        privateKey=identity.key,
+        certificate=identity.certificates[0],
         lowerMaximumSecurityTo=TLSVersion.TLSv1_2,
     )
     creator: IOpenSSLServerConnectionCreator = options

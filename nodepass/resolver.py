@@ -1,0 +1,394 @@
+"""Names into addresses, and addresses into connections.
+
+Twisted looks names up in ten threads that all users of a reactor share, so that one dead name
+server stalls every dial of the process, and its ``HostnameEndpoint`` waits 300 ms before it tries
+the second address even when the first was refused at once. :class:`CachingResolver` has threads of
+its own, few and bounded, and a small cache that outlives an outage; :func:`connect_tcp` races
+addresses as RFC 8305 asks.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import zip_longest
+from typing import Any
+
+from attrs import define, field, frozen
+from twisted.internet.abstract import isIPAddress, isIPv6Address
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
+from twisted.internet.error import (
+    ConnectionRefusedError,
+    DNSLookupError,
+    TCPTimedOutError,
+    TimeoutError,
+)
+from twisted.internet.interfaces import IDelayedCall, IProtocol, IProtocolFactory
+from twisted.python.failure import Failure
+
+from nodepass.relay.stream import Endpoint
+
+__all__ = ["CachingResolver", "LookupTimeout", "connect_tcp", "dial_cause", "resolve_udp"]
+
+#: Look-ups under way at once, each in a thread. A name server that hangs holds one per name.
+THREADS = 4
+
+#: Names that wait for a thread. Names come from configuration, so there are few; more than this
+#: means that no look-up comes back any more.
+MAX_QUEUED = 128
+
+#: Names kept in the cache; the one looked up longest ago goes first.
+MAX_CACHED = 256
+
+#: Addresses used of one answer: more only make a failing dial slower.
+MAX_ADDRESSES = 16
+
+#: Seconds an answer counts as fresh: long enough for a burst of visitors, short enough to follow
+#: a target that moves.
+FRESH = 5.0
+
+#: Seconds beyond that in which an answer still serves when no new one can be had (RFC 8767).
+STALE = 60.0
+
+#: Seconds that a caller waits for an answer.
+PATIENCE = 10.0
+
+#: Seconds that a caller waits when a stale answer is at hand (RFC 8767 section 5 suggests 1.8).
+PATIENCE_WITH_STALE = 1.5
+
+#: Seconds before the next address is tried beside one that has not answered (RFC 8305 section 8).
+ATTEMPT_DELAY = 0.25
+
+#: RFC 6761 reserves the name. IPv4 comes first as it does for an empty host: services that listen
+#: on one loopback address listen on that one, and a UDP session has no second try.
+LOCALHOST = ("127.0.0.1", "::1")
+
+Addresses = tuple[str, ...]
+
+
+class LookupTimeout(DNSLookupError):
+    """No name server answered in time."""
+
+
+@frozen(kw_only=True)
+class _Answer:
+    addresses: Addresses
+    at: float
+
+
+@define(eq=False)
+class _Query:
+    """One name being looked up, and who waits for it."""
+
+    host: str
+    waiters: list[Deferred[Addresses]] = field(factory=list)
+    started: bool = False
+
+
+def _daemon_thread(work: Callable[[], None]) -> None:
+    # A daemon, because getaddrinfo can't be interrupted and must not hold up the process' exit.
+    threading.Thread(target=work, name="nodepass-resolver", daemon=True).start()
+
+
+class CachingResolver:
+    """Looks host names up, never in the reactor's thread nor in its pool.
+
+    Queries for the same name are made once. The threads live only as long as their look-up, so
+    that there is none to wait for at the end.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        *,
+        getaddrinfo: Callable[..., Sequence[Any]] = socket.getaddrinfo,
+        in_thread: Callable[[Callable[[], None]], None] = _daemon_thread,
+    ) -> None:
+        """
+        :param reactor: provides ``IReactorTime`` and ``IReactorFromThreads``.
+        :param getaddrinfo: as :func:`socket.getaddrinfo`, may block.
+        :param in_thread: runs a callable in another thread.
+        """
+        self._reactor = reactor
+        self._getaddrinfo = getaddrinfo
+        self._in_thread = in_thread
+        self._cache: OrderedDict[str, _Answer] = OrderedDict()
+        self._queries: dict[str, _Query] = {}
+        self._queue: deque[_Query] = deque()
+        self._busy = 0
+        self._running = False
+
+    def start(self) -> None:
+        """Accept look-ups."""
+        self._running = True
+
+    def stop(self) -> None:
+        """Refuse look-ups and cancel those under way; what a thread still finds is ignored."""
+        self._running = False
+        queries = list(self._queries.values())
+        self._queries.clear()
+        self._queue.clear()
+        self._cache.clear()
+        for query in queries:
+            for waiter in list(query.waiters):
+                waiter.cancel()
+
+    def lookup(self, host: str) -> Deferred[Addresses]:
+        """Find the addresses of a host, in the system's order of preference, at least one.
+
+        An IP literal is its own address, and ``localhost`` is known without asking.
+
+        :returns: fires with IP literals; fails with :exc:`LookupTimeout` or another
+            :exc:`DNSLookupError`. It may be cancelled.
+        """
+        if isIPAddress(host) or isIPv6Address(host):
+            return succeed((host,))
+        name = host.lower().rstrip(".")
+        if name == "localhost":
+            return succeed(LOCALHOST)
+        if not self._running:
+            return fail(DNSLookupError("the resolver is stopped"))
+        known = self._cache.get(name)
+        age = self._reactor.seconds() - known.at if known is not None else 0.0
+        if known is not None and age <= FRESH:
+            return succeed(known.addresses)
+        stale = known.addresses if known is not None and age <= FRESH + STALE else None
+        return self._ask(name, stale)
+
+    def _ask(self, name: str, stale: Addresses | None) -> Deferred[Addresses]:
+        query = self._queries.get(name)
+        if query is None:
+            if len(self._queue) >= MAX_QUEUED:
+                return succeed(stale) if stale else fail(LookupTimeout("too many look-ups wait"))
+            query = self._queries[name] = _Query(name)
+            self._queue.append(query)
+        waiter: Deferred[Addresses] = Deferred(partial(self._leave, query))
+        query.waiters.append(waiter)
+        waiter.addTimeout(
+            PATIENCE if stale is None else PATIENCE_WITH_STALE,
+            self._reactor,
+            onTimeoutCancel=partial(_no_answer, name),
+        )
+        if stale is not None:
+            waiter.addErrback(_fall_back, stale)
+        self._work()
+        return waiter
+
+    def _leave(self, query: _Query, waiter: Deferred[Addresses]) -> None:
+        """A waiter gave up. A query that nobody waits for needs no thread."""
+        query.waiters.remove(waiter)
+        if not query.waiters and not query.started and query in self._queue:
+            self._queue.remove(query)
+            del self._queries[query.host]
+
+    def _work(self) -> None:
+        """Give threads to queued queries while there are any."""
+        while self._queue and self._busy < THREADS:
+            query = self._queue.popleft()
+            query.started = True
+            self._busy += 1
+            try:
+                self._in_thread(partial(self._in_a_thread, query))
+            except RuntimeError as error:  # the system has no thread to give
+                self._done(query, DNSLookupError(f"{query.host}: {error}"))
+
+    def _in_a_thread(self, query: _Query) -> None:
+        outcome: Addresses | DNSLookupError
+        try:
+            found = self._getaddrinfo(query.host, None, type=socket.SOCK_STREAM)
+            # A name may have the same address several times; the order is the system's.
+            outcome = tuple(dict.fromkeys(str(each[4][0]) for each in found))[:MAX_ADDRESSES]
+        except OSError as error:
+            outcome = DNSLookupError(f"{query.host}: {error.strerror or error}")
+        except Exception as error:  # such as UnicodeError for a name that can't be one
+            outcome = DNSLookupError(f"{query.host}: {error}")
+        self._reactor.callFromThread(self._done, query, outcome)
+
+    def _done(self, query: _Query, outcome: Addresses | DNSLookupError) -> None:
+        self._busy -= 1
+        if self._queries.get(query.host) is query:
+            del self._queries[query.host]
+            self._settle(query, outcome or DNSLookupError(f"{query.host}: no address"))
+        self._work()
+
+    def _settle(self, query: _Query, outcome: Addresses | DNSLookupError) -> None:
+        if isinstance(outcome, tuple):
+            self._cache[query.host] = _Answer(addresses=outcome, at=self._reactor.seconds())
+            self._cache.move_to_end(query.host)
+            if len(self._cache) > MAX_CACHED:
+                self._cache.popitem(last=False)
+        # One by one, because what a waiter does next may cancel another.
+        while query.waiters:
+            waiter = query.waiters.pop(0)
+            if isinstance(outcome, tuple):
+                waiter.callback(outcome)
+            else:
+                waiter.errback(outcome)
+
+
+def _no_answer(name: str, _result: object, timeout: float) -> Addresses:
+    raise LookupTimeout(f"{name}: no answer within {timeout:g} s")
+
+
+def _fall_back(failure: Failure, stale: Addresses) -> Addresses:
+    failure.trap(DNSLookupError)
+    return stale
+
+
+def connect_tcp(
+    reactor: Any,
+    resolver: CachingResolver,
+    hosts: Sequence[str],
+    port: int,
+    factory: IProtocolFactory,
+    timeout: float,
+) -> Deferred[IProtocol]:
+    """Connect to whichever address of a host answers first (RFC 8305).
+
+    Addresses are tried in order, the families by turns; the next one starts when the one before
+    has failed, or beside it after 250 ms.
+
+    :param reactor: provides ``IReactorTCP`` and ``IReactorTime``.
+    :param hosts: names or IP literals of one target, the preferred one first.
+    :param timeout: seconds for the whole, look-up included.
+    :returns: fires with the protocol that ``factory`` built. Fails with what :func:`dial_cause`
+        sorts. Cancelling it ends the look-up and every attempt.
+    """
+    connecting = Deferred.fromCoroutine(_connect(reactor, resolver, hosts, port, factory, timeout))
+    return connecting.addTimeout(timeout, reactor, onTimeoutCancel=_timed_out)
+
+
+def _timed_out(_result: object, timeout: float) -> IProtocol:
+    raise TimeoutError(string=f"no connection within {timeout:g} s")
+
+
+async def _connect(
+    reactor: Any,
+    resolver: CachingResolver,
+    hosts: Sequence[str],
+    port: int,
+    factory: IProtocolFactory,
+    timeout: float,
+) -> IProtocol:
+    addresses: list[str] = []
+    missing = DNSLookupError("no host to connect to")
+    for host in hosts:
+        try:
+            addresses += by_turns(await resolver.lookup(host))
+        except DNSLookupError as error:
+            missing = error
+    if not addresses:
+        raise missing
+    return await _Race(reactor, addresses, port, factory, timeout).start()
+
+
+def by_turns(addresses: Iterable[str]) -> list[str]:
+    """Order addresses so that the families alternate, beginning with the first one's."""
+    families: dict[bool, list[str]] = {}
+    for address in addresses:
+        families.setdefault(":" in address, []).append(address)
+    return [each for turn in zip_longest(*families.values()) for each in turn if each]
+
+
+class _Race:
+    """Attempts to several addresses, of which the first to succeed ends the others."""
+
+    def __init__(
+        self,
+        reactor: Any,
+        addresses: Iterable[str],
+        port: int,
+        factory: IProtocolFactory,
+        timeout: float,
+    ) -> None:
+        self._reactor = reactor
+        self._addresses: Iterator[str] = iter(addresses)
+        self._port = port
+        self._factory = factory
+        self._timeout = timeout
+        self._pending: list[Deferred[IProtocol]] = []
+        self._failures: list[Failure] = []
+        self._timer: IDelayedCall | None = None
+        self._over = False
+        self._winner: Deferred[IProtocol] = Deferred(lambda _winner: self._end())
+
+    def start(self) -> Deferred[IProtocol]:
+        """Begin; fires with the first protocol, or fails when all attempts have."""
+        self._next()
+        return self._winner
+
+    def _next(self) -> None:
+        self._stop_timer()
+        address = next(self._addresses, None)
+        if address is not None:
+            self._timer = self._reactor.callLater(ATTEMPT_DELAY, self._next)
+            kind = TCP6ClientEndpoint if ":" in address else TCP4ClientEndpoint
+            attempt = kind(self._reactor, address, self._port, self._timeout).connect(self._factory)
+            self._pending.append(attempt)
+            attempt.addCallbacks(
+                self._succeeded, self._failed, callbackArgs=(attempt,), errbackArgs=(attempt,)
+            )
+        elif not self._pending:
+            self._end()
+            self._winner.errback(min(self._failures, key=_rank))
+
+    def _succeeded(self, protocol: IProtocol, attempt: Deferred[IProtocol]) -> None:
+        self._pending.remove(attempt)
+        self._end()
+        self._winner.callback(protocol)
+
+    def _failed(self, failure: Failure, attempt: Deferred[IProtocol]) -> None:
+        if not self._over:
+            self._pending.remove(attempt)
+            self._failures.append(failure)
+            self._next()
+
+    def _end(self) -> None:
+        self._over = True
+        self._stop_timer()
+        pending, self._pending = self._pending, []
+        for attempt in pending:
+            attempt.cancel()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+
+
+#: What a dial can fail with, the more telling first: where one address refuses and another can't
+#: be reached, the host is alive and the port is closed.
+_CAUSES: tuple[tuple[str, tuple[type[BaseException], ...]], ...] = (
+    ("refused", (ConnectionRefusedError,)),
+    ("timed out", (TimeoutError, TCPTimedOutError, LookupTimeout)),
+    ("name not found", (DNSLookupError,)),
+    ("unreachable", (BaseException,)),
+)
+
+
+def dial_cause(failure: Failure) -> str:
+    """Sort what :func:`connect_tcp` and :func:`resolve_udp` failed with.
+
+    :returns: ``refused``, ``timed out``, ``name not found`` or ``unreachable``; the last is also
+        what anything unforeseen counts as.
+    """
+    return _CAUSES[_rank(failure)][0]
+
+
+def _rank(failure: Failure) -> int:
+    return next(
+        rank for rank, (_cause, kinds) in enumerate(_CAUSES) if isinstance(failure.value, kinds)
+    )
+
+
+async def resolve_udp(resolver: CachingResolver, host: str, port: int) -> Endpoint:
+    """Find where datagrams for a host go: the system's first choice among its addresses.
+
+    :raises DNSLookupError: where it has none.
+    """
+    addresses = await resolver.lookup(host)
+    return Endpoint(addresses[0], port)
