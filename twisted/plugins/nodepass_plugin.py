@@ -1,4 +1,4 @@
-"""Makes ``twistd nodepass`` exist. Read for every ``twistd`` command, so it imports nothing of ours."""
+"""Makes ``twistd nodepass`` exist. Every ``twistd`` reads it, so it imports nothing of ours."""
 
 from twisted.application.service import ServiceMaker
 
