@@ -24,11 +24,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*NEVER))
     (copy / "twisted/plugins/dropin.cache").write_bytes(b"stale")
     out = tmp_path_factory.mktemp("dist")
-    build = (
-        "import sys; from setuptools.build_meta import build_sdist, build_wheel;"
-        "build_sdist(sys.argv[1]); build_wheel(sys.argv[1])"
-    )
-    subprocess.run([sys.executable, "-c", build, out], cwd=copy, check=True, capture_output=True)
+    for kind in ("sdist", "wheel"):
+        build = f"import sys, setuptools.build_meta as m; m.build_{kind}(sys.argv[1])"
+        subprocess.run([sys.executable, "-c", build, out], cwd=copy, check=True)
     return out
 
 
