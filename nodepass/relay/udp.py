@@ -1,0 +1,389 @@
+"""
+Sockets for datagrams: one that visitors write to, and one per flow that is connected to a target.
+
+They move whole datagrams and hold no policy.  Both drop what can't be sent at once, as any router
+does; both tell of datagrams larger than their limit instead of cutting them short.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from typing import Any, Protocol, cast
+
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import Deferred
+from twisted.internet.error import CannotListenError, ConnectionDone
+from twisted.internet.interfaces import IReactorFDSet, IReadDescriptor
+from twisted.internet.protocol import DatagramProtocol
+from twisted.internet.udp import Port
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from nodepass.address import Address
+from nodepass.relay import pktinfo
+from nodepass.relay.stream import Endpoint
+
+#: Asked of the system for the visitors' socket, in bytes, so that a burst survives while TCP has
+#: its turn; the system may grant less.
+VISITOR_BUFFER = 4 * 1024 * 1024
+
+#: The same for a target's socket: it carries one flow, and there may be many of them.
+TARGET_BUFFER = 1024 * 1024
+
+#: Most datagrams read before other sockets have their turn.  More would cost them latency, fewer
+#: the datagrams throughput.
+BATCH = 64
+
+# What Windows says where others cut short; elsewhere EMSGSIZE tells of a datagram that was sent.
+_CUT_SHORT: int | None = getattr(errno, "WSAEMSGSIZE", None)
+
+# Pending errors that an ICMP message left on a connected socket.
+_REFUSED = {errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ECONNRESET}
+
+
+class DatagramReceiver(Protocol):
+    """Who hears what visitors send."""
+
+    def datagram(self, data: bytes, visitor: Endpoint, local: Endpoint | None) -> None:
+        """
+        A datagram came.
+
+        :param visitor: its sender; an IPv4 address never appears as IPv6, and a link-local one has
+            its scope (``fe80::1%2``).
+        :param local: where it was written to, to be given to :meth:`DatagramPort.send`; None where
+            the platform can't tell.
+        """
+
+    def oversized(self, visitor: Endpoint | None) -> None:
+        """A datagram over the limit came and was dropped; ``visitor`` where it is known."""
+
+
+class TargetReceiver(Protocol):
+    """Who hears what a target sends."""
+
+    def datagram(self, data: bytes) -> None:
+        """A datagram came."""
+
+    def oversized(self) -> None:
+        """A datagram over the limit came and was dropped."""
+
+    def refused(self) -> None:
+        """The target, or a router before it, said that nobody is there.  The socket stays."""
+
+
+class DatagramPort(Port):
+    """
+    The UDP socket that visitors write to: an ``IListeningPort`` made by :func:`listen_udp`.
+
+    Bound to every interface, it notes which address each datagram was written to and answers from
+    there, on platforms that can.
+    """
+
+    _log = Logger()
+    _stopping = False
+
+    def __init__(
+        self, reactor: IReactorFDSet, address: Address, receiver: DatagramReceiver, limit: int
+    ) -> None:
+        interface = address.host
+        self._wildcard = address.wildcard
+        if not interface:
+            interface = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"
+        # The port wants a protocol to start and stop; datagrams go straight to the receiver.
+        protocol = DatagramProtocol()
+        protocol.noisy = False
+        super().__init__(  # type: ignore[no-untyped-call]
+            address.port, protocol, interface, maxPacketSize=limit + 1, reactor=reactor
+        )
+        self._receiver = receiver
+        self._limit = limit
+        self._tells_local = False
+        self._control_space = 0
+        self._local: Endpoint | None = None
+
+    def createInternetSocket(self) -> socket.socket:
+        """Prepare a socket to be bound."""
+        skt = super().createInternetSocket()
+        if hasattr(socket, "SO_EXCLUSIVEADDRUSE"):
+            # Windows lets another program share the port otherwise.
+            skt.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+        if self._wildcard:
+            if self.addressFamily == socket.AF_INET6 and socket.has_dualstack_ipv6():
+                skt.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            self._tells_local = pktinfo.enable(skt)
+            if self._tells_local:
+                self._control_space = pktinfo.space()
+        _enlarge_buffers(skt, VISITOR_BUFFER)
+        return skt
+
+    def startListening(self) -> None:
+        """
+        Bind, and begin to read.
+
+        :raises CannotListenError: the address is in use, not this host's, or not permitted.
+        """
+        # Binding is done here: the base class loses the scope of a link-local address, and leaves
+        # a socket that could not be bound to the garbage collector.
+        skt: socket.socket | None = None
+        try:
+            skt = self.createInternetSocket()
+            skt.bind(_numeric(self.interface, self.port)[-1])
+        except OSError as error:
+            if skt is not None:
+                skt.close()
+            raise CannotListenError(self.interface, self.port, error) from error
+        self._preexistingSocket = skt  # type: ignore[assignment]
+        super().startListening()  # type: ignore[no-untyped-call]
+        if not self._wildcard:
+            self._local = Endpoint(*self.socket.getsockname()[:2])
+
+    def stopListening(self) -> Deferred[None] | None:
+        """Close the socket; no datagram is delivered from now on.  Fires with None when closed."""
+        self._stopping = True
+        return cast("Deferred[None] | None", super().stopListening())  # type: ignore[no-untyped-call]
+
+    def getHost(self) -> IPv4Address | IPv6Address:
+        """The address that the socket is bound to."""
+        return cast("IPv4Address | IPv6Address", super().getHost())  # type: ignore[no-untyped-call]
+
+    def doRead(self) -> None:
+        """Deliver what has come, a bounded batch of it."""
+        room = self.maxThroughput
+        for _ in range(BATCH):
+            if self._stopping or room <= 0:
+                return
+            try:
+                data, visitor, local = self._receive()
+            except OSError as error:
+                # An answer that was refused shows here on Windows; it concerns nobody any more.
+                if isinstance(error, ConnectionError):
+                    continue
+                if error.errno is not None and error.errno == _CUT_SHORT:
+                    self._deliver_oversized(None)
+                    continue
+                # Nothing more to read; or an error that reading has cleared.
+                return
+            room -= len(data)
+            if len(data) > self._limit:
+                self._deliver_oversized(visitor)
+                continue
+            try:
+                self._receiver.datagram(data, visitor, local)
+            except Exception:
+                # Let out, it would make the reactor drop the socket, and with it every flow.
+                self._log.failure("a datagram's receiver failed")
+
+    def send(self, data: bytes, visitor: Endpoint, local: Endpoint | None) -> bool:
+        """
+        Send a datagram to a visitor.
+
+        :param visitor: as :meth:`DatagramReceiver.datagram` gave it.
+        :param local: likewise: the address to send from; None leaves it to the system.
+        :return: False when it was dropped: no room in the socket, no route, or not listening.
+        """
+        if not self.connected:
+            return False
+        destination: tuple[str, int] | tuple[str, int, int, int] = visitor
+        if self.addressFamily == socket.AF_INET6:
+            host, _, scope = pktinfo.mapped(visitor.host).partition("%")
+            destination = (host, visitor.port, 0, int(scope or 0))
+        if local is not None and self._tells_local:
+            source = pktinfo.encode(local.host, self.addressFamily)
+            try:
+                self.socket.sendmsg([data], source, 0, destination)
+            except OSError as error:
+                # A broadcast address can be written to and not sent from.
+                if error.errno != errno.EINVAL:
+                    return False
+            else:
+                return True
+        try:
+            self.socket.sendto(data, destination)
+        except OSError:
+            return False
+        return True
+
+    def _receive(self) -> tuple[bytes, Endpoint, Endpoint | None]:
+        """Read one datagram, with one byte over the limit where it is larger."""
+        local = self._local
+        if self._tells_local:
+            data, ancillary, _, peer = self.socket.recvmsg(self._limit + 1, self._control_space)
+            for message in ancillary:
+                host = pktinfo.decode(*message)
+                if host is not None:
+                    local = Endpoint(host, cast(int, self._realPortNumber))
+        else:
+            data, peer = self.socket.recvfrom(self._limit + 1)
+        if self.addressFamily == socket.AF_INET:
+            return data, Endpoint(*peer), local
+        host, port, _, scope = peer
+        return data, Endpoint(f"{host}%{scope}" if scope else pktinfo.plain(host), port), local
+
+    def _deliver_oversized(self, visitor: Endpoint | None) -> None:
+        try:
+            self._receiver.oversized(visitor)
+        except Exception:
+            self._log.failure("a datagram's receiver failed")
+
+
+@implementer(IReadDescriptor)
+class TargetSocket:
+    """
+    A UDP socket connected to one target, for one flow; made by :func:`connect_udp`.
+
+    Not a Twisted ``Port``: there is one per flow, and a port takes a log line, a protocol object
+    and a reactor's turn to come and go.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self, reactor: IReactorFDSet, skt: socket.socket, receiver: TargetReceiver, limit: int
+    ) -> None:
+        self._reactor = reactor
+        self._socket = skt
+        self._receiver = receiver
+        self._limit = limit
+        self._open = True
+        reactor.addReader(self)
+
+    def send(self, data: bytes) -> bool:
+        """Send a datagram to the target; False when it was dropped."""
+        if not self._open:
+            return False
+        try:
+            self._socket.send(data)
+            return True
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            refused = error.errno in _REFUSED
+        # The error may have been that of an earlier datagram, and have kept this one from leaving.
+        try:
+            self._socket.send(data)
+            sent = True
+        except OSError:
+            sent = False
+        if refused:
+            self._tell_refused()
+        return sent
+
+    def close(self) -> None:
+        """Close the socket at once; nothing is delivered from now on.  Harmless when repeated."""
+        if self._open:
+            self._open = False
+            self._reactor.removeReader(self)
+            self._socket.close()
+
+    def fileno(self) -> int:
+        """For the reactor: the descriptor, -1 when closed."""
+        return self._socket.fileno()
+
+    def logPrefix(self) -> str:
+        """For the reactor: who is at fault when reading fails."""
+        return type(self).__name__
+
+    def doRead(self) -> None:
+        """For the reactor: deliver what has come, a bounded batch of it."""
+        for _ in range(BATCH):
+            if not self._open:
+                return
+            try:
+                data = self._socket.recv(self._limit + 1)
+            except OSError as error:
+                if error.errno in _REFUSED:
+                    self._tell_refused()
+                    continue
+                if error.errno is None or error.errno != _CUT_SHORT:
+                    # Nothing more to read; or an error that reading has cleared.
+                    return
+                oversized = True
+            else:
+                oversized = len(data) > self._limit
+            try:
+                if oversized:
+                    self._receiver.oversized()
+                else:
+                    self._receiver.datagram(data)
+            except Exception:
+                self._log.failure("a datagram's receiver failed")
+
+    def connectionLost(self, reason: Failure) -> None:
+        """
+        For the reactor: it has stopped watching the socket.
+
+        Reactors on epoll and poll take a pending error for the end of a connection.  Here it is an
+        ICMP message, and the next datagram may get through.
+        """
+        if not self._open:
+            return
+        if reason.check(ConnectionDone):
+            self._reactor.addReader(self)
+            self.doRead()
+        else:
+            self.close()
+
+    def _tell_refused(self) -> None:
+        try:
+            self._receiver.refused()
+        except Exception:
+            self._log.failure("a datagram's receiver failed")
+
+
+def listen_udp(
+    reactor: IReactorFDSet, address: Address, receiver: DatagramReceiver, limit: int
+) -> DatagramPort:
+    """
+    Open the socket that visitors write to, for this process alone.
+
+    :param address: the host an IP address, or "" or "::" for every interface, IPv4 and IPv6, or
+        "0.0.0.0" for every interface of IPv4.  Port 0 takes a free one.
+    :param limit: the largest datagram delivered, in bytes.
+    :raises CannotListenError: the address is in use, not this host's, or not permitted.
+    :raises twisted.internet.error.InvalidAddressError: the host is a name.
+    """
+    port = DatagramPort(reactor, address, receiver, limit)
+    port.startListening()
+    return port
+
+
+def connect_udp(
+    reactor: IReactorFDSet, host: str, port: int, receiver: TargetReceiver, limit: int
+) -> TargetSocket:
+    """
+    Open a socket that talks to one target only.
+
+    :param host: an IP address, with its scope where it is link-local.
+    :param limit: the largest datagram delivered, in bytes.
+    :raises OSError: there is no route to the target, no descriptor left, or the host is a name.
+    """
+    family, target = _numeric(host, port)
+    skt = socket.socket(family, socket.SOCK_DGRAM)
+    try:
+        skt.setblocking(False)
+        _enlarge_buffers(skt, TARGET_BUFFER)
+        skt.connect(target)
+    except OSError:
+        skt.close()
+        raise
+    return TargetSocket(reactor, skt, receiver, limit)
+
+
+def _numeric(host: str, port: int) -> tuple[socket.AddressFamily, tuple[Any, ...]]:
+    """The family and the socket address of an IP address, its scope included; never a look-up."""
+    flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM, flags=flags)[
+        0
+    ]
+    return family, address
+
+
+def _enlarge_buffers(skt: socket.socket, size: int) -> None:
+    for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+        try:
+            skt.setsockopt(socket.SOL_SOCKET, option, size)
+        except OSError:
+            # BSD and macOS refuse more than their maximum instead of granting that.
+            pass
