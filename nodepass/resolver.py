@@ -86,7 +86,6 @@ class _Query:
 
     host: str
     waiters: list[Deferred[Addresses]] = field(factory=list)
-    started: bool = False
 
 
 def _daemon_thread(work: Callable[[], None]) -> None:
@@ -181,7 +180,7 @@ class CachingResolver:
     def _leave(self, query: _Query, waiter: Deferred[Addresses]) -> None:
         """A waiter gave up. A query that nobody waits for needs no thread."""
         query.waiters.remove(waiter)
-        if not query.waiters and not query.started and query in self._queue:
+        if not query.waiters and query in self._queue:
             self._queue.remove(query)
             del self._queries[query.host]
 
@@ -189,7 +188,6 @@ class CachingResolver:
         """Give threads to queued queries while there are any."""
         while self._queue and self._busy < THREADS:
             query = self._queue.popleft()
-            query.started = True
             self._busy += 1
             try:
                 self._in_thread(partial(self._in_a_thread, query))
@@ -278,7 +276,7 @@ async def _connect(
     missing = DNSLookupError("no host to connect to")
     for host in hosts:
         try:
-            addresses += by_turns(await resolver.lookup(host))
+            addresses += _by_turns(await resolver.lookup(host))
         except DNSLookupError as error:
             missing = error
     if not addresses:
@@ -286,7 +284,7 @@ async def _connect(
     return await _Race(reactor, addresses, port, factory, timeout).start()
 
 
-def by_turns(addresses: Iterable[str]) -> list[str]:
+def _by_turns(addresses: Iterable[str]) -> list[str]:
     """Order addresses so that the families alternate, beginning with the first one's."""
     families: dict[bool, list[str]] = {}
     for address in addresses:
@@ -313,7 +311,6 @@ class _Race:
         self._pending: list[Deferred[IProtocol]] = []
         self._failures: list[Failure] = []
         self._timer: IDelayedCall | None = None
-        self._over = False
         self._winner: Deferred[IProtocol] = Deferred(lambda _winner: self._end())
 
     def start(self) -> Deferred[IProtocol]:
@@ -342,13 +339,12 @@ class _Race:
         self._winner.callback(protocol)
 
     def _failed(self, failure: Failure, attempt: Deferred[IProtocol]) -> None:
-        if not self._over:
+        if attempt in self._pending:  # else it was called off
             self._pending.remove(attempt)
             self._failures.append(failure)
             self._next()
 
     def _end(self) -> None:
-        self._over = True
         self._stop_timer()
         pending, self._pending = self._pending, []
         for attempt in pending:

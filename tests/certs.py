@@ -65,7 +65,7 @@ class Authority:
         file: str = "server",
         days: int = 30,
         begin: datetime | None = None,
-        use_rsa: bool = False,
+        rsa_bits: int = 0,
     ) -> Leaf:
         """Sign a server certificate and write ``<file>.crt`` and ``<file>.key``.
 
@@ -74,8 +74,8 @@ class Authority:
         :param begin: from when it is valid; the default is an hour ago.
         """
         key: CertificateIssuerPrivateKeyTypes
-        if use_rsa:
-            key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        if rsa_bits:
+            key = rsa.generate_private_key(public_exponent=65537, key_size=rsa_bits)
         else:
             key = ec.generate_private_key(ec.SECP256R1())
         begin = begin or datetime.now(timezone.utc) - timedelta(hours=1)

@@ -26,6 +26,7 @@ from nodepass.relay.stream import Endpoint
 from nodepass.resolver import (
     ATTEMPT_DELAY,
     FRESH,
+    MAX_ADDRESSES,
     MAX_CACHED,
     MAX_QUEUED,
     PATIENCE,
@@ -34,7 +35,6 @@ from nodepass.resolver import (
     THREADS,
     CachingResolver,
     LookupTimeout,
-    by_turns,
     connect_tcp,
     dial_cause,
     resolve_udp,
@@ -214,6 +214,25 @@ class LookupTests(ResolverCase):
         self.find("0.example")
         self.assertEqual(self.system.asked[-1], "0.example")
 
+    def test_names_in_use_stay_in_the_cache(self) -> None:
+        """A name that was looked up anew is not the first to be forgotten."""
+        for number in range(MAX_CACHED):
+            self.system.names[f"{number}.example"] = ["192.0.2.1"]
+            self.find(f"{number}.example")
+        self.reactor.advance(FRESH + 0.1)
+        self.find("0.example")
+        self.system.names["new.example"] = ["192.0.2.1"]
+        self.find("new.example")
+        asked = len(self.system.asked)
+        self.find("0.example")
+        self.assertEqual(len(self.system.asked), asked)
+
+    def test_long_answers_are_cut(self) -> None:
+        """Of an answer with very many addresses the first sixteen count."""
+        many = [f"192.0.2.{number}" for number in range(100)]
+        self.system.names["a.example"] = list(many)
+        self.assertEqual(self.find("a.example"), tuple(many[:MAX_ADDRESSES]))
+
 
 class BoundTests(ResolverCase):
     """A system that hangs stays harmless."""
@@ -351,8 +370,12 @@ class ConnectTests(ResolverCase):
 
     def test_families_alternate(self) -> None:
         """The system's first family begins, then the families take turns."""
-        ordered = by_turns(["::1", "::2", "::3", "1.1.1.1", "2.2.2.2"])
-        self.assertEqual(ordered, ["::1", "1.1.1.1", "::2", "2.2.2.2", "::3"])
+        self.system.names["a.example"] = ["::1", "::2", "::3", "1.1.1.1", "2.2.2.2"]
+        connecting = self.connect("a.example")
+        for index in range(5):
+            self.reactor.fail(index, NoRouteError())
+        self.failureResultOf(connecting)
+        self.assertEqual(self.reactor.attempts(), ["::1", "1.1.1.1", "::2", "2.2.2.2", "::3"])
 
     def test_refused_means_next_at_once(self) -> None:
         """After a failure the next address is dialed without a pause."""

@@ -142,8 +142,9 @@ class TrustTests(TLSCase):
 
     def test_address_literals(self) -> None:
         """An IP address is looked for among the certificate's addresses, both families."""
-        for host in ("192.0.2.7", "2001:db8::7"):
-            pair = Pair(self.checking(host), self.server("192.0.2.7", "2001:db8::7"))
+        server = self.server("192.0.2.7", "2001:db8::7", "fe80::7")
+        for host in ("192.0.2.7", "2001:db8::7", "2001:DB8:0::7", "fe80::7%eth0"):
+            pair = Pair(self.checking(host), server)
             self.assertTrue(pair.works)
 
     def test_address_in_a_dns_name_does_not_count(self) -> None:
@@ -238,7 +239,7 @@ class TrustTests(TLSCase):
 
     def test_rsa(self) -> None:
         """An RSA server key works as an EC one does."""
-        pair = Pair(self.checking("a.example"), self.server("a.example", use_rsa=True))
+        pair = Pair(self.checking("a.example"), self.server("a.example", rsa_bits=2048))
         self.assertTrue(pair.works)
 
     def test_names_of_a_peer_are_escaped(self) -> None:
@@ -517,7 +518,7 @@ class IdentityTests(TLSCase):
         self.assertIn("no usable certificate", self.refused(leaf.key, leaf.crt))
 
     def test_huge_file(self) -> None:
-        """A file far larger than any certificate is refused unread."""
+        """A file far larger than any certificate is refused."""
         huge = self.directory / "huge"
         huge.write_bytes(b"\n" * (1 << 21))
         self.assertIn("larger than 1 MiB", self.refused(str(huge), str(huge)))
@@ -528,6 +529,13 @@ class IdentityTests(TLSCase):
         message = self.refused(one.crt, two.key)
         self.assertIn(one.crt, message)
         self.assertIn(two.key, message)
+
+    def test_weak_key(self) -> None:
+        """A key that OpenSSL finds too weak is refused at load, not at the first handshake."""
+        leaf = self.authority.leaf("a.example", rsa_bits=1024)
+        message = self.refused(leaf.crt, leaf.key)
+        self.assertIn(f"crt={leaf.crt}: not usable for TLS 1.3: ", message)
+        self.assertIn("key too small", message)
 
     def test_encrypted_key(self) -> None:
         """A key with a passphrase is refused, in words that say so."""

@@ -1,0 +1,161 @@
+"""Certificates and keys: made in memory, or read from files with errors a user can act on."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from typing import Any, cast
+
+from attrs import field, frozen
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+from OpenSSL import SSL
+
+from nodepass.errors import ConfigError
+from nodepass.tlswords import openssl_words
+
+__all__ = ["Identity", "load_identity", "read_certificates", "self_signed"]
+
+#: Certificate and key files are a few kB; more than this is some other file.
+MAX_PEM_BYTES = 1 << 20
+
+#: An in-memory certificate lives as long as its process, which may run for years.
+SELF_SIGNED_LIFETIME = timedelta(days=3650)
+
+#: Clocks differ: a certificate made now must not be "not yet valid" on the other node.
+CLOCK_SKEW = timedelta(days=1)
+
+
+@frozen(kw_only=True)
+class Identity:
+    """A certificate chain and the private key of its leaf.
+
+    :ivar certificates: the leaf, then the intermediates that are sent along with it.
+    :ivar key: the leaf's private key.
+    """
+
+    certificates: tuple[x509.Certificate, ...]
+    key: PrivateKeyTypes = field(repr=False, eq=False)
+
+    @property
+    def pin(self) -> bytes:
+        """SHA-256 of the leaf's DER, 32 bytes."""
+        return self.certificates[0].fingerprint(hashes.SHA256())
+
+    @property
+    def not_after(self) -> datetime:
+        """When the leaf expires, in UTC (aware)."""
+        return self.certificates[0].not_valid_after_utc
+
+    @property
+    def expired(self) -> bool:
+        """Whether the leaf's time is over, so that clients with ``tls=2`` refuse it."""
+        return self.not_after < datetime.now(timezone.utc)
+
+    def install(self, context: SSL.Context) -> None:
+        """Make a server's context, not yet in use, show this identity.
+
+        :raises OpenSSL.SSL.Error: where OpenSSL finds it too weak.
+        """
+        leaf, *intermediates = self.certificates
+        context.use_certificate(cast(Any, leaf))
+        context.use_privatekey(cast(Any, self.key))
+        for certificate in intermediates:
+            context.add_extra_chain_cert(cast(Any, certificate))
+        context.check_privatekey()
+
+
+def self_signed() -> Identity:
+    """Make an identity that needs no authority: ECDSA P-256, signed by itself, in memory."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "nodepass")])
+    now = datetime.now(timezone.utc)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - CLOCK_SKEW)
+        .not_valid_after(now + SELF_SIGNED_LIFETIME)
+        .sign(key, hashes.SHA256())
+    )
+    return Identity(certificates=(certificate,), key=key)
+
+
+def load_identity(crt_path: str, key_path: str) -> Identity:
+    """Read an identity from PEM files.
+
+    An expired certificate is no error here, see :attr:`Identity.expired`.
+
+    :param crt_path: the leaf's certificate, followed by its intermediates if there are any.
+    :param key_path: the leaf's private key, without a passphrase.
+    :raises ConfigError: naming the file and what is wrong with it.
+    """
+    certificates = read_certificates("crt", crt_path)
+    pem = _read("key", key_path)
+    try:
+        key = serialization.load_pem_private_key(pem, password=None)
+    except TypeError:
+        raise ConfigError(
+            f"key={key_path}: the key is encrypted; a private key without a passphrase is accepted"
+        ) from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise ConfigError(
+            f"key={key_path}: not a usable private key; a private key in PEM form is accepted"
+        ) from None
+    if _spki(key.public_key()) != _spki(certificates[0].public_key()):
+        raise ConfigError(
+            f"key={key_path}: does not belong to the first certificate of crt={crt_path}"
+        )
+    identity = Identity(certificates=certificates, key=key)
+    try:
+        identity.install(SSL.Context(SSL.TLS_METHOD))
+    except (SSL.Error, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"crt={crt_path}: not usable for TLS 1.3: {openssl_words(error)}"
+        ) from None
+    return identity
+
+
+def _read(parameter: str, path: str) -> bytes:
+    """Read a PEM file, bounded."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_PEM_BYTES + 1)
+    except (OSError, ValueError) as error:
+        cause = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise ConfigError(
+            f"{parameter}={path}: can't be read ({cause}); a readable PEM file is accepted"
+        ) from None
+    if len(data) > MAX_PEM_BYTES:
+        raise ConfigError(f"{parameter}={path}: larger than 1 MiB; a PEM file is accepted")
+    return data
+
+
+def read_certificates(parameter: str, path: str) -> tuple[x509.Certificate, ...]:
+    """Read every certificate of a PEM file, at least one.
+
+    :param parameter: the URL parameter that gave the path, for the error.
+    :raises ConfigError: naming the file and what is wrong with it.
+    """
+    data = _read(parameter, path)
+    try:
+        certificates = x509.load_pem_x509_certificates(data)
+        # Parsing is lazy: a key of an unknown kind shows only when it is asked for.
+        certificates[0].public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        raise ConfigError(
+            f"{parameter}={path}: no usable certificate; certificates in PEM form are accepted"
+        ) from None
+    return tuple(certificates)
+
+
+def _spki(key: Any) -> bytes:
+    """The public key's DER, which is equal exactly for equal keys."""
+    encoded: bytes = key.public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return encoded

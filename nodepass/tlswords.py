@@ -1,0 +1,95 @@
+"""Why a TLS connection failed, in one line that a user can act on."""
+
+from __future__ import annotations
+
+from cryptography import x509
+from OpenSSL import SSL
+from twisted.internet.error import ConnectionClosed
+from twisted.python.failure import Failure
+
+from nodepass.logs import printable
+
+__all__ = ["chain_words", "openssl_words", "subjects", "tls_reason"]
+
+#: OpenSSL's X509_V_ERR_* codes that users meet; X509_verify_cert_error_string(3).
+_CHAIN_ERRORS = {
+    2: "its issuer is unknown",
+    7: "not signed by the authority that it names",
+    18: "self-signed",
+    19: "a root that is not among the trusted ones",
+    20: "its issuer is unknown",
+    21: "its issuer is unknown",
+    23: "revoked",
+    24: "its issuer is no authority",
+    26: "not made for servers",
+    66: "its key is too weak",
+    67: "its issuer's key is too weak",
+    68: "its signature is too weak",
+}
+
+
+def chain_words(certificate: x509.Certificate, code: int) -> str:
+    """Say why OpenSSL refused a certificate of a chain.
+
+    :param code: its ``X509_V_ERR_*``.
+    """
+    if code == 10:
+        return f"certificate expired on {certificate.not_valid_after_utc:%Y-%m-%d}"
+    if code == 9:
+        return f"certificate is not valid before {certificate.not_valid_before_utc:%Y-%m-%d}"
+    cause = _CHAIN_ERRORS.get(code, f"OpenSSL verification error {code}")
+    return f"certificate is not trusted: {cause}"
+
+
+def subjects(leaf: x509.Certificate) -> str:
+    """The names a certificate is for, as a peer gave them: bounded and escaped."""
+    try:
+        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        found = [
+            *names.get_values_for_type(x509.DNSName),
+            *map(str, names.get_values_for_type(x509.IPAddress)),
+        ]
+    except (x509.ExtensionNotFound, ValueError):
+        found = []
+    return printable(", ".join(found)) if found else "no host"
+
+
+def tls_reason(failure: Failure) -> str:
+    """Say in one line why a TLS connection failed.
+
+    :param failure: what ``connectionLost`` or a connect Deferred got.
+    """
+    error = failure.value
+    if isinstance(error, SSL.Error):
+        return openssl_words(error)
+    if isinstance(error, ConnectionClosed):
+        return "the other end closed the connection during the handshake"
+    return str(error) or type(error).__name__
+
+
+#: Part of OpenSSL's text -> what it means to a user. The first that fits counts.
+_OPENSSL_WORDS = (
+    ("alert protocol version", "the other end does not speak TLS 1.3"),
+    ("unsupported protocol", "the other end does not speak TLS 1.3"),
+    ("version too low", "the other end does not speak TLS 1.3"),
+    ("wrong version number", "the other end does not speak TLS"),
+    ("packet length too long", "the other end does not speak TLS"),
+    ("http request", "the other end does not speak TLS"),
+    ("record layer failure", "the other end does not speak TLS"),
+    ("alert unknown ca", "the other end does not trust this certificate"),
+    ("alert bad certificate", "the other end refused this certificate"),
+    ("alert certificate unknown", "the other end refused this certificate"),
+    ("alert certificate expired", "the other end refused this certificate: expired"),
+)
+
+
+def openssl_words(error: Exception) -> str:
+    """The last entry of OpenSSL's error queue, in words."""
+    queue = error.args[0] if error.args else ()
+    if not isinstance(queue, (list, tuple)) or not queue:
+        return str(error) or type(error).__name__
+    text = str(queue[-1][-1])
+    for part, meaning in _OPENSSL_WORDS:
+        if part in text:
+            return meaning
+    return f"TLS error: {text}"
