@@ -181,6 +181,8 @@ class VisitorSocketTests(SocketsCase):
             bare = host.partition("%")[0]
             self.assertEqual(sender[:2], (bare, port.getHost().port))
             self.assertEqual(receiver.came[0][1].host, f"{bare}%{scope}")
+            self.assertTrue(port.send(b"from anywhere", receiver.came[0][1], None))
+            self.assertEqual((await self.receive(visitor))[0], b"from anywhere")
 
     async def test_a_host_without_pktinfo_still_answers(self) -> None:
         """Where the system doesn't tell the address written to, answers leave all the same."""

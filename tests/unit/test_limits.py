@@ -317,6 +317,20 @@ def test_a_round_does_not_overdraw_with_everybody() -> None:
     assert resumed == {0: 1}
 
 
+def test_a_round_ends_when_the_balance_is_spent() -> None:
+    """A session that spends everything within its turn leaves nothing to those behind it."""
+    clock = Clock()
+    limiter = RateLimiter(100 * MEGABIT, clock)
+    resumed: list[str] = []
+    limiter.wait(lambda: limiter.spend(20_000_000))
+    limiter.wait(lambda: resumed.append("next"))
+
+    clock.advance(0.1)
+    assert resumed == []
+    clock.advance(0.6)
+    assert resumed == ["next"]
+
+
 def test_datagrams_go_at_once_within_the_rate() -> None:
     """A datagram within the balance is sent at once, and one of no bytes too."""
     sent: list[int] = []
