@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -107,7 +108,9 @@ class Pair:
 
 class TLSCase(SynchronousTestCase):
     def setUp(self) -> None:
-        self.directory = Path(self.mktemp())
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        self.directory = Path(directory.name)
         self.authority = Authority(self.directory)
 
     def server(self, *hosts: str, **options: Any) -> IOpenSSLServerConnectionCreator:
