@@ -327,7 +327,7 @@ def test_a_round_ends_when_the_balance_is_spent() -> None:
 
     clock.advance(0.1)
     assert resumed == []
-    clock.advance(0.6)
+    clock.advance(0.7)
     assert resumed == ["next"]
 
 
