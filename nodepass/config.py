@@ -60,6 +60,8 @@ class RoleConfig:
         log: least level logged.
         mode: run mode asked for.
         read: seconds of silence that end a session, 0 for none.
+        flow_read: the same for UDP sessions, where the URL gives a `read` above 0; None leaves
+            them to NP_UDP_READ_TIMEOUT.
         rate: Mbit/s (10^6 bit) per direction, 0 for unlimited.
         slot: most sessions, 0 for unlimited.
         proxy: whether the node that dials sends a PROXY protocol header.
@@ -75,6 +77,7 @@ class RoleConfig:
     log: Level = Level.INFO
     mode: Mode = Mode.AUTO
     read: float = 3600.0
+    flow_read: float | None = None
     rate: int = 0
     slot: int = 65536
     proxy: bool = False
@@ -164,6 +167,7 @@ def parse_url(url: str, *, key: str | None = None) -> ServerConfig | ClientConfi
     key = _parse_key(parts.user) or key or None
     tunnel, targets = _parse_addresses(parts)
     values, warnings = _parse_query(parts.core, parts.query)
+    values["flow_read"] = values.get("read") or None
     warnings += _settle_files(parts.core, values)
     role: Callable[..., ServerConfig | ClientConfig]
     role = ServerConfig if parts.core == "server" else ClientConfig

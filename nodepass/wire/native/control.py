@@ -26,6 +26,7 @@ class ControlLink(Protocol):
     asks without reading the answers stops itself.
 
     @ivar encrypted: fires with this link when TLS is up, fails when it can't be.
+    @ivar given_up: why this end aborted the link; empty if it did not say.
     """
 
     def __init__(self) -> None:
@@ -36,7 +37,7 @@ class ControlLink(Protocol):
         self._handler: Callable[[Message], None] | None = None
         self._on_lost: Callable[[str], None] | None = None
         self._failure: Failure | None = None
-        self._reason = ""
+        self.given_up = ""
 
     # For the handshake.
 
@@ -100,8 +101,8 @@ class ControlLink(Protocol):
             self.transport.loseConnection()
 
     def abort(self, reason: str = "") -> None:
-        """Close now."""
-        self._reason = self._reason or reason
+        """Close now; `reason` is what `lost` is told."""
+        self.given_up = self.given_up or reason
         if self.connected_:
             self.transport.abortConnection()
 
@@ -151,7 +152,7 @@ class ControlLink(Protocol):
         lost, self._on_lost = self._on_lost, None
         self._handler = None
         if lost is not None and self._failure is not None:
-            reason = self._reason
+            reason = self.given_up
             if not reason:
                 done = self._failure.check(ConnectionDone) is not None
                 reason = "closed by the peer" if done else self._failure.getErrorMessage()

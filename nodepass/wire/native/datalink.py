@@ -209,11 +209,8 @@ class DataLink(Protocol):
         """The peer gave a session up and says so over the control link, as this link is backed up
         with what this end does not read."""
         if session == self.state.number and self._stream is not None:
-            stream = self._stream
-            stream.closed(cause)
-            stream.abort(cause)
+            self._stream.closed(cause)
             self.reset(cause)
-            self.read_on(True)
 
     def close(self) -> None:
         """Close an idle link."""
@@ -283,29 +280,29 @@ class DataLink(Protocol):
         if self._lost or not self.state.idle:
             return
         stream, self._stream = self._stream, None
-        if stream is None and self._answer_timer is None:
+        if stream is None:
             return  # told before
-        if self._answer_timer is not None:
-            self._answer_timer.cancel()
-            self._answer_timer = None
+        self._stop_answer_timer()
         self.read_on(True)
-        if stream is not None:
-            stream.closed(None)
+        stream.closed(None)
         self.free_since = self._clock.seconds()
         self._owner.link_free(self)
 
     def _end(self, reason: str, cause: Cause) -> None:
         self._lost = True
         self._watch.discard(self._fd)
-        if self._answer_timer is not None:
-            self._answer_timer.cancel() if self._answer_timer.active() else None
-            self._answer_timer = None
+        self._stop_answer_timer()
         stream, self._stream = self._stream, None
         if stream is not None:
             stream.closed(cause)
         if self.flows is not None:
             self.flows.lost(cause)
         self._owner.link_lost(self, reason)
+
+    def _stop_answer_timer(self) -> None:
+        timer, self._answer_timer = self._answer_timer, None
+        if timer is not None and timer.active():
+            timer.cancel()
 
     # IPushProducer, for what is written
 

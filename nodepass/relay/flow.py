@@ -1,0 +1,225 @@
+"""UDP sessions: two datagram channels joined, with counters, rate and the limit on silence."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Callable
+
+from attrs import frozen
+from twisted.internet.interfaces import IDelayedCall
+
+from nodepass.limits import PacedQueue, RateLimiter, Slots
+
+from .flows import FlowTable
+from .session import SessionContext
+from .stream import Cause, Channel
+
+
+class _Side:
+    """One of a flow's channels as a `FlowSink`: its datagrams go to the other channel."""
+
+    __slots__ = ("channel", "flow", "near", "other", "queue")
+
+    other: _Side
+
+    def __init__(
+        self, flow: FlowSession, channel: Channel, limiter: RateLimiter | None, near: bool
+    ) -> None:
+        self.flow = flow
+        self.channel = channel
+        self.near = near
+        self.queue = None if limiter is None else PacedQueue(limiter)
+
+    def datagram(self, data: bytes) -> None:
+        self.flow.moved(self, data)
+        if self.queue is None:
+            self._pass_on(data)
+        elif not self.queue.offer(len(data), lambda: self._pass_on(data)):
+            self.flow.set.dropped("rate")
+
+    def _pass_on(self, data: bytes) -> None:
+        meter = self.flow.set.context.meter
+        if not self.other.channel.send(data):
+            self.flow.set.dropped("congestion")
+        elif not self.near:
+            meter.udp_tx += len(data)
+
+    def closed(self, cause: Cause | None) -> None:
+        self.flow.ended(self, cause)
+
+
+class FlowSession:
+    """One UDP session.
+
+    It ends once: when a channel closes, when it was silent for too long, or when it is given up.
+    """
+
+    __slots__ = ("set", "key", "describe", "near", "far", "received", "sent", "_over")
+
+    def __init__(
+        self, flows: FlowSet, key: Hashable, near: Channel, far: Channel, describe: Callable[[], str]
+    ) -> None:
+        self.set = flows
+        self.key = key
+        self.describe = describe
+        self.near = _Side(self, near, flows.context.inbound, True)
+        self.far = _Side(self, far, flows.context.outbound, False)
+        self.near.other = self.far
+        self.far.other = self.near
+        self.received = 0
+        self.sent = 0
+        self._over = False
+
+    def attach(self) -> None:
+        """Begin to move datagrams."""
+        self.far.channel.attach(self.far)
+        if not self._over:
+            self.near.channel.attach(self.near)
+
+    def moved(self, source: _Side, data: bytes) -> None:
+        """A datagram came on one side."""
+        if source.near:
+            self.received += len(data)
+            self.set.context.meter.udp_rx += len(data)
+            self.set.heard(self, answer=self.set.near_answers)
+        else:
+            self.sent += len(data)
+            self.set.heard(self, answer=not self.set.near_answers)
+
+    def ended(self, side: _Side, cause: Cause | None) -> None:
+        """One channel is gone: close the other."""
+        if not self._over:
+            side.other.channel.close(cause)
+            self._finish(cause)
+
+    def close(self, cause: Cause | None) -> None:
+        """End the flow from this node."""
+        if not self._over:
+            self.near.channel.close(cause)
+            self.far.channel.close(cause)
+            self._finish(cause)
+
+    def _finish(self, cause: Cause | None) -> None:
+        self._over = True
+        for side in (self.near, self.far):
+            if side.queue is not None:
+                side.queue.clear()
+        self.set.gone(self)
+        self.set.context.log.debug(
+            "flow {flow()}: ended ({cause}), {received} bytes received, {sent} sent",
+            flow=self.describe,
+            cause="closed" if cause is None else cause.words,
+            received=self.received,
+            sent=self.sent,
+        )
+
+
+@frozen(kw_only=True)
+class FlowLimits:
+    """How long and how many.
+
+    @ivar idle: seconds of silence after which a flow ends.
+    """
+
+    slots: Slots
+    idle: float
+
+
+class FlowSet:
+    """All flows of one instance: their slots, and the timer that ends the silent ones.
+
+    @ivar near_answers: the near channels lead to targets, so what they say is an answer; where
+        they lead to visitors, the far ones answer.
+    """
+
+    def __init__(self, context: SessionContext, limits: FlowLimits, near_answers: bool) -> None:
+        self.context = context
+        self.near_answers = near_answers
+        self._limits = limits
+        self._table: FlowTable[Hashable, FlowSession] = FlowTable()
+        self._timer: IDelayedCall | None = None
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def room(self) -> bool:
+        """Take a slot for a new flow, the oldest unanswered flow's if need be; False: there is none.
+
+        A taken slot goes to `start`.
+        """
+        slots = self._limits.slots
+        if slots.acquire_udp():
+            return True
+        victim = self._table.choose_victim()
+        flow = None if victim is None else self._table.get(victim)
+        if flow is not None:
+            flow.close(Cause.NO_SLOT)
+            if slots.acquire_udp():
+                return True
+        self.context.log.limited(
+            "udp slot", "slot={limit}: a new UDP session was refused", limit=slots.limit
+        )
+        return False
+
+    def start(
+        self, key: Hashable, near: Channel, far: Channel, describe: Callable[[], str]
+    ) -> FlowSession:
+        """Begin a flow in the slot that `room` took."""
+        flow = FlowSession(self, key, near, far, describe)
+        self._table.add(key, flow, self.context.clock.seconds())
+        self.context.meter.udps += 1
+        self.context.log.debug("flow {flow()}: started", flow=describe)
+        self._schedule()
+        flow.attach()
+        return flow
+
+    def heard(self, flow: FlowSession, answer: bool) -> None:
+        """A datagram of this flow came."""
+        now = self.context.clock.seconds()
+        if answer:
+            self._table.answered(flow.key, now)
+        else:
+            self._table.touch(flow.key, now)
+
+    def gone(self, flow: FlowSession) -> None:
+        """A flow has ended: give its slot back."""
+        self._table.remove(flow.key)
+        self._limits.slots.release_udp()
+        self.context.meter.udps -= 1
+
+    def dropped(self, why: str) -> None:
+        """A datagram was given up."""
+        self.context.meter.udp_dropped += 1
+        self.context.log.limited(("dropped", why), "datagrams dropped: {why}", why=why)
+
+    def oversized(self) -> None:
+        """A datagram above the buffer's size was given up."""
+        self.context.meter.udp_oversized += 1
+        self.context.log.debug("a datagram above NP_UDP_DATA_BUF_SIZE was dropped")
+        self.context.log.limited(
+            "oversized", "datagrams above NP_UDP_DATA_BUF_SIZE dropped; raise it to relay them"
+        )
+
+    def close(self, cause: Cause | None) -> None:
+        """End all flows."""
+        for flow in self._table.flows():
+            flow.close(cause)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _schedule(self) -> None:
+        due = self._table.next_expiry(self._limits.idle)
+        if self._timer is None and due is not None:
+            delay = max(0.0, due - self.context.clock.seconds())
+            self._timer = self.context.clock.callLater(delay, self._expire)
+
+    def _expire(self) -> None:
+        self._timer = None
+        now = self.context.clock.seconds()
+        due = self._table.next_expiry(self._limits.idle)
+        while due is not None and due <= now:
+            # The flow takes itself out of the table as it ends.
+            self._table.flows()[0].close(Cause.IDLE)
+            due = self._table.next_expiry(self._limits.idle)
+        self._schedule()

@@ -1,0 +1,280 @@
+"""The relay on Twisted's transports: runs wherever Twisted does.
+
+What a role needs of a relay is in `Relay`; another implementation of it can take this one's place.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+from typing import Any, Callable, Protocol as Interface, Sequence, cast
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IAddress, IListeningPort
+from twisted.internet.protocol import Factory
+from twisted.python.failure import Failure
+
+from nodepass.address import Address
+from nodepass.logs import Log
+from nodepass.resolver import CachingResolver, connect_tcp, dial_cause, resolve_udp
+
+from .hangup import HangupWatch
+from .stream import Cause, Channel, Endpoint, FlowSink, Stream
+from .tcp import DialedStream, TcpStream, endpoint_of
+from .udp import DatagramPort, DatagramReceiver, TargetSocket, connect_udp, listen_udp
+
+#: Connections that wait to be accepted: a burst of visitors between two turns of the reactor.
+BACKLOG = 4096
+#: Datagrams that a flow may hold while its target's name is looked up.
+HELD_DATAGRAMS = 64
+
+#: Told of each visitor: its stream, its address, and the address that it had connected to.
+Accepted = Callable[[Stream, Endpoint, Endpoint], None]
+#: Makes the first bytes to a target from the target's address.
+Header = Callable[[Endpoint], bytes]
+
+_CAUSES = {
+    "refused": Cause.REFUSED,
+    "timed out": Cause.TIMED_OUT,
+    "name not found": Cause.UNREACHABLE,
+    "unreachable": Cause.UNREACHABLE,
+}
+
+
+class Relay(Interface):
+    """What a role needs of the sockets beneath it."""
+
+    def listen_tcp(self, address: Address, accepted: Accepted) -> IListeningPort:
+        """Accept visitors; raises CannotListenError."""
+
+    def dial_tcp(
+        self, targets: Sequence[Address], timeout: float, header: Header | None
+    ) -> Stream:
+        """A stream to the first of the targets that answers."""
+
+    def listen_udp(
+        self, address: Address, receiver: DatagramReceiver, limit: int
+    ) -> DatagramPort:
+        """Receive visitors' datagrams; raises CannotListenError."""
+
+    def dial_udp(self, target: Address, limit: int, oversized: Callable[[], None]) -> Channel:
+        """A channel to a target."""
+
+
+class PortableRelay:
+    """A `Relay` on the reactor's own transports."""
+
+    def __init__(self, reactor: Any, resolver: CachingResolver, watch: HangupWatch, log: Log):
+        self._reactor = reactor
+        self._resolver = resolver
+        self._watch = watch
+        self._log = log
+
+    def listen_tcp(self, address: Address, accepted: Accepted) -> IListeningPort:
+        factory = _VisitorFactory(self._watch, accepted)
+        return listen_tcp(self._reactor, address, factory)
+
+    def dial_tcp(
+        self, targets: Sequence[Address], timeout: float, header: Header | None
+    ) -> Stream:
+        connecting = Deferred.fromCoroutine(self._dial(targets, timeout))
+        if header is None:
+            return DialedStream(connecting, _cause)
+        first = header
+
+        def write_header(stream: TcpStream) -> bytes:
+            return first(endpoint_of(cast(Any, stream.transport).getPeer()))
+
+        return DialedStream(connecting, _cause, write_header)
+
+    async def _dial(self, targets: Sequence[Address], timeout: float) -> TcpStream:
+        factory = Factory.forProtocol(lambda: TcpStream(self._watch))
+        factory.noisy = False
+        for number, target in enumerate(targets, 1):
+            try:
+                stream = await connect_tcp(
+                    self._reactor, self._resolver, target.dial_hosts(), target.port, factory, timeout
+                )
+                return cast(TcpStream, stream)
+            except CancelledError:
+                raise
+            except Exception as error:
+                self._log.limited(
+                    ("dial", target, type(error)),
+                    "target {target}: {cause}",
+                    target=target,
+                    cause=dial_cause(Failure(error)),
+                )
+                if number == len(targets):
+                    raise
+        raise AssertionError("there is at least one target")
+
+    def listen_udp(
+        self, address: Address, receiver: DatagramReceiver, limit: int
+    ) -> DatagramPort:
+        return listen_udp(self._reactor, literal(address), receiver, limit)
+
+    def dial_udp(self, target: Address, limit: int, oversized: Callable[[], None]) -> Channel:
+        return TargetChannel(self._reactor, self._resolver, target, limit, oversized, self._log)
+
+
+def listen_tcp(reactor: Any, address: Address, factory: Factory) -> IListeningPort:
+    """Listen on an address, every interface of both families where the host is empty.
+
+    @raise CannotListenError: as Twisted does.
+    """
+    host = literal(address).host
+    if not host:
+        host = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"
+    return cast(
+        IListeningPort, reactor.listenTCP(address.port, factory, backlog=BACKLOG, interface=host)
+    )
+
+
+def literal(address: Address) -> Address:
+    """The address with a literal for its host, so that it can be bound.
+
+    Names are looked up at once: it happens at start, before there is anybody to keep waiting.
+    """
+    if not address.host or ":" in address.host or address.host[-1].isdigit():
+        return address
+    try:
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    except OSError:
+        return address  # listening fails, and says why
+    return Address(str(found[0][4][0]), address.port)
+
+
+class _VisitorFactory(Factory):
+    noisy = False
+
+    def __init__(self, watch: HangupWatch, accepted: Accepted) -> None:
+        self._watch = watch
+        self._accepted = accepted
+
+    def buildProtocol(self, addr: IAddress | None) -> TcpStream:
+        return _VisitorStream(self._watch, self._accepted)
+
+
+class _VisitorStream(TcpStream):
+    """A visitor's connection: told of as soon as it is there."""
+
+    def __init__(self, watch: HangupWatch, accepted: Accepted) -> None:
+        super().__init__(watch)
+        self._accepted = accepted
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        transport: Any = self.transport
+        self._accepted(self, endpoint_of(transport.getPeer()), endpoint_of(transport.getHost()))
+
+
+def _cause(failure: Failure) -> Cause:
+    return _CAUSES[dial_cause(failure)]
+
+
+class TargetChannel:
+    """A UDP socket to a target as a channel.  The target's name is looked up first."""
+
+    def __init__(
+        self,
+        reactor: Any,
+        resolver: CachingResolver,
+        target: Address,
+        limit: int,
+        oversized: Callable[[], None],
+        log: Log,
+    ) -> None:
+        self._reactor = reactor
+        self._target = target
+        self._limit = limit
+        self._tell_oversized = oversized
+        self._log = log
+        self._held: deque[bytes] = deque()
+        self._socket: TargetSocket | None = None
+        self._sink: FlowSink | None = None
+        self._over = False
+        self._cause: Cause | None = None
+        host = target.dial_hosts()[0]
+        self._resolving: Deferred[Endpoint] | None = Deferred.fromCoroutine(
+            resolve_udp(resolver, host, target.port)
+        )
+        self._resolving.addCallbacks(self._resolved, self._failed)
+
+    # Channel
+
+    def attach(self, sink: FlowSink) -> None:
+        self._sink = sink
+        if self._over:
+            sink.closed(self._cause)
+
+    def send(self, data: bytes) -> bool:
+        if self._over:
+            return False
+        if self._socket is not None:
+            return self._socket.send(data)
+        if len(self._held) >= HELD_DATAGRAMS:
+            return False
+        self._held.append(data)
+        return True
+
+    def close(self, cause: Cause | None = None) -> None:
+        self._sink = None
+        self._end(cause)
+
+    # TargetReceiver
+
+    def datagram(self, data: bytes) -> None:
+        if self._sink is not None:
+            self._sink.datagram(data)
+
+    def oversized(self) -> None:
+        self._tell_oversized()
+
+    def refused(self) -> None:
+        self._log.debug("UDP target {target}: refused", target=self._target)
+
+    def _resolved(self, endpoint: Endpoint) -> None:
+        self._resolving = None
+        try:
+            self._socket = connect_udp(
+                self._reactor, endpoint.host, endpoint.port, self, self._limit
+            )
+        except OSError as error:
+            self._log.limited(
+                ("udp dial", self._target, error.errno),
+                "UDP target {target}: {error}",
+                target=self._target,
+                error=error.strerror or str(error),
+            )
+            self._end(Cause.UNREACHABLE)
+            return
+        while self._held and self._socket is not None:
+            self._socket.send(self._held.popleft())
+
+    def _failed(self, failure: Failure) -> None:
+        self._resolving = None
+        if self._over:
+            return
+        self._log.limited(
+            ("udp dial", self._target, failure.type),
+            "UDP target {target}: {cause}",
+            target=self._target,
+            cause=dial_cause(failure),
+        )
+        self._end(_cause(failure))
+
+    def _end(self, cause: Cause | None) -> None:
+        if self._over:
+            return
+        self._over = True
+        self._cause = cause
+        self._held.clear()
+        if self._resolving is not None:
+            self._resolving.cancel()
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            sink.closed(cause)

@@ -1,0 +1,170 @@
+"""The client: joins a server, and dials for its visitors or brings its own."""
+
+from __future__ import annotations
+
+from typing import Any, Iterable
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IProtocol
+from twisted.internet.protocol import Factory
+
+from nodepass import __version__
+from nodepass.config import ClientConfig, Mode
+from nodepass.errors import ConfigError
+from nodepass.relay.stream import Cause, Channel, Endpoint, Stream
+from nodepass.resolver import connect_tcp
+from nodepass.tls import ClientTLS
+from nodepass.wire import Flow, Opening, Peer
+from nodepass.wire.native.connector import ClientTerms, NativeConnector, node_id
+from nodepass.wire.native.handshake import key_bytes
+from nodepass.wire.native.peer import SILENT_INTERVALS, PeerSettings, about
+
+from .carrier import Carrier
+from .role import Role, closed
+from .targets import TargetDialer
+from .visitors import VisitorPorts
+
+
+class ClientRole(Role):
+    """A client of a server.  It is the `Host` of its one peer."""
+
+    mode = Mode.TWO
+
+    def __init__(self, config: ClientConfig, *args: Any, **options: Any) -> None:
+        super().__init__(config, *args, **options)
+        self.config = config
+        self.tls = ClientTLS(config.tls, config.tunnel.host, config.ca)
+        self.carrier = Carrier(self.instance)
+        self.dialer = TargetDialer(self.instance, config.targets)
+        self.visitors = VisitorPorts(
+            self.instance,
+            config.targets[0],
+            self.carrier,
+            opened=lambda: self.ready(),
+            failed=self.failed,
+        )
+        self._visiting = False
+        self.connector = NativeConnector(self._terms(), self.log)
+
+    def _terms(self) -> ClientTerms:
+        config, tuning = self.config, self.instance.tuning
+        return ClientTerms(
+            key=key_bytes(config.key),
+            node=node_id(str(config.tunnel), ",".join(map(str, config.targets))),
+            level=config.tls,
+            minimum=config.min,
+            tls=self.tls,
+            reactor=self.instance.reactor,
+            dial=self._dial_server,
+            settings=self._settings,
+            handshake_timeout=tuning.handshake_timeout,
+            dial_timeout=tuning.tcp_dial_timeout,
+            cooldown=tuning.service_cooldown,
+            pool_interval=(tuning.min_pool_interval, tuning.max_pool_interval),
+        )
+
+    def _dial_server(self, factory: Factory) -> Deferred[IProtocol]:
+        tunnel = self.config.tunnel
+        return connect_tcp(
+            self.instance.reactor,
+            self.instance.resolver,
+            tunnel.dial_hosts(),
+            tunnel.port,
+            factory,
+            self.instance.tuning.tcp_dial_timeout,
+        )
+
+    def _settings(self, flow: Flow) -> PeerSettings:
+        tuning = self.instance.tuning
+        return PeerSettings(
+            clock=self.instance.reactor,
+            log=self.log,
+            watch=self.instance.watch,
+            host=self,
+            takes=flow is Flow.FORWARD,
+            report_interval=tuning.report_interval,
+            adoption=tuning.service_cooldown + SILENT_INTERVALS * tuning.report_interval,
+            about=about(self.dialer.names if flow is Flow.REVERSE else "", __version__),
+        )
+
+    # Role
+
+    @property
+    def visitor_address(self) -> Endpoint | None:
+        return self.visitors.bound
+
+    @property
+    def peers(self) -> Iterable[Peer]:
+        peer = self.connector.peer
+        return () if peer is None or peer.closed else (peer,)
+
+    def bind(self) -> None:
+        """Nothing yet: which address is bound, if any, is known when the server has answered."""
+
+    def start(self) -> None:
+        super().start()
+        self.connector.start()
+
+    async def stop_accepting(self) -> None:
+        self.connector.stop()
+        for peer in self.peers:
+            peer.drain()
+        self.carrier.stop()
+        await closed(self.visitors.stop_listening())
+
+    async def close(self) -> None:
+        self.dialer.stop()
+        await closed(self.visitors.stop())
+        for peer in self.peers:
+            peer.close(Cause.STOPPED, "the client is stopping")
+
+    def reload(self) -> None:
+        try:
+            self.tls.reload()
+        except ConfigError as error:
+            self.log.error("roots not reloaded, the old ones stay in use: {error}", error=error)
+
+    # Host
+
+    def joined(self, peer: Peer) -> None:
+        self.carrier.add(peer)
+        self._tell_joined(peer)
+        if self.connector.flow is Flow.FORWARD:
+            if not self._visiting:
+                self._visiting = True
+                self.visitors.start()
+        else:
+            self.ready()
+
+    def returned(self, peer: Peer) -> None:
+        self._tell_joined(peer, "again")
+        self.carrier.available()
+
+    def lost(self, peer: Peer) -> None:
+        self.connector.control_lost()
+
+    def left(self, peer: Peer) -> None:
+        self.carrier.remove(peer)
+        self.log.info("server {peer} is gone", peer=peer.name)
+        self.connector.control_lost()
+        self.say_checkpoint()
+
+    def available(self, peer: Peer) -> None:
+        self.carrier.available()
+
+    def dial(self, peer: Peer, opening: Opening, stream: Stream) -> None:
+        self.dialer.dial(opening, stream, peer.name)
+
+    def dial_flow(self, peer: Peer, opening: Opening, channel: Channel) -> None:
+        self.dialer.dial_flow(opening, channel, peer.name)
+
+    def _tell_joined(self, peer: Peer, again: str = "") -> None:
+        flow = self.connector.flow
+        self.log.info(
+            "tunnel established{again} with {peer}, native wire, flow {flow}, tls={tls}",
+            again=" " + again if again else "",
+            peer=peer.name,
+            flow="" if flow is None else flow.value,
+            tls=self.connector.link_level.value,
+        )
+

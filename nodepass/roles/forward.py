@@ -1,0 +1,124 @@
+"""The plain forwarder: a client on its own, with neither server nor pool."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.protocol import Factory, Protocol
+
+from nodepass.config import ClientConfig, Mode
+from nodepass.relay.session import Session
+from nodepass.relay.stream import Cause, Channel, Endpoint, Stream
+from nodepass.resolver import connect_tcp
+from nodepass.wire import Opening
+
+from .role import Role, closed
+from .targets import TargetDialer
+from .visitors import VisitorPorts
+
+
+class ForwardRole(Role):
+    """Visitors come to the tunnel address and are taken straight to the target.
+
+    It is the `Destination` of its own visitors.
+    """
+
+    mode = Mode.ONE
+
+    def __init__(self, config: ClientConfig, *args: Any, **options: Any) -> None:
+        super().__init__(config, *args, **options)
+        self.dialer = TargetDialer(self.instance, config.targets)
+        self.visitors = VisitorPorts(
+            self.instance, config.tunnel, self, opened=self.ready, failed=self.failed
+        )
+        self._ping = 0.0
+        self._pinging: Deferred[None] | None = None
+
+    # Role
+
+    @property
+    def tunnel_address(self) -> Endpoint | None:
+        return self.visitors.bound
+
+    @property
+    def visitor_address(self) -> Endpoint | None:
+        return self.visitors.bound
+
+    def bind(self) -> None:
+        if self.visitors.bound is None:
+            try:
+                self.visitors.bind()
+            except CannotListenError:
+                pass  # tried again by start, which says why it fails
+
+    def start(self) -> None:
+        super().start()
+        self.visitors.start()
+
+    async def stop_accepting(self) -> None:
+        if self._pinging is not None:
+            self._pinging.cancel()
+        await closed(self.visitors.stop_listening())
+
+    async def close(self) -> None:
+        await closed(self.visitors.stop())
+        self.dialer.stop()
+
+    def ping(self) -> float:
+        """The target's connect time; measured anew for the next checkpoint."""
+        if self._pinging is None and self.visitors.bound is not None:
+            self._pinging = Deferred.fromCoroutine(self._measure())
+            self._pinging.addBoth(self._measured)
+        return self._ping
+
+    async def _measure(self) -> None:
+        instance = self.instance
+        target = instance.config.targets[0]
+        factory = Factory.forProtocol(Protocol)
+        factory.noisy = False
+        began = time.perf_counter()
+        try:
+            protocol: Any = await connect_tcp(
+                instance.reactor,
+                instance.resolver,
+                target.dial_hosts(),
+                target.port,
+                factory,
+                instance.tuning.report_interval,
+            )
+        except Exception:
+            self._ping = 0.0  # a target for UDP alone, or none that answers
+            return
+        self._ping = time.perf_counter() - began
+        protocol.transport.abortConnection()
+
+    def _measured(self, _: object) -> None:
+        self._pinging = None
+
+    # Destination
+
+    def carry(self, stream: Stream, opening: Opening) -> None:
+        instance = self.instance
+        session: Session
+
+        def done(cause: Cause | None) -> None:
+            instance.sessions.discard(session)
+            instance.slots.release_tcp()
+            instance.meter.tcps -= 1
+
+        session = Session(
+            stream,
+            self.dialer.connect(opening),
+            context=instance.context,
+            describe=lambda: f"tcp {opening.visitor} to {self.dialer.names}",
+            done=done,
+        )
+        instance.sessions.add(session)
+        session.start()
+
+    def open_flow(self, opening: Opening) -> Channel | None:
+        return self.dialer.connect_flow()

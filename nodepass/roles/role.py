@@ -1,0 +1,129 @@
+"""What servers, clients and forwarders have in common, seen from the service that runs them."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Iterable
+
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.task import deferLater
+
+from nodepass.config import ClientConfig, Mode, ServerConfig
+from nodepass.errors import FatalError
+from nodepass.logs import Log
+from nodepass.relay.stream import Cause, Endpoint
+from nodepass.tuning import Tuning
+from nodepass.wire import Peer
+
+from .instance import Instance
+
+#: Seconds between two looks at whether the last session of a stopping role has ended.
+_DRAIN_LOOK = 0.05
+
+
+class Role:
+    """A role from start to stop.  Subclasses say what is bound, joined and dialed.
+
+    @param ready: called once when the role can serve.
+    @param failed: called once when it never can.
+    """
+
+    def __init__(
+        self,
+        config: ServerConfig | ClientConfig,
+        tuning: Tuning,
+        reactor: Any,
+        log: Log,
+        *,
+        ready: Callable[[], None],
+        failed: Callable[[FatalError], None],
+    ) -> None:
+        self.instance = Instance(config, tuning, reactor, log)
+        self.log = log
+        self.ready = ready
+        self.failed = failed
+        self._checkpoint: IDelayedCall | None = None
+
+    # For the service.
+
+    mode = Mode.ONE
+
+    def bind(self) -> None:
+        """Bind the ports that may need privileges."""
+        raise NotImplementedError
+
+    def start(self) -> None:
+        """Begin to serve."""
+        self.instance.start()
+        self._schedule_checkpoint()
+
+    async def stop(self) -> None:
+        """Accept nobody new, give the sessions their time, then close all."""
+        await self.stop_accepting()
+        await self._drained()
+        for session in list(self.instance.sessions):
+            session.abort(Cause.STOPPED)
+        await self.close()
+        self.instance.stop()
+        if self._checkpoint is not None:
+            self._checkpoint.cancel()
+            self._checkpoint = None
+        self.say_checkpoint()
+
+    def reload(self) -> None:
+        """Read certificate files again."""
+
+    @property
+    def tunnel_address(self) -> Endpoint | None:
+        """Where the tunnel port is bound."""
+        return None
+
+    @property
+    def visitor_address(self) -> Endpoint | None:
+        """Where visitors arrive."""
+        return None
+
+    @property
+    def peers(self) -> Iterable[Peer]:
+        """The nodes that it is joined with."""
+        return ()
+
+    # For subclasses.
+
+    async def stop_accepting(self) -> None:
+        """Close what brings new sessions."""
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        """Close all else."""
+        raise NotImplementedError
+
+    def ping(self) -> float:
+        """Seconds, the slowest peer's."""
+        return max((peer.ping for peer in self.peers), default=0.0)
+
+    def say_checkpoint(self) -> None:
+        """Log the checkpoint line."""
+        pool = sum(peer.idle for peer in self.peers)
+        self.log.event("{line}", line=self.instance.checkpoint(self.mode, self.ping(), pool))
+
+    def _schedule_checkpoint(self) -> None:
+        interval = self.instance.tuning.report_interval
+        self._checkpoint = self.instance.reactor.callLater(interval, self._checkpoint_due)
+
+    def _checkpoint_due(self) -> None:
+        self._schedule_checkpoint()
+        self.say_checkpoint()
+
+    async def _drained(self) -> None:
+        """Wait until the last session has ended, for the time that a graceful stop has."""
+        reactor = self.instance.reactor
+        deadline = reactor.seconds() + self.instance.tuning.shutdown_timeout
+        meter = self.instance.meter
+        while meter.tcps and reactor.seconds() < deadline:
+            await deferLater(reactor, _DRAIN_LOOK)
+
+
+async def closed(*closing: Deferred[Any]) -> None:
+    """Wait until all of these have fired; failures are not of interest at the end."""
+    await DeferredList(closing, consumeErrors=True)

@@ -1,0 +1,267 @@
+"""The server: clients connect to it, visitors come to it or leave through it."""
+
+from __future__ import annotations
+
+from typing import Any, Iterable
+
+from twisted.internet.defer import maybeDeferred
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IDelayedCall, IListeningPort
+
+from nodepass import __version__
+from nodepass.config import Mode, ServerConfig, TLSLevel
+from nodepass.errors import ConfigError
+from nodepass.relay.portable import listen_tcp
+from nodepass.relay.stream import Cause, Channel, Endpoint, Stream
+from nodepass.tls import Identity, ServerTLS
+from nodepass.wire import Flow, Opening, Peer
+from nodepass.wire.listener import Lobby, TunnelFactory
+from nodepass.wire.native.acceptor import ALPN_CONTROL, ALPN_DATA, NativeAcceptor, ServerTerms
+from nodepass.wire.native.handshake import key_bytes
+from nodepass.wire.native.peer import SILENT_INTERVALS, NativePeer, PeerSettings, about
+
+from .carrier import Carrier
+from .role import Role, closed
+from .targets import TargetDialer
+from .visitors import VisitorPorts, fatal
+
+#: Seconds between telling clients of the next certificate and showing it.
+PIN_NOTICE = 2.0
+
+
+class ServerRole(Role):
+    """A server.  It is the `Host` of its peers."""
+
+    def __init__(self, config: ServerConfig, *args: Any, **options: Any) -> None:
+        super().__init__(config, *args, **options)
+        self.config = config
+        level = config.tls if config.tls is TLSLevel.FILES else TLSLevel.SELF_SIGNED
+        self.tls = ServerTLS(
+            level, [ALPN_CONTROL, ALPN_DATA], crt=config.crt, key_file=config.key_file
+        )
+        self.carrier = Carrier(self.instance)
+        self.dialer = TargetDialer(self.instance, config.targets)
+        self.visitors = VisitorPorts(
+            self.instance,
+            config.targets[0],
+            self.carrier,
+            opened=self._visitors_welcome,
+            failed=self.failed,
+        )
+        self.flow = Flow.REVERSE
+        self.acceptor: NativeAcceptor | None = None
+        self._lobby = Lobby(self.instance.reactor, self.log, self.instance.tuning.handshake_timeout)
+        self._port: IListeningPort | None = None
+        self._retry: IDelayedCall | None = None
+        self._reload_timer: IDelayedCall | None = None
+        self._commit_timer: IDelayedCall | None = None
+        self._stopping = False
+
+    # Role
+
+    @property
+    def mode(self) -> Mode:  # type: ignore[override]
+        """The mode in effect."""
+        return Mode.ONE if self.flow is Flow.REVERSE else Mode.TWO
+
+    @property
+    def tunnel_address(self) -> Endpoint | None:
+        if self._port is None:
+            return None
+        host: Any = self._port.getHost()
+        return Endpoint(host.host, host.port)
+
+    @property
+    def visitor_address(self) -> Endpoint | None:
+        return self.visitors.bound
+
+    @property
+    def peers(self) -> Iterable[Peer]:
+        return () if self.acceptor is None else self.acceptor.peers.values()
+
+    def bind(self) -> None:
+        self._decide_flow()
+        self._make_acceptor()
+        self._bind_tunnel()
+
+    def start(self) -> None:
+        super().start()
+        if self._port is None and self._retry is None:
+            self._bind_tunnel()
+        if self.flow is Flow.REVERSE:
+            self.visitors.start()
+        self._schedule_reload()
+
+    async def stop_accepting(self) -> None:
+        self._stopping = True
+        if self.acceptor is not None:
+            self.acceptor.stopping = True
+        for timer in (self._retry, self._reload_timer, self._commit_timer):
+            if timer is not None and timer.active():
+                timer.cancel()
+        for peer in self.peers:
+            peer.drain()
+        self.carrier.stop()
+        await closed(self.visitors.stop_listening())
+
+    async def close(self) -> None:
+        self.dialer.stop()
+        await closed(self.visitors.stop())
+        for peer in list(self.peers):
+            peer.close(Cause.STOPPED, "the server is stopping")
+        self._lobby.clear()
+        port, self._port = self._port, None
+        if port is not None:
+            await closed(maybeDeferred(port.stopListening))
+
+    # Which way visitors flow.
+
+    def _decide_flow(self) -> None:
+        config = self.config
+        if config.mode is Mode.TWO:
+            self.flow = Flow.FORWARD
+        elif config.mode is Mode.ONE:
+            self._bind_visitors()
+        else:
+            self.flow = Flow.REVERSE if self._bind_visitors() else Flow.FORWARD
+            self.log.info(
+                "mode=0: {target} {can} be bound here, so this server is mode={mode}",
+                target=config.targets[0],
+                can="can" if self.flow is Flow.REVERSE else "can't",
+                mode=self.mode.value,
+            )
+
+    def _bind_visitors(self) -> bool:
+        """Try to bind the visitors' ports; what fails is tried again by `VisitorPorts.start`."""
+        try:
+            self.visitors.bind()
+        except CannotListenError:
+            return False
+        return True
+
+    # The tunnel port.
+
+    def _make_acceptor(self) -> None:
+        config, tuning = self.config, self.instance.tuning
+        settings = PeerSettings(
+            clock=self.instance.reactor,
+            log=self.log,
+            watch=self.instance.watch,
+            host=self,
+            takes=self.flow is Flow.REVERSE,
+            report_interval=tuning.report_interval,
+            adoption=tuning.service_cooldown + SILENT_INTERVALS * tuning.report_interval,
+            about=about(self._dials(), __version__),
+        )
+        terms = ServerTerms(
+            key=key_bytes(config.key),
+            flow=self.flow,
+            tls=config.tls,
+            maximum=config.max,
+            pin=lambda: self.tls.identity.pin,
+        )
+        self.acceptor = NativeAcceptor(terms, settings, self.log)
+
+    def _dials(self) -> str:
+        return self.dialer.names if self.flow is Flow.FORWARD else ""
+
+    def _bind_tunnel(self) -> None:
+        self._retry = None
+        assert self.acceptor is not None
+        factory = TunnelFactory(self._lobby, self.acceptor, self.tls.context_factory, self.log)
+        try:
+            self._port = listen_tcp(self.instance.reactor, self.config.tunnel, factory)
+        except CannotListenError as error:
+            hopeless = fatal(error, f"tunnel address {self.config.tunnel}")
+            if hopeless is not None:
+                self.failed(hopeless)
+                return
+            self.log.once(
+                "tunnel port",
+                "can't listen for clients on {address}: {reason}; trying on",
+                address=self.config.tunnel,
+                reason=str(error.socketError),
+            )
+            cooldown = self.instance.tuning.service_cooldown
+            self._retry = self.instance.reactor.callLater(cooldown, self._bind_tunnel)
+            return
+        self.log.forget("tunnel port")
+        self.log.info("listening for clients on {address}", address=self.tunnel_address)
+
+    # Certificates.
+
+    def reload(self) -> None:
+        try:
+            fresh = self.tls.prepare()
+        except ConfigError as error:
+            self.log.error("certificate not reloaded, the old one stays in use: {error}", error=error)
+            return
+        if fresh is self.tls.identity:
+            return
+        assert self.acceptor is not None
+        for peer in self.acceptor.peers.values():
+            peer.announce_pin(fresh.pin)
+        if self._commit_timer is not None and self._commit_timer.active():
+            self._commit_timer.cancel()
+        self._commit_timer = self.instance.reactor.callLater(PIN_NOTICE, self._commit, fresh)
+
+    def _commit(self, fresh: Identity) -> None:
+        self.tls.commit(fresh)
+        self.log.info("certificate reloaded, valid until {until:%Y-%m-%d}", until=fresh.not_after)
+
+    def _schedule_reload(self) -> None:
+        if self.config.tls is TLSLevel.FILES:
+            interval = self.instance.tuning.reload_interval
+            self._reload_timer = self.instance.reactor.callLater(interval, self._reload_due)
+
+    def _reload_due(self) -> None:
+        self._schedule_reload()
+        self.reload()
+
+    # Host
+
+    def joined(self, peer: Peer) -> None:
+        self.carrier.add(peer)
+        self._tell_joined(peer, "joined")
+        self.ready()
+
+    def returned(self, peer: Peer) -> None:
+        self._tell_joined(peer, "returned")
+        self.carrier.available()
+
+    def lost(self, peer: Peer) -> None:
+        pass  # its sessions live on; the peer has logged it
+
+    def left(self, peer: Peer) -> None:
+        assert self.acceptor is not None
+        self.carrier.remove(peer)
+        if isinstance(peer, NativePeer):
+            self.acceptor.forget(peer)
+        self.log.info(
+            "client {peer} is gone; clients: {count}", peer=peer.name, count=len(self.acceptor.peers)
+        )
+        if not self.acceptor.peers and not self._stopping:
+            self.say_checkpoint()
+
+    def available(self, peer: Peer) -> None:
+        self.carrier.available()
+
+    def dial(self, peer: Peer, opening: Opening, stream: Stream) -> None:
+        self.dialer.dial(opening, stream, peer.name)
+
+    def dial_flow(self, peer: Peer, opening: Opening, channel: Channel) -> None:
+        self.dialer.dial_flow(opening, channel, peer.name)
+
+    def _tell_joined(self, peer: Peer, what: str) -> None:
+        assert self.acceptor is not None
+        self.log.info(
+            "tunnel established: client {peer} {what}, native wire, tls={tls}; clients: {count}",
+            peer=peer.name,
+            what=what,
+            tls=self.config.tls.value,
+            count=len(self.acceptor.peers),
+        )
+
+    def _visitors_welcome(self) -> None:
+        pass  # ready once a client is there as well
+

@@ -1,0 +1,228 @@
+"""The end with the visitors: its ports, and what becomes of who arrives there."""
+
+from __future__ import annotations
+
+import errno
+from typing import Callable, Protocol as Interface
+
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IDelayedCall, IListeningPort
+
+from nodepass.address import Address
+from nodepass.errors import FatalError
+from nodepass.relay.flow import FlowSet
+from nodepass.relay.portable import literal
+from nodepass.relay.stream import Cause, Channel, Endpoint, FlowSink, Stream
+from nodepass.relay.udp import DatagramPort
+from nodepass.wire import Opening
+
+from .instance import Instance
+
+#: What no retry mends: the port needs privileges, the address is no one of this host's.
+_FATAL = {errno.EACCES, errno.EPERM, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
+
+
+class Destination(Interface):
+    """Where visitors are taken to."""
+
+    def carry(self, stream: Stream, opening: Opening) -> None:
+        """Take a TCP visitor over.  Its slot is taken; give it back when the visitor is gone."""
+
+    def open_flow(self, opening: Opening) -> Channel | None:
+        """A channel for a new UDP flow; None when there is no way now."""
+
+
+def fatal(error: CannotListenError, what: str) -> FatalError | None:
+    """The error for a port that can never be bound, or None where retrying may help."""
+    number = getattr(error.socketError, "errno", None)
+    if number not in _FATAL:
+        return None
+    cure = (
+        "use a port above 1023, or give the program the right to bind it"
+        if number in (errno.EACCES, errno.EPERM)
+        else "give an address of this host, or none for every interface"
+    )
+    reason = getattr(error.socketError, "strerror", None) or str(error.socketError)
+    return FatalError(f"{what}: {reason}; {cure}")
+
+
+class VisitorPorts:
+    """Listens for visitors, TCP and UDP, on one address.
+
+    A port that is in use is tried again for ever; `failed` hears of one that never can be bound.
+
+    @param opened: called once when both ports are bound.
+    """
+
+    def __init__(
+        self,
+        instance: Instance,
+        address: Address,
+        destination: Destination,
+        *,
+        opened: Callable[[], None],
+        failed: Callable[[FatalError], None],
+    ) -> None:
+        self._instance = instance
+        self._address = address
+        self._destination = destination
+        self._opened = opened
+        self._failed = failed
+        self._tcp: IListeningPort | None = None
+        self._udp: DatagramPort | None = None
+        self._retry: IDelayedCall | None = None
+        self.flows = FlowSet(instance.context, instance.flow_limits, near_answers=False)
+        self._channels: dict[tuple[Endpoint, Endpoint | None], VisitorChannel] = {}
+
+    @property
+    def bound(self) -> Endpoint | None:
+        """The address that visitors connect to; None before it is bound."""
+        if self._tcp is None:
+            return None
+        host = self._tcp.getHost()
+        return Endpoint(host.host, host.port)  # type: ignore[attr-defined]
+
+    def bind(self) -> None:
+        """Bind both ports, or neither.
+
+        @raise CannotListenError: one of them can't be bound.
+        """
+        relay = self._instance.relay
+        # Both from the same look-up, so that a name with several addresses means one of them.
+        address = literal(self._address)
+        tcp = relay.listen_tcp(address, self._accepted)
+        port = tcp.getHost().port  # type: ignore[attr-defined]
+        try:
+            self._udp = relay.listen_udp(
+                Address(address.host, port), self, self._instance.tuning.udp_buffer
+            )
+        except BaseException:
+            maybeDeferred(tcp.stopListening)
+            raise
+        self._tcp = tcp
+
+    def start(self) -> None:
+        """Bind if that was not done yet, and go on trying while the address is in use."""
+        self._retry = None
+        if self._tcp is None:
+            try:
+                self.bind()
+            except CannotListenError as error:
+                hopeless = fatal(error, f"visitors' address {self._address}")
+                if hopeless is not None:
+                    self._failed(hopeless)
+                    return
+                self._instance.log.once(
+                    "visitors' port",
+                    "can't listen for visitors on {address}: {reason}; trying on",
+                    address=self._address,
+                    reason=str(error.socketError),
+                )
+                cooldown = self._instance.tuning.service_cooldown
+                self._retry = self._instance.reactor.callLater(cooldown, self.start)
+                return
+        self._instance.log.forget("visitors' port")
+        self._instance.log.info("listening for visitors on {address}, TCP and UDP", address=self.bound)
+        self._opened()
+
+    def stop_listening(self) -> Deferred[object]:
+        """Accept no new visitors; the flows that are there go on until `stop`."""
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+        tcp, self._tcp = self._tcp, None
+        if tcp is None:
+            return maybeDeferred(lambda: None)
+        return maybeDeferred(tcp.stopListening)
+
+    def stop(self) -> Deferred[object]:
+        """End all flows and close the ports."""
+        self.flows.close(Cause.STOPPED)
+        closing = [self.stop_listening()]
+        udp, self._udp = self._udp, None
+        if udp is not None:
+            closing.append(maybeDeferred(udp.stopListening))
+        return DeferredList(closing, consumeErrors=True)  # type: ignore[return-value]
+
+    # TCP
+
+    def _accepted(self, stream: Stream, visitor: Endpoint, local: Endpoint) -> None:
+        instance = self._instance
+        if not instance.slots.acquire_tcp():
+            instance.log.limited(
+                "tcp slot", "slot={limit}: visitor {visitor} was refused",
+                limit=instance.slots.limit, visitor=visitor,
+            )  # fmt: skip
+            stream.abort(Cause.NO_SLOT)
+            return
+        instance.meter.tcps += 1
+        self._destination.carry(stream, Opening(visitor=visitor, local=local))
+
+    # DatagramReceiver
+
+    def datagram(self, data: bytes, visitor: Endpoint, local: Endpoint | None) -> None:
+        key = (visitor, local)
+        channel = self._channels.get(key)
+        if channel is None:
+            channel = self._new_flow(visitor, local)
+            if channel is None:
+                return
+        channel.received(data)
+
+    def oversized(self, visitor: Endpoint | None) -> None:
+        self.flows.oversized()
+
+    def _new_flow(self, visitor: Endpoint, local: Endpoint | None) -> VisitorChannel | None:
+        assert self._udp is not None
+        if self._tcp is None:
+            return None  # stopping: flows that are there may end, new ones don't begin
+        if not self.flows.room():
+            self._instance.meter.udp_dropped += 1
+            return None
+        here = local if local is not None else self.bound
+        assert here is not None
+        opening = Opening(visitor=visitor, local=here)
+        far = self._destination.open_flow(opening)
+        if far is None:
+            self._instance.slots.release_udp()
+            self.flows.dropped("no peer")
+            return None
+        channel = VisitorChannel(self, self._udp, visitor, local)
+        self._channels[visitor, local] = channel
+        self.flows.start((visitor, local), channel, far, lambda: f"udp {visitor}")
+        return channel
+
+    def channel_closed(self, channel: VisitorChannel) -> None:
+        """A flow is over."""
+        self._channels.pop((channel.visitor, channel.local), None)
+
+
+class VisitorChannel:
+    """One visitor's datagrams as a channel."""
+
+    __slots__ = ("visitor", "local", "_ports", "_port", "_sink")
+
+    def __init__(
+        self, ports: VisitorPorts, port: DatagramPort, visitor: Endpoint, local: Endpoint | None
+    ) -> None:
+        self.visitor = visitor
+        self.local = local
+        self._ports = ports
+        self._port = port
+        self._sink: FlowSink | None = None
+
+    def attach(self, sink: FlowSink) -> None:
+        self._sink = sink
+
+    def send(self, data: bytes) -> bool:
+        return self._port.send(data, self.visitor, self.local)
+
+    def close(self, cause: Cause | None = None) -> None:
+        self._sink = None
+        self._ports.channel_closed(self)
+
+    def received(self, data: bytes) -> None:
+        """The visitor sent a datagram."""
+        if self._sink is not None:
+            self._sink.datagram(data)

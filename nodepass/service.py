@@ -1,0 +1,277 @@
+"""Tunnels as Twisted services, for programs that run them beside services of their own.
+
+    tunnel = makeService("server://KEY@:10101/:8080?tls=1")
+    tunnel.setServiceParent(application)
+    await tunnel.whenReady()
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from attrs import frozen
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.error import CannotListenError
+from twisted.python.failure import Failure
+
+from nodepass.config import ClientConfig, Mode, ServerConfig, TLSLevel, parse_url
+from nodepass.errors import ConfigError, FatalError
+from nodepass.logs import Log
+from nodepass.relay.stream import Endpoint
+from nodepass.tls import ClientTLS, load_identity
+from nodepass.tuning import Tuning
+
+#: Bits that a key should hold at least, so that guessing it over the network is hopeless.
+STRONG_KEY_BITS = 40
+
+
+@frozen(kw_only=True)
+class Stats:
+    """How a tunnel is at one moment.
+
+    @ivar mode: the run mode in effect; 0 before it is decided.
+    @ivar ping: seconds that the slowest peer's latest answer took; 0 without a peer.
+    @ivar pool: idle links.
+    @ivar peers: nodes that it is joined with.
+    @ivar tcps: TCP sessions under way.
+    @ivar udps: UDP sessions under way.
+    @ivar tcp_rx, tcp_tx, udp_rx, udp_tx: bytes read from and written to visitors or targets since
+        the start.
+    """
+
+    mode: int = 0
+    ping: float = 0.0
+    pool: int = 0
+    peers: int = 0
+    tcps: int = 0
+    udps: int = 0
+    tcp_rx: int = 0
+    tcp_tx: int = 0
+    udp_rx: int = 0
+    udp_tx: int = 0
+
+
+class RoleService(Service):
+    """A server, client or forwarder as a service.
+
+    It pickles as its configuration alone; all else is built when it starts, and built anew when it
+    starts again.
+    """
+
+    def __init__(
+        self,
+        config: ServerConfig | ClientConfig,
+        *,
+        tuning: Tuning | None = None,
+        reactor: Any = None,
+    ) -> None:
+        self.config = config
+        self._tuning = tuning
+        self._clear(reactor)
+
+    def _clear(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self._role: Any = None
+        self._error: FatalError | None = None
+        self._is_ready = False
+        self._ready: list[Deferred[None]] = []
+        self._failures: list[Deferred[FatalError]] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A saved application must hold neither reactor nor sockets, nor settings of this process.
+        return {"config": self.config, "_tuning": self._tuning, "name": self.name,
+                "parent": self.parent}  # fmt: skip
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._clear(None)
+
+    # What a program asks.
+
+    def whenReady(self) -> Deferred[None]:
+        """Fires when the tunnel can serve for the first time: its ports are bound and, unless it is
+        a plain forwarder, the first peer has joined.  Fails with FatalError when it never can."""
+        result: Deferred[None] = Deferred(lambda d: self._ready.remove(d) if d in self._ready else None)
+        if self._is_ready:
+            result.callback(None)
+        elif self._error is not None:
+            result.errback(self._error)
+        else:
+            self._ready.append(result)
+        return result
+
+    def whenFailed(self) -> Deferred[FatalError]:
+        """Fires with the error when the tunnel meets what retrying can't mend."""
+        if self._error is not None:
+            return succeed(self._error)
+        result: Deferred[FatalError] = Deferred()
+        self._failures.append(result)
+        return result
+
+    @property
+    def stats(self) -> Stats:
+        """How the tunnel is now; all zero before it starts."""
+        role = self._role
+        if role is None:
+            return Stats()
+        meter = role.instance.meter
+        peers = list(role.peers)
+        return Stats(
+            mode=int(role.mode),
+            ping=role.ping(),
+            pool=sum(peer.idle for peer in peers),
+            peers=len(peers),
+            tcps=meter.tcps,
+            udps=meter.udps,
+            tcp_rx=meter.tcp_rx,
+            tcp_tx=meter.tcp_tx,
+            udp_rx=meter.udp_rx,
+            udp_tx=meter.udp_tx,
+        )
+
+    @property
+    def tunnel_address(self) -> Endpoint | None:
+        """Where the tunnel port is bound, None while it is not; tells the port for port 0."""
+        return None if self._role is None else self._role.tunnel_address
+
+    @property
+    def visitor_address(self) -> Endpoint | None:
+        """Where visitors arrive at this node, None while that port is not bound."""
+        return None if self._role is None else self._role.visitor_address
+
+    def reload(self) -> None:
+        """Read certificate files again.  One that is broken is logged, and the old stays in use."""
+        if self._role is not None:
+            self._role.reload()
+
+    # Service
+
+    def privilegedStartService(self) -> None:
+        super().privilegedStartService()  # type: ignore[no-untyped-call]
+        self._build()
+
+    def startService(self) -> None:
+        if self._role is None and self._error is None:
+            self._build()
+        super().startService()  # type: ignore[no-untyped-call]
+        if self._role is not None and self._error is None:
+            self._role.start()
+
+    def stopService(self) -> Deferred[None] | None:
+        super().stopService()  # type: ignore[no-untyped-call]
+        role, self._role = self._role, None
+        self._is_ready = False
+        if role is None:
+            return None
+        return Deferred.fromCoroutine(self._stop(role))
+
+    async def _stop(self, role: Any) -> None:
+        await role.stop()
+        role.log.info("stopped: {url}", url=self.config.effective_url())
+
+    # How it comes to be.
+
+    def _build(self) -> None:
+        reactor = self._reactor
+        if reactor is None:
+            from twisted.internet import reactor  # the one that runs this process
+        config = self.config
+        log = Log(config.log)
+        tuning, warnings = self._tuning, tuple[str, ...]()
+        if tuning is None:
+            tuning, warnings = Tuning.from_environ(os.environ)
+        for warning in (*config.warnings, *warnings, *_key_warnings(config)):
+            log.warn("{warning}", warning=warning)
+        self._error = None
+        try:
+            self._role = self._make_role(config, tuning, reactor, log)
+            log.info("started: {url}", url=config.effective_url())
+            self._role.bind()
+        except ConfigError as error:  # a file that was good when the service was made
+            self._failed(FatalError(str(error)))
+
+    def _make_role(
+        self, config: ServerConfig | ClientConfig, tuning: Tuning, reactor: Any, log: Log
+    ) -> Any:
+        # Not at the top: each role imports what the others do not need.
+        options = {"ready": self._now_ready, "failed": self._failed}
+        if isinstance(config, ServerConfig):
+            from nodepass.roles.server import ServerRole
+
+            return ServerRole(config, tuning, reactor, log, **options)
+        from nodepass.roles.client import ClientRole
+        from nodepass.roles.forward import ForwardRole
+
+        if config.mode is Mode.TWO:
+            return ClientRole(config, tuning, reactor, log, **options)
+        forward = ForwardRole(config, tuning, reactor, log, **options)
+        if config.mode is Mode.ONE:
+            return forward
+        try:
+            forward.visitors.bind()
+        except CannotListenError:
+            log.info("mode=0: {tunnel} can't be bound here, so this client is mode=2",
+                     tunnel=config.tunnel)  # fmt: skip
+            return ClientRole(config, tuning, reactor, log, **options)
+        log.info("mode=0: {tunnel} can be bound here, so this client is mode=1",
+                 tunnel=config.tunnel)  # fmt: skip
+        return forward
+
+    def _now_ready(self) -> None:
+        if not self._is_ready:
+            self._is_ready = True
+            waiting, self._ready = self._ready, []
+            for result in waiting:
+                result.callback(None)
+
+    def _failed(self, error: FatalError) -> None:
+        if self._error is not None:
+            return
+        self._error = error
+        Log(self.config.log).error("{error}", error=error)
+        ready, self._ready = self._ready, []
+        for waiting in ready:
+            waiting.errback(Failure(error))
+        failures, self._failures = self._failures, []
+        for result in failures:
+            result.callback(error)
+
+
+def makeService(
+    url: str | ServerConfig | ClientConfig, *, reactor: Any = None, tuning: Tuning | None = None
+) -> RoleService:
+    """A tunnel from its URL or its configuration.
+
+    @param reactor: what it runs on; the global one unless given.
+    @param tuning: limits and timeouts; those of the environment unless given.
+    @raise ConfigError: the URL, or a file that it names, can't be used.
+    """
+    config = parse_url(url, key=os.environ.get("NODEPASS_KEY")) if isinstance(url, str) else url
+    _check_files(config)
+    return RoleService(config, tuning=tuning, reactor=reactor)
+
+
+def _check_files(config: ServerConfig | ClientConfig) -> None:
+    if isinstance(config, ServerConfig):
+        if config.tls is TLSLevel.FILES and config.crt and config.key_file:
+            load_identity(config.crt, config.key_file)
+    else:
+        ClientTLS(config.tls, config.tunnel.host, config.ca)
+
+
+def _key_warnings(config: ServerConfig | ClientConfig) -> list[str]:
+    if isinstance(config, ClientConfig) and config.mode is Mode.ONE:
+        return []
+    if not config.key:
+        return [
+            "no key: anyone who reaches the tunnel port may join; "
+            "write one before the host, as in server://KEY@host:port (nodepass key makes one)"
+        ]
+    # Four bits a character is what hex digits hold; words hold less, and random letters more.
+    if 4 * len(config.key) < STRONG_KEY_BITS:
+        return [
+            f"the key is short (under {STRONG_KEY_BITS} bits); nodepass key makes a strong one"
+        ]
+    return []

@@ -1,0 +1,306 @@
+"""The server's side of the native wire: admits clients and their data links."""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+from attrs import frozen
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectionClosed
+from twisted.internet.interfaces import IHandshakeListener
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from nodepass.config import TLSLevel
+from nodepass.errors import PeerError
+from nodepass.logs import Log, printable
+from nodepass.relay.stream import Cause
+from nodepass.relay.tcp import tune
+from nodepass.tls import exporter
+from nodepass.wire import Flow
+from nodepass.wire.listener import Guest
+
+from .budget import GuessLimit, PakeBudget
+from .control import ControlLink
+from .handshake import CONTROL_EXPORTER, HandshakeError, Secrets, ServerHandshake, refuse
+from .messages import (
+    Answer, Confirm, Hello, Message, MessageError, Refusal, decode,
+)  # fmt: skip
+from .peer import NativePeer, PeerSettings
+from .proof import LINK_EXPORTER, MAGIC, LinkAcceptor, ProofError
+
+ALPN_CONTROL = b"nodepass2"
+ALPN_DATA = b"nodepass2-data"
+
+
+@frozen(kw_only=True)
+class ServerTerms:
+    """What the server tells its clients.
+
+    @ivar maximum: most idle links per client.
+    @ivar pin: SHA-256 of the certificate that data links show now.
+    """
+
+    key: bytes | None
+    flow: Flow
+    tls: TLSLevel
+    maximum: int
+    pin: Callable[[], bytes]
+
+
+class NativeAcceptor:
+    """Admits clients, and keeps their associations until nothing is left of them.
+
+    It is the `Dialect` of a `TunnelFactory`.
+    """
+
+    def __init__(self, terms: ServerTerms, settings: PeerSettings, log: Log) -> None:
+        self.terms = terms
+        self.settings = settings
+        self.log = log
+        self.stopping = False
+        self.peers: dict[bytes, NativePeer] = {}
+        self._budget = PakeBudget()
+        self._guesses = GuessLimit()
+
+    # Dialect
+
+    def plain(self, guest: Guest, first: bytes) -> Protocol | None:
+        if not MAGIC.startswith(first[: len(MAGIC)]):
+            return None
+        return _LinkKnock(self, guest, encrypted=False)
+
+    def encrypted(self, guest: Guest, alpn: bytes | None) -> Protocol | None:
+        if alpn == ALPN_CONTROL:
+            control = ControlLink()
+            serving = Deferred.fromCoroutine(self._serve(control, guest))
+            serving.addErrback(self._handshake_failed, guest)
+            return control
+        if alpn == ALPN_DATA:
+            return _LinkKnock(self, guest, encrypted=True)
+        return None
+
+    def forget(self, peer: NativePeer) -> None:
+        """A peer is gone for good."""
+        self.peers.pop(peer.association, None)
+
+    # Control links.
+
+    def secrets_of(self, association: bytes) -> Secrets | None:
+        """What proves that somebody belongs to an association."""
+        peer = self.peers.get(association)
+        return None if peer is None else peer.secrets
+
+    async def _serve(self, control: ControlLink, guest: Guest) -> None:
+        host = guest.address.host
+        shared = False  # the client has our share: giving up now is a guess spent
+        try:
+            await control.encrypted
+            binding = exporter(control.transport, CONTROL_EXPORTER)
+            raw = await control.read()
+            hello = _expect(Hello, decode(raw))
+            handshake = ServerHandshake(self.terms.key, self.secrets_of)
+            if self.stopping:
+                raise HandshakeError("this server is stopping", Refusal.STOPPING)
+            if handshake.check(hello):
+                await self._pake_turn(host)
+            if self.terms.tls < hello.level:
+                raise HandshakeError(
+                    f"the client asks for tls={hello.level}, this server has "
+                    f"tls={self.terms.tls.value}",
+                    Refusal.TLS,
+                )
+            if self.terms.key is None and not handshake.coming_back:
+                await self._sole_client()
+            answer = handshake.answer(hello, _framed(raw), binding, self._answer())
+            shared = self.terms.key is not None and not handshake.coming_back
+            control.send_raw(answer)
+            confirm = _expect(Confirm, decode(await control.read()))
+            shared = False
+            welcome, secrets = handshake.confirmed(confirm, self.terms.pin())
+        except HandshakeError as error:
+            if error.guess:
+                self._guesses.failed(host, self.settings.clock.seconds())
+            if error.refusal is not None:
+                control.send(refuse(error.refusal, str(error)))
+            self._denied(guest, error)
+            control.close()
+            return
+        except (PeerError, ConnectionClosed, CancelledError) as error:
+            if shared:
+                self._guesses.failed(host, self.settings.clock.seconds())
+            if isinstance(error, PeerError):
+                self._denied(guest, error)
+            control.abort()
+            return
+        guest.admit()
+        control.send(welcome)
+        self._welcome(control, hello, handshake, secrets, guest)
+
+    def _welcome(
+        self,
+        control: ControlLink,
+        hello: Hello,
+        handshake: ServerHandshake,
+        secrets: Secrets,
+        guest: Guest,
+    ) -> None:
+        peer = self.peers.get(handshake.association)
+        if peer is not None:
+            peer.address = str(guest.address)
+            peer.attach(control)
+            self.settings.host.returned(peer)
+            return
+        if handshake.coming_back:
+            control.abort()  # its time ran out during the handshake
+            return
+        peer = NativePeer(
+            self.settings,
+            association=handshake.association,
+            secrets=secrets,
+            address=str(guest.address),
+            node=hello.node,
+            minimum=max(1, hello.minimum),
+            maximum=self.terms.maximum,
+        )
+        for other in list(self.peers.values()):
+            if other.node == hello.node:
+                other.probe().addCallback(self._replace, other)
+        self.peers[peer.association] = peer
+        self.settings.host.joined(peer)
+        peer.attach(control)
+
+    def _replace(self, there: bool, peer: NativePeer) -> None:
+        """The same node has come as a new process: the older one, if silent, is no more."""
+        if not there and peer.control is not None:
+            peer.close(Cause.LOST, "its node has started anew")
+
+    async def _sole_client(self) -> None:
+        """Without a key: the client that is there stays while it answers."""
+        for peer in list(self.peers.values()):
+            if await peer.probe():
+                raise HandshakeError(
+                    f"a server without a key serves one client, and {peer.name} is there; "
+                    "set a key on both ends",
+                    Refusal.TAKEN,
+                )
+            peer.close(Cause.LOST, "it does not answer, and another client came")
+
+    async def _pake_turn(self, host: str) -> None:
+        """Wait for a share of the CPU; an address with too many wrong guesses gets none."""
+        now = self.settings.clock.seconds()
+        if not self._guesses.allows(host, now):
+            raise HandshakeError(
+                "too many wrong keys from this address; wait a minute", Refusal.BUSY
+            )
+        delay = self._budget.delay(now)
+        if delay is None:
+            raise HandshakeError("too many handshakes at once; try again", Refusal.BUSY)
+        if delay > 0:
+            self._budget.waiting += 1
+            try:
+                await deferLater(self.settings.clock, delay)
+            finally:
+                self._budget.waiting -= 1
+
+    def _answer(self) -> Answer:
+        return Answer(
+            version=0,
+            flow=ord(self.terms.flow.value),
+            tls=self.terms.tls.value,
+            maximum=self.terms.maximum,
+            nonce=b"",
+        )
+
+    def _denied(self, guest: Guest, error: PeerError) -> None:
+        if isinstance(error, HandshakeError) and error.refusal is Refusal.UNKNOWN_ASSOCIATION:
+            return  # the client starts anew by itself
+        self.log.limited(
+            ("denied", guest.address.host, str(error)),
+            "access denied to {address}: {error}",
+            address=guest.address.host,
+            error=printable(str(error)),
+        )
+
+    def _handshake_failed(self, failure: Failure, guest: Guest) -> None:
+        self.log.failure("handshake with {address} failed", failure, address=guest.address)
+        guest.turn_away()
+
+
+@implementer(IHandshakeListener)
+class _LinkKnock(Protocol):
+    """A data link before it has proved that it belongs."""
+
+    def __init__(self, acceptor: NativeAcceptor, guest: Guest, encrypted: bool) -> None:
+        self._acceptor = acceptor
+        self._guest = guest
+        self._encrypted = encrypted
+        self._proof: LinkAcceptor | None = None
+
+    def connectionMade(self) -> None:
+        tune(self.transport)
+        if not self._encrypted:
+            self._start(None)
+
+    def handshakeCompleted(self) -> None:
+        self._start(exporter(self.transport, LINK_EXPORTER))
+
+    def _start(self, binding: bytes | None) -> None:
+        self._proof = LinkAcceptor(self._acceptor.secrets_of, binding)
+
+    def dataReceived(self, data: bytes) -> None:
+        assert self._proof is not None
+        try:
+            if self._encrypted == (self._acceptor.terms.tls is TLSLevel.PLAIN):
+                kind = "an encrypted" if self._encrypted else "a plain"
+                raise ProofError(f"{kind} data link where tls={self._acceptor.terms.tls.value}")
+            send, rest = self._proof.feed(data)
+            if rest is not None:
+                self._belongs(self._proof, send, rest)
+            elif send:
+                self.transport.write(send)
+        except PeerError as error:
+            self._acceptor.log.limited(
+                ("link", self._guest.address.host, str(error)),
+                "access denied to {address}: {error}",
+                address=self._guest.address.host,
+                error=error,
+            )
+            self._guest.turn_away()
+
+    def _belongs(self, proof: LinkAcceptor, send: bytes, rest: bytes) -> None:
+        preface = proof.preface
+        assert preface is not None
+        peer = self._acceptor.peers[preface.association]
+        if peer.has_link(preface.link):
+            raise ProofError(f"data link {preface.link} exists already")
+        self._guest.admit()
+        transport: Any = self.transport
+        transport.write(send)
+        link = peer.add_link(preface.link)
+        if self._encrypted:
+            transport.wrappedProtocol = link
+        else:
+            transport.protocol = link
+        link.makeConnection(transport)
+        if rest:
+            link.dataReceived(rest)
+        peer.link_ready(link)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._guest.admit()
+
+
+def _framed(body: bytes) -> bytes:
+    """A message as it was on the wire."""
+    return len(body).to_bytes(2, "big") + body
+
+
+def _expect(cls: Any, message: Message | None) -> Any:
+    """The message, if it is of this type."""
+    if not isinstance(message, cls):
+        name = "an unknown message" if message is None else type(message).__name__
+        raise MessageError(f"{name} where {cls.__name__} was due")
+    return message

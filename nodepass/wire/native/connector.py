@@ -1,0 +1,455 @@
+"""The client's side of the native wire: joins a server, comes back to it, makes data links."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import random
+from typing import Any, Awaitable, Callable
+
+from attrs import frozen
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.endpoints import HostnameEndpoint
+from twisted.internet.interfaces import IHandshakeListener, IProtocol
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.task import deferLater
+from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from nodepass.config import TLSLevel
+from nodepass.errors import PeerError
+from nodepass.logs import Log, printable
+from nodepass.relay.stream import Cause
+from nodepass.relay.tcp import tune
+from nodepass.tls import ClientTLS, exporter, tls_reason
+from nodepass.wire import Flow
+
+from .acceptor import ALPN_CONTROL, ALPN_DATA, _expect, _framed
+from .control import ControlLink
+from .handshake import (
+    CONTROL_EXPORTER, VERSIONS, ClientHandshake, HandshakeError, Secrets,
+)  # fmt: skip
+from .messages import Answer, Hello, Message, Refusal, Refuse, Welcome, decode
+from .peer import NativePeer, PeerSettings
+from .proof import LINK_EXPORTER, LinkConnector, ProofError
+
+#: Data links that are made side by side: a burst of visitors is served as fast as this allows, and a
+#: small server's listen queue is not flooded.
+SIDE_BY_SIDE = 64
+#: Seconds of the longest pause after a refusal that only its owner can mend, such as a wrong key.
+LONGEST_PAUSE = 300.0
+#: Certificates that data links may show: the present one and the next.
+PINS = 2
+#: Share of a pause by which it is varied, so that clients do not return all at once.
+JITTER = 0.2
+
+
+class Refused(PeerError):
+    """The server said no."""
+
+    def __init__(self, refusal: int, reason: str) -> None:
+        super().__init__(reason)
+        self.refusal = refusal
+
+
+@frozen(kw_only=True)
+class ClientTerms:
+    """What the client brings along.
+
+    @ivar level: least TLS level that it accepts.
+    @ivar dial: connects to the server's control port with this factory; fires with the protocol.
+    @ivar settings: for the peer, once the server has said which way visitors flow.
+    """
+
+    key: bytes | None
+    node: bytes
+    level: TLSLevel | None
+    minimum: int
+    tls: ClientTLS
+    reactor: Any
+    dial: Callable[[Factory], Deferred[IProtocol]]
+    settings: Callable[[Flow], PeerSettings]
+    handshake_timeout: float
+    dial_timeout: float
+    cooldown: float
+    pool_interval: tuple[float, float]
+
+
+def node_id(*parts: str) -> bytes:
+    """The same 16 bytes for each process that runs the same URL on this machine."""
+    machine = platform.node()
+    try:
+        with open("/etc/machine-id", encoding="ascii", errors="replace") as file:
+            machine += file.read(64)
+    except OSError:
+        pass  # other systems tell machines apart by their host name
+    return hashlib.sha256("\0".join((machine, *parts)).encode()).digest()[:16]
+
+
+class NativeConnector:
+    """Keeps a client joined to its server, for ever.
+
+    @ivar peer: the server; None before the first join.
+    @ivar flow: which way visitors go, as the server said last.
+    """
+
+    def __init__(self, terms: ClientTerms, log: Log) -> None:
+        self.terms = terms
+        self.log = log
+        self.peer: NativePeer | None = None
+        self.flow: Flow | None = None
+        self.link_level = TLSLevel.PLAIN
+        self.pins: list[bytes] = []
+        self._maker: LinkMaker | None = None
+        self._running: Deferred[None] | None = None
+        self._wrong_keys = 0
+        self._complaint = ""
+        self._lost: Deferred[None] | None = None
+
+    def start(self) -> None:
+        """Begin to look for the server."""
+        self._running = Deferred.fromCoroutine(self._run())
+        self._running.addErrback(self._failed)
+
+    def stop(self) -> None:
+        """Stop looking.  The peer that is there is left to its owner."""
+        if self._running is not None:
+            self._running.cancel()
+        if self._maker is not None:
+            self._maker.stop()
+
+    def control_lost(self) -> None:
+        """The peer has lost its control link, or is gone."""
+        lost, self._lost = self._lost, None
+        if lost is not None:
+            lost.callback(None)
+
+    def _failed(self, failure: Failure) -> None:
+        if failure.check(CancelledError) is None:
+            self.log.failure("the search for the server ended", failure)
+
+    async def _run(self) -> None:
+        while True:
+            pause = self.terms.cooldown
+            try:
+                await self._join()
+            except CancelledError:
+                raise
+            except Exception as error:
+                if self._unknown(error):
+                    continue  # at once, without coming back to what the server has forgotten
+                pause = self._pause_after(error)
+                self._complain(error)
+            else:
+                self.log.forget("join")
+                self._wrong_keys = 0
+                self._lost = Deferred()
+                await self._lost
+            pause *= 1 + JITTER * random.random()
+            await deferLater(self.terms.reactor, pause)
+
+    def _unknown(self, error: Exception) -> bool:
+        if not isinstance(error, Refused) or error.refusal != Refusal.UNKNOWN_ASSOCIATION:
+            return False
+        if self.peer is None or self.peer.closed:
+            return False
+        self.peer.close(Cause.LOST, "the server has started anew")
+        return True
+
+    def _pause_after(self, error: Exception) -> float:
+        hopeless = isinstance(error, HandshakeError) or (
+            isinstance(error, Refused)
+            and error.refusal in (Refusal.WRONG_KEY, Refusal.BUSY, Refusal.KEY_NEEDED)
+        )
+        if not hopeless:
+            self._wrong_keys = 0
+            return self.terms.cooldown
+        self._wrong_keys += 1
+        return min(LONGEST_PAUSE, self.terms.cooldown * 2.0 ** min(self._wrong_keys - 1, 16))
+
+    def _complain(self, error: Exception) -> None:
+        reason = _reason(error)
+        if reason != self._complaint:
+            self._complaint = reason
+            self.log.forget("join")
+        self.log.once("join", "can't join the server: {reason}; trying on", reason=reason)
+
+    # One try.
+
+    async def _join(self) -> None:
+        creator = self.terms.tls.creator([ALPN_CONTROL])
+        inner = Factory.forProtocol(ControlLink)
+        inner.noisy = False
+        factory = TLSMemoryBIOFactory(creator, True, inner)
+        wrapped: Any = await self.terms.dial(factory)
+        control: ControlLink = wrapped.wrappedProtocol
+        timer = self.terms.reactor.callLater(
+            self.terms.handshake_timeout, control.abort, "handshake timed out"
+        )
+        try:
+            await self._handshake(control)
+        except BaseException:
+            control.abort()
+            raise
+        finally:
+            if timer.active():
+                timer.cancel()
+
+    async def _handshake(self, control: ControlLink) -> None:
+        terms = self.terms
+        coming_back: tuple[bytes, Secrets] | None = None
+        if self.peer is not None and not self.peer.closed:
+            coming_back = (self.peer.association, self.peer.secrets)
+        await _tell_timeout(control, control.encrypted)
+        binding = exporter(control.transport, CONTROL_EXPORTER)
+        hello = Hello(
+            versions=VERSIONS,
+            node=terms.node,
+            level=0 if terms.level is None else terms.level.value,
+            minimum=terms.minimum,
+            nonce=b"",
+        )
+        handshake = ClientHandshake(terms.key, hello, coming_back)
+        control.send_raw(handshake.hello)
+        raw = await _tell_timeout(control, control.read())
+        answer: Answer = _accepted(Answer, decode(raw))
+        flow, level = _agreed(answer, terms.level)
+        control.send(handshake.answered(answer, _framed(raw), binding))
+        welcome: Welcome = _accepted(
+            Welcome, decode(await _tell_timeout(control, control.read()))
+        )
+        secrets = handshake.welcomed(welcome)
+        self.flow, self.link_level = flow, level
+        if welcome.pin not in self.pins:
+            self.pins = [*self.pins, welcome.pin][-PINS:]
+        if coming_back is not None and self.peer is not None and not self.peer.closed:
+            self.peer.attach(control)
+            self.peer.settings.host.returned(self.peer)
+            return
+        self._new_peer(control, flow, answer, welcome, secrets)
+
+    def _new_peer(
+        self, control: ControlLink, flow: Flow, answer: Answer, welcome: Welcome, secrets: Secrets
+    ) -> None:
+        if self._maker is not None:
+            self._maker.stop()
+        self.pins = [welcome.pin]
+        if answer.maximum < self.terms.minimum:
+            self.log.warn(
+                "min={minimum} is above the server's max={maximum}; {maximum} counts",
+                minimum=self.terms.minimum,
+                maximum=answer.maximum,
+            )
+        transport: Any = control.transport
+        address = transport.getPeer()
+        self._maker = LinkMaker(self, address.host, address.port)
+        settings = self.terms.settings(flow)
+        self.peer = NativePeer(
+            settings,
+            association=welcome.association,
+            secrets=secrets,
+            address=f"{address.host}:{address.port}",
+            minimum=self.terms.minimum,
+            maximum=max(1, answer.maximum),
+            make_links=self._maker.make,
+            pinned=self._pinned,
+        )
+        settings.host.joined(self.peer)
+        self.peer.attach(control)
+
+    def _pinned(self, pin: bytes) -> None:
+        self.pins = [*self.pins, pin][-PINS:]
+
+
+class LinkMaker:
+    """Makes data links for a peer: many side by side, each try after a failed one later."""
+
+    def __init__(self, connector: NativeConnector, host: str, port: int) -> None:
+        self._connector = connector
+        self._host = host
+        self._port = port
+        self._wanted = 0
+        self._making: set[Deferred[None]] = set()
+        self._next = 1
+        self._failures = 0
+        self._pausing = False
+        self._stopped = False
+
+    def make(self, peer: NativePeer, count: int) -> None:
+        """Make so many more links."""
+        self._wanted += count
+        self._go_on(peer)
+
+    def stop(self) -> None:
+        """Make no more, and drop what is half made."""
+        self._stopped = True
+        for making in list(self._making):
+            making.cancel()
+
+    def _go_on(self, peer: NativePeer) -> None:
+        while (
+            self._wanted > 0
+            and not (self._stopped or self._pausing or peer.closed)
+            and len(self._making) < SIDE_BY_SIDE
+        ):
+            self._wanted -= 1
+            number, self._next = self._next, self._next % 0xFFFFFFFF + 1
+            making = Deferred.fromCoroutine(self._make_one(peer, number))
+            self._making.add(making)
+            making.addCallbacks(self._made, self._not_made, (peer,), None, (peer,), None)
+            making.addBoth(self._finished, making, peer)
+
+    def _made(self, _: None, peer: NativePeer) -> None:
+        self._failures = 0
+        self._connector.log.forget("link")
+
+    def _not_made(self, failure: Failure, peer: NativePeer) -> None:
+        if self._stopped or peer.closed:
+            return
+        self._wanted += 1
+        if not self._pausing:
+            self._pausing = True
+            least, most = self._connector.terms.pool_interval
+            pause = min(most, least * 2.0 ** min(self._failures, 16))
+            self._failures += 1
+            self._connector.log.once(
+                "link",
+                "can't make a data link to {peer}: {reason}; trying on",
+                peer=peer.name,
+                reason=_reason(failure.value),
+            )
+            self._connector.terms.reactor.callLater(pause, self._resume, peer)
+
+    def _resume(self, peer: NativePeer) -> None:
+        self._pausing = False
+        self._go_on(peer)
+
+    def _finished(self, _: None, making: Deferred[None], peer: NativePeer) -> None:
+        self._making.discard(making)
+        self._go_on(peer)
+
+    async def _make_one(self, peer: NativePeer, number: int) -> None:
+        terms = self._connector.terms
+        encrypted = self._connector.link_level is not TLSLevel.PLAIN
+        factory: Any = Factory.forProtocol(lambda: _NewLink(peer, number, encrypted))
+        factory.noisy = False
+        if encrypted:
+            creator = terms.tls.creator([ALPN_DATA], lambda: self._connector.pins)
+            factory = TLSMemoryBIOFactory(creator, True, factory)
+        endpoint = HostnameEndpoint(
+            terms.reactor, self._host, self._port, timeout=terms.dial_timeout
+        )
+        protocol: Any = await endpoint.connect(factory)
+        fresh: _NewLink = protocol.wrappedProtocol if encrypted else protocol
+        timer = terms.reactor.callLater(terms.handshake_timeout, fresh.time_out)
+        try:
+            await fresh.ready
+        finally:
+            if timer.active():
+                timer.cancel()
+
+
+@implementer(IHandshakeListener)
+class _NewLink(Protocol):
+    """A data link of the client's before the server has said that it is ready."""
+
+    def __init__(self, peer: NativePeer, number: int, encrypted: bool) -> None:
+        self._peer = peer
+        self._number = number
+        self._encrypted = encrypted
+        self._proof: LinkConnector | None = None
+        self._timed_out = False
+        self.ready: Deferred[None] = Deferred(lambda _: self._abort())
+
+    def connectionMade(self) -> None:
+        tune(self.transport)
+        if not self._encrypted:
+            self._start(None)
+
+    def handshakeCompleted(self) -> None:
+        self._start(exporter(self.transport, LINK_EXPORTER))
+
+    def _start(self, binding: bytes | None) -> None:
+        peer = self._peer
+        self._proof = LinkConnector(peer.association, peer.secrets, self._number, binding)
+        self.transport.write(self._proof.start())
+
+    def time_out(self) -> None:
+        """The server took too long."""
+        self._timed_out = True
+        self._abort()
+
+    def _abort(self) -> None:
+        transport: Any = self.transport
+        transport.abortConnection()
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._proof is None or self.ready.called:
+            return
+        try:
+            send, rest = self._proof.feed(data)
+        except ProofError:
+            self.ready.errback(Failure())
+            self._abort()
+            return
+        if send:
+            self.transport.write(send)
+        if rest is None:
+            return
+        if self._peer.closed:
+            self._abort()
+            return
+        transport: Any = self.transport
+        link = self._peer.add_link(self._number)
+        if self._encrypted:
+            transport.wrappedProtocol = link
+        else:
+            transport.protocol = link
+        link.makeConnection(transport)
+        self.ready.callback(None)
+        self._peer.link_ready(link)
+        if rest:
+            link.dataReceived(rest)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if not self.ready.called:
+            if self._timed_out:
+                reason = Failure(PeerError("the proof of a data link timed out"))
+            self.ready.errback(reason)
+
+
+async def _tell_timeout(control: ControlLink, waiting: Awaitable[Any]) -> Any:
+    """What was waited for; where the link was given up in the meantime, why."""
+    try:
+        return await waiting
+    except CancelledError:
+        raise
+    except Exception as error:
+        if control.given_up:
+            raise PeerError(control.given_up) from error
+        raise
+
+
+def _accepted(cls: Any, message: Message | None) -> Any:
+    """The message, unless the server refused or said something else."""
+    if isinstance(message, Refuse):
+        raise Refused(message.refusal, f"the server refuses: {printable(message.reason)}")
+    return _expect(cls, message)
+
+
+def _agreed(answer: Answer, least: TLSLevel | None) -> tuple[Flow, TLSLevel]:
+    try:
+        flow, level = Flow(chr(answer.flow)), TLSLevel(answer.tls)
+    except (ValueError, OverflowError):
+        raise HandshakeError("it answered with a flow or TLS level that is none") from None
+    if least is not None and level < least:
+        raise HandshakeError(
+            f"it offers tls={level.value}, below the tls={least.value} of this node's URL"
+        )
+    return flow, level
+
+
+def _reason(error: BaseException) -> str:
+    return tls_reason(Failure(error))
+
