@@ -117,7 +117,7 @@ class RoleGroup(MultiService):
         super().__init__()  # type: ignore[no-untyped-call]
         self._reactor = reactor
         for role in roles:
-            role.setServiceParent(self)
+            role.setServiceParent(self)  # type: ignore[no-untyped-call]
 
     def __getstate__(self) -> dict[str, object]:
         state: dict[str, object] = super().__getstate__()  # type: ignore[no-untyped-call]

@@ -1,8 +1,8 @@
 """Tunnels as Twisted services, for programs that run them beside services of their own.
 
-    tunnel = makeService("server://KEY@:10101/:8080?tls=1")
-    tunnel.setServiceParent(application)
-    await tunnel.whenReady()
+tunnel = makeService("server://KEY@:10101/:8080?tls=1")
+tunnel.setServiceParent(application)
+await tunnel.whenReady()
 """
 
 from __future__ import annotations
@@ -93,7 +93,9 @@ class RoleService(Service):
     def whenReady(self) -> Deferred[None]:
         """Fires when the tunnel can serve for the first time: its ports are bound and, unless it is
         a plain forwarder, the first peer has joined.  Fails with FatalError when it never can."""
-        result: Deferred[None] = Deferred(lambda d: self._ready.remove(d) if d in self._ready else None)
+        result: Deferred[None] = Deferred(
+            lambda d: self._ready.remove(d) if d in self._ready else None
+        )
         if self._is_ready:
             result.callback(None)
         elif self._error is not None:
@@ -271,7 +273,5 @@ def _key_warnings(config: ServerConfig | ClientConfig) -> list[str]:
         ]
     # Four bits a character is what hex digits hold; words hold less, and random letters more.
     if 4 * len(config.key) < STRONG_KEY_BITS:
-        return [
-            f"the key is short (under {STRONG_KEY_BITS} bits); nodepass key makes a strong one"
-        ]
+        return [f"the key is short (under {STRONG_KEY_BITS} bits); nodepass key makes a strong one"]
     return []

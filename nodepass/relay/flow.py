@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from typing import Callable
+from collections.abc import Callable, Hashable
 
 from attrs import frozen
 from twisted.internet.interfaces import IDelayedCall
@@ -54,10 +53,15 @@ class FlowSession:
     It ends once: when a channel closes, when it was silent for too long, or when it is given up.
     """
 
-    __slots__ = ("set", "key", "describe", "near", "far", "received", "sent", "_over")
+    __slots__ = ("_over", "describe", "far", "key", "near", "received", "sent", "set")
 
     def __init__(
-        self, flows: FlowSet, key: Hashable, near: Channel, far: Channel, describe: Callable[[], str]
+        self,
+        flows: FlowSet,
+        key: Hashable,
+        near: Channel,
+        far: Channel,
+        describe: Callable[[], str],
     ) -> None:
         self.set = flows
         self.key = key

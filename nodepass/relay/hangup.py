@@ -7,7 +7,7 @@ Asking the kernel once a second for the error state of just those sockets costs 
 from __future__ import annotations
 
 import select
-from typing import Callable
+from collections.abc import Callable
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 

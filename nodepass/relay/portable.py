@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import socket
 from collections import deque
-from typing import Any, Callable, Protocol as Interface, Sequence, cast
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+from typing import Protocol as Interface
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IAddress, IListeningPort
@@ -47,14 +49,10 @@ class Relay(Interface):
     def listen_tcp(self, address: Address, accepted: Accepted) -> IListeningPort:
         """Accept visitors; raises CannotListenError."""
 
-    def dial_tcp(
-        self, targets: Sequence[Address], timeout: float, header: Header | None
-    ) -> Stream:
+    def dial_tcp(self, targets: Sequence[Address], timeout: float, header: Header | None) -> Stream:
         """A stream to the first of the targets that answers."""
 
-    def listen_udp(
-        self, address: Address, receiver: DatagramReceiver, limit: int
-    ) -> DatagramPort:
+    def listen_udp(self, address: Address, receiver: DatagramReceiver, limit: int) -> DatagramPort:
         """Receive visitors' datagrams; raises CannotListenError."""
 
     def dial_udp(self, target: Address, limit: int, oversized: Callable[[], None]) -> Channel:
@@ -74,9 +72,7 @@ class PortableRelay:
         factory = _VisitorFactory(self._watch, accepted)
         return listen_tcp(self._reactor, address, factory)
 
-    def dial_tcp(
-        self, targets: Sequence[Address], timeout: float, header: Header | None
-    ) -> Stream:
+    def dial_tcp(self, targets: Sequence[Address], timeout: float, header: Header | None) -> Stream:
         connecting = Deferred.fromCoroutine(self._dial(targets, timeout))
         if header is None:
             return DialedStream(connecting, _cause)
@@ -93,7 +89,12 @@ class PortableRelay:
         for number, target in enumerate(targets, 1):
             try:
                 stream = await connect_tcp(
-                    self._reactor, self._resolver, target.dial_hosts(), target.port, factory, timeout
+                    self._reactor,
+                    self._resolver,
+                    target.dial_hosts(),
+                    target.port,
+                    factory,
+                    timeout,
                 )
                 return cast(TcpStream, stream)
             except CancelledError:
@@ -109,9 +110,7 @@ class PortableRelay:
                     raise
         raise AssertionError("there is at least one target")
 
-    def listen_udp(
-        self, address: Address, receiver: DatagramReceiver, limit: int
-    ) -> DatagramPort:
+    def listen_udp(self, address: Address, receiver: DatagramReceiver, limit: int) -> DatagramPort:
         return listen_udp(self._reactor, literal(address), receiver, limit)
 
     def dial_udp(self, target: Address, limit: int, oversized: Callable[[], None]) -> Channel:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Callable, Optional
+from collections.abc import Callable
+from typing import Optional
 
 from attrs import frozen
 from twisted.internet.defer import Deferred
@@ -40,14 +41,14 @@ class _Half:
     """One of a session's streams as a `Sink`: what it receives goes to the other half's stream."""
 
     __slots__ = (
-        "session",
-        "stream",
-        "other",
-        "limiter",
-        "near",
+        "blocked",
         "ended_",
         "gone",
-        "blocked",
+        "limiter",
+        "near",
+        "other",
+        "session",
+        "stream",
         "waiter",
     )
 
@@ -123,19 +124,19 @@ class Session:
     """
 
     __slots__ = (
-        "context",
-        "near",
-        "far",
-        "describe",
-        "_done",
-        "_retry",
-        "_replay",
-        "_replaying",
-        "_replayed",
-        "_retrying",
         "_active_at",
-        "_timer",
+        "_done",
         "_over",
+        "_replay",
+        "_replayed",
+        "_replaying",
+        "_retry",
+        "_retrying",
+        "_timer",
+        "context",
+        "describe",
+        "far",
+        "near",
         "received",
         "sent",
     )
@@ -207,7 +208,9 @@ class Session:
         else:
             self.sent += size
             self.context.meter.tcp_tx += size
-            self._replay = None  # the target was reached: from here on the session stays where it is
+            self._replay = (
+                None  # the target was reached: from here on the session stays where it is
+            )
         if not source.other.gone:
             source.other.stream.write(data)
 
@@ -248,7 +251,9 @@ class Session:
         if not self.near.blocked and self.near.waiter is None:
             self.near.stream.pause()
         self.near.blocked = True
-        retrying.addCallbacks(self._again, self._not_again, callbackArgs=(cause,), errbackArgs=(cause,))
+        retrying.addCallbacks(
+            self._again, self._not_again, callbackArgs=(cause,), errbackArgs=(cause,)
+        )
         return True
 
     def _again(self, stream: Stream, cause: Cause) -> None:

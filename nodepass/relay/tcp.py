@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import socket
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone
@@ -57,6 +58,8 @@ class TcpStream(Protocol):
     It starts paused.  As its own transport's producer it hears when what was written waits
     (`pauseProducing`) and when it has left (`resumeProducing`).
     """
+
+    transport: Any
 
     def __init__(self, watch: HangupWatch) -> None:
         self._watch = watch
@@ -123,10 +126,11 @@ class TcpStream(Protocol):
 
     def readConnectionLost(self) -> None:
         self._read_ended = True
-        if self._finished:
-            self.transport.loseConnection()
         if self._sink is not None:
             self._sink.ended()
+        if self._finished and not self._lost and not self._aborted:
+            # Where the half-close has left already this calls connectionLost at once.
+            self.transport.loseConnection()
 
     def writeConnectionLost(self) -> None:
         pass  # our own half-close has left; the rest is connectionLost

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterable
+from collections.abc import Iterable
+from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IProtocol
-from twisted.internet.protocol import Factory
+from twisted.internet.interfaces import IProtocol, IProtocolFactory
 
 from nodepass import __version__
 from nodepass.config import ClientConfig, Mode
@@ -63,7 +63,7 @@ class ClientRole(Role):
             pool_interval=(tuning.min_pool_interval, tuning.max_pool_interval),
         )
 
-    def _dial_server(self, factory: Factory) -> Deferred[IProtocol]:
+    def _dial_server(self, factory: IProtocolFactory) -> Deferred[IProtocol]:
         tunnel = self.config.tunnel
         return connect_tcp(
             self.instance.reactor,
@@ -167,4 +167,3 @@ class ClientRole(Role):
             flow="" if flow is None else flow.value,
             tls=self.connector.link_level.value,
         )
-

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterable
+from collections.abc import Iterable
+from typing import Any
 
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.error import CannotListenError
@@ -194,7 +195,9 @@ class ServerRole(Role):
         try:
             fresh = self.tls.prepare()
         except ConfigError as error:
-            self.log.error("certificate not reloaded, the old one stays in use: {error}", error=error)
+            self.log.error(
+                "certificate not reloaded, the old one stays in use: {error}", error=error
+            )
             return
         if fresh is self.tls.identity:
             return
@@ -238,7 +241,9 @@ class ServerRole(Role):
         if isinstance(peer, NativePeer):
             self.acceptor.forget(peer)
         self.log.info(
-            "client {peer} is gone; clients: {count}", peer=peer.name, count=len(self.acceptor.peers)
+            "client {peer} is gone; clients: {count}",
+            peer=peer.name,
+            count=len(self.acceptor.peers),
         )
         if not self.acceptor.peers and not self._stopping:
             self.say_checkpoint()
@@ -264,4 +269,3 @@ class ServerRole(Role):
 
     def _visitors_welcome(self) -> None:
         pass  # ready once a client is there as well
-

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Sequence
+from collections.abc import Sequence
 
 from nodepass.address import Address
 from nodepass.proxyheader import proxy_v1

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import errno
-from typing import Callable, Protocol as Interface
+from collections.abc import Callable
+from typing import Protocol as Interface
 
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.error import CannotListenError
@@ -123,7 +124,9 @@ class VisitorPorts:
                 self._retry = self._instance.reactor.callLater(cooldown, self.start)
                 return
         self._instance.log.forget("visitors' port")
-        self._instance.log.info("listening for visitors on {address}, TCP and UDP", address=self.bound)
+        self._instance.log.info(
+            "listening for visitors on {address}, TCP and UDP", address=self.bound
+        )
         self._opened()
 
     def stop_listening(self) -> Deferred[object]:
@@ -201,7 +204,7 @@ class VisitorPorts:
 class VisitorChannel:
     """One visitor's datagrams as a channel."""
 
-    __slots__ = ("visitor", "local", "_ports", "_port", "_sink")
+    __slots__ = ("_port", "_ports", "_sink", "local", "visitor")
 
     def __init__(
         self, ports: VisitorPorts, port: DatagramPort, visitor: Endpoint, local: Endpoint | None

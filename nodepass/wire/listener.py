@@ -7,10 +7,17 @@ them at most, each for the handshake's time, and no TLS object is made before th
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any, Callable, Protocol as Interface
+from collections.abc import Callable
+from typing import Any
+from typing import Protocol as Interface
 
-from twisted.internet.interfaces import IAddress, IDelayedCall, IHandshakeListener, IReactorTime
-from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IHandshakeListener,
+    IOpenSSLServerConnectionCreator,
+    IReactorTime,
+)
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
@@ -32,9 +39,11 @@ class Guest:
     @ivar address: where it comes from.
     """
 
-    __slots__ = ("address", "_lobby", "_transport", "_timer")
+    __slots__ = ("_lobby", "_timer", "_transport", "address")
 
-    def __init__(self, lobby: Lobby, transport: Any, address: Endpoint, timer: IDelayedCall) -> None:
+    def __init__(
+        self, lobby: Lobby, transport: Any, address: Endpoint, timer: IDelayedCall
+    ) -> None:
         self.address = address
         self._lobby = lobby
         self._transport = transport
@@ -201,7 +210,7 @@ class _EncryptedKnock(Protocol):
         transport.wrappedProtocol = protocol
         protocol.makeConnection(transport)
         if IHandshakeListener.providedBy(protocol):
-            protocol.handshakeCompleted()  # type: ignore[attr-defined]
+            protocol.handshakeCompleted()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._guest.admit()

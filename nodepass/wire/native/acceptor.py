@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 from attrs import frozen
 from twisted.internet.defer import CancelledError, Deferred
@@ -26,7 +27,13 @@ from .budget import GuessLimit, PakeBudget
 from .control import ControlLink
 from .handshake import CONTROL_EXPORTER, HandshakeError, Secrets, ServerHandshake, refuse
 from .messages import (
-    Answer, Confirm, Hello, Message, MessageError, Refusal, decode,
+    Answer,
+    Confirm,
+    Hello,
+    Message,
+    MessageError,
+    Refusal,
+    decode,
 )  # fmt: skip
 from .peer import NativePeer, PeerSettings
 from .proof import LINK_EXPORTER, MAGIC, LinkAcceptor, ProofError
@@ -233,6 +240,8 @@ class NativeAcceptor:
 class _LinkKnock(Protocol):
     """A data link before it has proved that it belongs."""
 
+    transport: Any
+
     def __init__(self, acceptor: NativeAcceptor, guest: Guest, encrypted: bool) -> None:
         self._acceptor = acceptor
         self._guest = guest
@@ -277,14 +286,14 @@ class _LinkKnock(Protocol):
         if peer.has_link(preface.link):
             raise ProofError(f"data link {preface.link} exists already")
         self._guest.admit()
-        transport: Any = self.transport
+        transport = self.transport
         transport.write(send)
         link = peer.add_link(preface.link)
         if self._encrypted:
             transport.wrappedProtocol = link
         else:
             transport.protocol = link
-        link.makeConnection(transport)
+        link.makeConnection(transport)  # type: ignore[no-untyped-call]
         if rest:
             link.dataReceived(rest)
         peer.link_ready(link)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import platform
 import random
-from typing import Any, Awaitable, Callable
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from attrs import frozen
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import HostnameEndpoint
-from twisted.internet.interfaces import IHandshakeListener, IProtocol
+from twisted.internet.interfaces import IHandshakeListener, IProtocol, IProtocolFactory
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import deferLater
 from twisted.protocols.tls import TLSMemoryBIOFactory
@@ -28,7 +29,11 @@ from nodepass.wire import Flow
 from .acceptor import ALPN_CONTROL, ALPN_DATA, _expect, _framed
 from .control import ControlLink
 from .handshake import (
-    CONTROL_EXPORTER, VERSIONS, ClientHandshake, HandshakeError, Secrets,
+    CONTROL_EXPORTER,
+    VERSIONS,
+    ClientHandshake,
+    HandshakeError,
+    Secrets,
 )  # fmt: skip
 from .messages import Answer, Hello, Message, Refusal, Refuse, Welcome, decode
 from .peer import NativePeer, PeerSettings
@@ -68,7 +73,7 @@ class ClientTerms:
     minimum: int
     tls: ClientTLS
     reactor: Any
-    dial: Callable[[Factory], Deferred[IProtocol]]
+    dial: Callable[[IProtocolFactory], Deferred[IProtocol]]
     settings: Callable[[Flow], PeerSettings]
     handshake_timeout: float
     dial_timeout: float
@@ -181,7 +186,7 @@ class NativeConnector:
         creator = self.terms.tls.creator([ALPN_CONTROL])
         inner = Factory.forProtocol(ControlLink)
         inner.noisy = False
-        factory = TLSMemoryBIOFactory(creator, True, inner)
+        factory = TLSMemoryBIOFactory(creator, True, inner, self.terms.reactor)
         wrapped: Any = await self.terms.dial(factory)
         control: ControlLink = wrapped.wrappedProtocol
         timer = self.terms.reactor.callLater(
@@ -216,9 +221,7 @@ class NativeConnector:
         answer: Answer = _accepted(Answer, decode(raw))
         flow, level = _agreed(answer, terms.level)
         control.send(handshake.answered(answer, _framed(raw), binding))
-        welcome: Welcome = _accepted(
-            Welcome, decode(await _tell_timeout(control, control.read()))
-        )
+        welcome: Welcome = _accepted(Welcome, decode(await _tell_timeout(control, control.read())))
         secrets = handshake.welcomed(welcome)
         self.flow, self.link_level = flow, level
         if welcome.pin not in self.pins:
@@ -297,7 +300,9 @@ class LinkMaker:
             number, self._next = self._next, self._next % 0xFFFFFFFF + 1
             making = Deferred.fromCoroutine(self._make_one(peer, number))
             self._making.add(making)
-            making.addCallbacks(self._made, self._not_made, (peer,), None, (peer,), None)
+            making.addCallbacks(
+                self._made, self._not_made, callbackArgs=(peer,), errbackArgs=(peer,)
+            )
             making.addBoth(self._finished, making, peer)
 
     def _made(self, _: None, peer: NativePeer) -> None:
@@ -336,7 +341,7 @@ class LinkMaker:
         factory.noisy = False
         if encrypted:
             creator = terms.tls.creator([ALPN_DATA], lambda: self._connector.pins)
-            factory = TLSMemoryBIOFactory(creator, True, factory)
+            factory = TLSMemoryBIOFactory(creator, True, factory, terms.reactor)
         endpoint = HostnameEndpoint(
             terms.reactor, self._host, self._port, timeout=terms.dial_timeout
         )
@@ -353,6 +358,8 @@ class LinkMaker:
 @implementer(IHandshakeListener)
 class _NewLink(Protocol):
     """A data link of the client's before the server has said that it is ready."""
+
+    transport: Any
 
     def __init__(self, peer: NativePeer, number: int, encrypted: bool) -> None:
         self._peer = peer
@@ -381,8 +388,7 @@ class _NewLink(Protocol):
         self._abort()
 
     def _abort(self) -> None:
-        transport: Any = self.transport
-        transport.abortConnection()
+        self.transport.abortConnection()
 
     def dataReceived(self, data: bytes) -> None:
         if self._proof is None or self.ready.called:
@@ -400,13 +406,13 @@ class _NewLink(Protocol):
         if self._peer.closed:
             self._abort()
             return
-        transport: Any = self.transport
+        transport = self.transport
         link = self._peer.add_link(self._number)
         if self._encrypted:
             transport.wrappedProtocol = link
         else:
             transport.protocol = link
-        link.makeConnection(transport)
+        link.makeConnection(transport)  # type: ignore[no-untyped-call]
         self.ready.callback(None)
         self._peer.link_ready(link)
         if rest:
@@ -450,6 +456,5 @@ def _agreed(answer: Answer, least: TLSLevel | None) -> tuple[Flow, TLSLevel]:
     return flow, level
 
 
-def _reason(error: BaseException) -> str:
+def _reason(error: BaseException | None) -> str:
     return tls_reason(Failure(error))
-

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
@@ -28,6 +29,8 @@ class ControlLink(Protocol):
     @ivar encrypted: fires with this link when TLS is up, fails when it can't be.
     @ivar given_up: why this end aborted the link; empty if it did not say.
     """
+
+    transport: Any
 
     def __init__(self) -> None:
         self.encrypted: Deferred[ControlLink] = Deferred()
@@ -161,17 +164,10 @@ class ControlLink(Protocol):
     # IPushProducer, for what is sent
 
     def pauseProducing(self) -> None:
-        self._read_on(False)
+        self.transport.pauseProducing()
 
     def resumeProducing(self) -> None:
-        self._read_on(True)
+        self.transport.resumeProducing()
 
     def stopProducing(self) -> None:
         pass  # connectionLost follows
-
-    def _read_on(self, on: bool) -> None:
-        transport: Any = self.transport
-        if on:
-            transport.resumeProducing()
-        else:
-            transport.pauseProducing()

@@ -6,12 +6,13 @@ A link that can't send drops datagrams, as a network does, rather than delay all
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Callable
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from nodepass.relay.stream import Cause, FlowSink
 from nodepass.wire import Opening
 
-from .frames import Datagram, FlowClose, FlowOpen, MAX_DATAGRAM, datagram, encode
+from .frames import MAX_DATAGRAM, Datagram, FlowClose, FlowOpen, datagram, encode
 
 if TYPE_CHECKING:
     from .datalink import DataLink
@@ -32,7 +33,7 @@ class FlowChannel:
     @ivar number: the flow's id on its link.
     """
 
-    __slots__ = ("number", "opening", "link", "held", "_sink", "_carrier", "_over")
+    __slots__ = ("_carrier", "_over", "_sink", "held", "link", "number", "opening")
 
     def __init__(
         self, number: int, opening: Opening, link: DatagramLink | None, carrier: _Lane | None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol as Interface
+from typing import Any
+from typing import Protocol as Interface
 
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
@@ -16,7 +17,16 @@ from nodepass.wire import Opening
 
 from .datagrams import DatagramLink
 from .frames import (
-    Data, Datagram, Fin, FlowClose, FlowOpen, Frame, FrameReader, Open, Reset, data_header,
+    Data,
+    Datagram,
+    Fin,
+    FlowClose,
+    FlowOpen,
+    Frame,
+    FrameReader,
+    Open,
+    Reset,
+    data_header,
 )  # fmt: skip
 from .link import LinkState
 
@@ -122,6 +132,8 @@ class DataLink(Protocol):
     @ivar free_since: when the link last became idle, in the clock's seconds.
     """
 
+    transport: Any
+
     def __init__(
         self, number: int, takes: bool, owner: LinkOwner, clock: IReactorTime, watch: HangupWatch
     ) -> None:
@@ -195,12 +207,11 @@ class DataLink(Protocol):
         """Read from the link, or let it wait; a link that waits still notices that it broke."""
         if self._lost or self._closing:
             return
-        transport: Any = self.transport
         if on:
             self._watch.discard(self._fd)
-            transport.resumeProducing()
+            self.transport.resumeProducing()
         else:
-            transport.pauseProducing()
+            self.transport.pauseProducing()
             self._watch.add(self._fd, self._was_reset)
 
     # For the owner

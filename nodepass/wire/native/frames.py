@@ -252,7 +252,7 @@ class FrameReader:
         while end - at >= 4:
             (word,) = _WORD.unpack_from(data, at)
             kind, length = word >> 24, word & 0xFFFFFF
-            limit = _LIMITS.get(kind)  # type: ignore[call-overload]
+            limit = _LIMITS.get(kind)
             if limit is None:
                 raise FrameError(f"unknown frame type {kind}")
             if length > limit:

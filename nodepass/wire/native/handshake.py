@@ -23,7 +23,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
-from typing import Callable
+from collections.abc import Callable
 
 import attrs
 from attrs import define, frozen
@@ -253,9 +253,7 @@ class ServerHandshake:
         if self._secrets is not None:
             secret = self._secrets.rejoin
         elif self._key is not None:
-            pake = SPAKE2_B(
-                self._key, idA=_ID_CLIENT, idB=_ID_SERVER, entropy_f=self._entropy
-            )
+            pake = SPAKE2_B(self._key, idA=_ID_CLIENT, idB=_ID_SERVER, entropy_f=self._entropy)
             share = pake.start()
             secret = _pake_finish(pake, hello.share)
         version = next(v for v in VERSIONS if v in hello.versions)

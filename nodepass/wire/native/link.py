@@ -43,7 +43,7 @@ class LinkState:
     @ivar number: the current session, or the last one; 0 before the first.
     """
 
-    __slots__ = ("takes", "number", "sent", "got", "datagrams")
+    __slots__ = ("datagrams", "got", "number", "sent", "takes")
 
     def __init__(self, takes: bool) -> None:
         self.takes = takes

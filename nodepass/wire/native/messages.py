@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import struct
 from enum import Enum, IntEnum
-from typing import Any, ClassVar, Type, TypeVar, Union
+from typing import Any, ClassVar, TypeVar, Union
 
 import attrs
 from attrs import frozen
@@ -209,7 +209,7 @@ Message = Union[
     About, Ping, Pong, Want, Retire, Abort, Pin, Drain, Leave,
 ]  # fmt: skip
 
-_TYPES: dict[int, Type[Message]] = {
+_TYPES: dict[int, type[Message]] = {
     cls.TYPE: cls
     for cls in (
         Hello, Answer, Confirm, Welcome, Refuse,

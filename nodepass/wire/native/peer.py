@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections import deque
-from typing import Callable
+from collections.abc import Callable
 
 from attrs import frozen
 from twisted.internet.defer import Deferred
@@ -22,7 +22,16 @@ from .datagrams import DatagramLink, FlowCarrier, FlowChannel
 from .datalink import DataLink
 from .handshake import Secrets
 from .messages import (
-    Abort, About, Drain, Leave, Message, Ping, Pin, Pong, Retire, Want,
+    Abort,
+    About,
+    Drain,
+    Leave,
+    Message,
+    Pin,
+    Ping,
+    Pong,
+    Retire,
+    Want,
 )  # fmt: skip
 
 #: Intervals without a word after which the control link counts as lost.
@@ -121,9 +130,7 @@ class NativePeer:
     @property
     def sessions(self) -> int:
         """TCP sessions and flows under way."""
-        tcp = sum(
-            1 for link in self._links.values() if not link.state.idle and link.flows is None
-        )
+        tcp = sum(1 for link in self._links.values() if not link.state.idle and link.flows is None)
         return tcp + len(self._waiting) + self.flows
 
     @property

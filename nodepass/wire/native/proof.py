@@ -20,7 +20,7 @@ import hashlib
 import hmac
 import os
 import struct
-from typing import Callable
+from collections.abc import Callable
 
 from attrs import frozen
 
