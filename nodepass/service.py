@@ -93,9 +93,7 @@ class RoleService(Service):
     def whenReady(self) -> Deferred[None]:
         """Fires when the tunnel can serve for the first time: its ports are bound and, unless it is
         a plain forwarder, the first peer has joined.  Fails with FatalError when it never can."""
-        result: Deferred[None] = Deferred(
-            lambda d: self._ready.remove(d) if d in self._ready else None
-        )
+        result: Deferred[None] = Deferred(self._forget_ready)
         if self._is_ready:
             result.callback(None)
         elif self._error is not None:
@@ -103,6 +101,9 @@ class RoleService(Service):
         else:
             self._ready.append(result)
         return result
+
+    def _forget_ready(self, cancelled: Deferred[None]) -> None:
+        self._ready.remove(cancelled)
 
     def whenFailed(self) -> Deferred[FatalError]:
         """Fires with the error when the tunnel meets what retrying can't mend."""

@@ -147,9 +147,9 @@ class FlowSet:
         return len(self._table)
 
     def room(self) -> bool:
-        """Take a slot for a new flow, the oldest unanswered flow's if need be; False: there is none.
+        """Take a slot for a new flow, the oldest unanswered flow's if need be.
 
-        A taken slot goes to `start`.
+        A taken slot goes to `start`; False: there is none.
         """
         slots = self._limits.slots
         if slots.acquire_udp():

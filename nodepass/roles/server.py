@@ -46,7 +46,7 @@ class ServerRole(Role):
             self.instance,
             config.targets[0],
             self.carrier,
-            opened=self._visitors_welcome,
+            opened=lambda: None,  # ready once a client is there as well
             failed=self.failed,
         )
         self.flow = Flow.REVERSE
@@ -266,6 +266,3 @@ class ServerRole(Role):
             tls=self.config.tls.value,
             count=len(self.acceptor.peers),
         )
-
-    def _visitors_welcome(self) -> None:
-        pass  # ready once a client is there as well

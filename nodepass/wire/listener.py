@@ -1,7 +1,8 @@
 """The tunnel port of a server: who knocks, told by the first bytes.
 
-Connections that have not proved anything yet are few, small and short-lived: the lobby holds so many of
-them at most, each for the handshake's time, and no TLS object is made before the first byte asks for it.
+Connections that have not proved anything yet are few, small and short-lived: the lobby holds so
+many of them at most, each for the handshake's time, and no TLS object is made before the first byte
+asks for it.
 """
 
 from __future__ import annotations

@@ -39,8 +39,8 @@ from .messages import Answer, Hello, Message, Refusal, Refuse, Welcome, decode
 from .peer import NativePeer, PeerSettings
 from .proof import LINK_EXPORTER, LinkConnector, ProofError
 
-#: Data links that are made side by side: a burst of visitors is served as fast as this allows, and a
-#: small server's listen queue is not flooded.
+#: Data links that are made side by side: a burst of visitors is served as fast as this allows, and
+#: a small server's listen queue is not flooded.
 SIDE_BY_SIDE = 64
 #: Seconds of the longest pause after a refusal that only its owner can mend, such as a wrong key.
 LONGEST_PAUSE = 300.0

@@ -30,8 +30,8 @@ from .frames import (
 )  # fmt: skip
 from .link import LinkState
 
-#: Seconds in which a peer must answer a RESET.  It answers as soon as it reads; one that does not is
-#: stuck, and the link, which can't be used again before the answer, is given up.
+#: Seconds in which a peer must answer a RESET.  It answers as soon as it reads; one that does not
+#: is stuck, and the link, which can't be used again before the answer, is given up.
 RESET_ANSWER_TIMEOUT = 10.0
 
 

@@ -19,7 +19,6 @@ from __future__ import annotations
 import ipaddress
 import struct
 from enum import IntEnum
-from typing import Union
 
 from attrs import frozen
 
@@ -124,7 +123,7 @@ class FlowClose:
     cause: Cause | None
 
 
-Frame = Union[Open, Data, Fin, Reset, FlowOpen, Datagram, FlowClose]
+Frame = Open | Data | Fin | Reset | FlowOpen | Datagram | FlowClose
 
 
 def data_header(length: int) -> bytes:

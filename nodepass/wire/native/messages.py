@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import struct
 from enum import Enum, IntEnum
-from typing import Any, ClassVar, TypeVar, Union
+from typing import Any, ClassVar, TypeVar
 
 import attrs
 from attrs import frozen
@@ -204,10 +204,10 @@ class Leave:
     reason: str = text(1, 256, default="")
 
 
-Message = Union[
-    Hello, Answer, Confirm, Welcome, Refuse,
-    About, Ping, Pong, Want, Retire, Abort, Pin, Drain, Leave,
-]  # fmt: skip
+Message = (
+    Hello | Answer | Confirm | Welcome | Refuse
+    | About | Ping | Pong | Want | Retire | Abort | Pin | Drain | Leave
+)  # fmt: skip
 
 _TYPES: dict[int, type[Message]] = {
     cls.TYPE: cls
