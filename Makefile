@@ -18,7 +18,8 @@ demo: $(STAMP) ## a tunnel at work on this machine
 	$(BIN)/nodepass demo
 
 test: $(STAMP) ## the whole test suite; ARGS="-k name" for a part of it
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest tests/unit tests/integration $(ARGS)
+	$(BIN)/python -m pytest -p twisted tests/scenarios $(ARGS)
 
 lint: $(STAMP) ## style and common mistakes
 	$(BIN)/ruff check .

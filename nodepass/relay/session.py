@@ -252,11 +252,11 @@ class Session:
             self.near.stream.pause()
         self.near.blocked = True
         retrying.addCallbacks(
-            self._again, self._not_again, callbackArgs=(cause,), errbackArgs=(cause,)
+            self._again, self._not_again, errbackArgs=(cause,)
         )
         return True
 
-    def _again(self, stream: Stream, cause: Cause) -> None:
+    def _again(self, stream: Stream) -> None:
         self._retrying = None
         if self._over:
             stream.abort(Cause.RESET)

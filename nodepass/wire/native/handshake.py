@@ -8,8 +8,8 @@
 
 All of it runs inside TLS 1.3.  Both proofs are HMACs under keys that come from the PAKE's result
 (SPAKE2 on the key) and the transcript: the TLS exporter's value, the Hello and the Answer as they
-were on the wire.  So one guess at the key costs an attacker one handshake, and whoever sits between two TLS
-connections has two different exporters and is found out.
+were on the wire.  So one guess at the key costs an attacker one handshake, and whoever sits between
+two TLS connections has two different exporters and is found out.
 
 A client that comes back names its association instead of a share, and the association's rejoin
 secret takes the place of the PAKE's result.  Without a key on both ends an empty secret does: then
