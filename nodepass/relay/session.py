@@ -251,9 +251,7 @@ class Session:
         if not self.near.blocked and self.near.waiter is None:
             self.near.stream.pause()
         self.near.blocked = True
-        retrying.addCallbacks(
-            self._again, self._not_again, errbackArgs=(cause,)
-        )
+        retrying.addCallbacks(self._again, self._not_again, errbackArgs=(cause,))
         return True
 
     def _again(self, stream: Stream) -> None:

@@ -44,6 +44,7 @@ class ClientRole(Role):
             failed=self.failed,
         )
         self._visiting = False
+        self._stopping = False
         self.connector = NativeConnector(self._terms(), self.log)
 
     def _terms(self) -> ClientTerms:
@@ -106,6 +107,7 @@ class ClientRole(Role):
         self.connector.start()
 
     async def stop_accepting(self) -> None:
+        self._stopping = True
         self.connector.stop()
         for peer in self.peers:
             peer.drain()
@@ -130,6 +132,8 @@ class ClientRole(Role):
         self.carrier.add(peer)
         self._tell_joined(peer)
         if self.connector.flow is Flow.FORWARD:
+            if self.config.proxy:
+                self.warn_proxy("the server dials the target")
             if not self._visiting:
                 self._visiting = True
                 self.visitors.start()
@@ -141,13 +145,15 @@ class ClientRole(Role):
         self.carrier.available()
 
     def lost(self, peer: Peer) -> None:
+        self.log.info("restarting: {url}", url=self.config.effective_url())
         self.connector.control_lost()
 
     def left(self, peer: Peer) -> None:
         self.carrier.remove(peer)
         self.log.info("server {peer} is gone", peer=peer.name)
         self.connector.control_lost()
-        self.say_checkpoint()
+        if not self._stopping:
+            self.say_checkpoint()
 
     def available(self, peer: Peer) -> None:
         self.carrier.available()

@@ -103,6 +103,10 @@ class Role:
         """Seconds, the slowest peer's."""
         return max((peer.ping for peer in self.peers), default=0.0)
 
+    def warn_proxy(self, why: str) -> None:
+        """`proxy=1` has no effect at the end with the visitors."""
+        self.log.once("proxy", "parameter proxy: ignored here, as {why}", why=why)
+
     def say_checkpoint(self) -> None:
         """Log the checkpoint line."""
         pool = sum(peer.idle for peer in self.peers)

@@ -90,6 +90,8 @@ class ServerRole(Role):
         if self._port is None and self._retry is None:
             self._bind_tunnel()
         if self.flow is Flow.REVERSE:
+            if self.config.proxy:
+                self.warn_proxy("clients dial the target")
             self.visitors.start()
         self._schedule_reload()
 

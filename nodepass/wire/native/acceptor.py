@@ -176,7 +176,6 @@ class NativeAcceptor:
             if other.node == hello.node:
                 other.probe().addCallback(self._replace, other)
         self.peers[peer.association] = peer
-        self.settings.host.joined(peer)
         peer.attach(control)
 
     def _replace(self, there: bool, peer: NativePeer) -> None:

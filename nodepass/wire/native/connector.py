@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import platform
 import random
 from collections.abc import Awaitable, Callable
@@ -44,8 +45,8 @@ from .proof import LINK_EXPORTER, LinkConnector, ProofError
 SIDE_BY_SIDE = 64
 #: Seconds of the longest pause after a refusal that only its owner can mend, such as a wrong key.
 LONGEST_PAUSE = 300.0
-#: Certificates that data links may show: the present one and the next.
-PINS = 2
+#: Seconds for which the certificate that the server shows now holds after it announced the next.
+PIN_OVERLAP = 60.0
 #: Share of a pause by which it is varied, so that clients do not return all at once.
 JITTER = 0.2
 
@@ -105,7 +106,7 @@ class NativeConnector:
         self.peer: NativePeer | None = None
         self.flow: Flow | None = None
         self.link_level = TLSLevel.PLAIN
-        self.pins: list[bytes] = []
+        self._pins: dict[bytes, float] = {}  # with the time until which each holds
         self._maker: LinkMaker | None = None
         self._running: Deferred[None] | None = None
         self._wrong_keys = 0
@@ -224,8 +225,8 @@ class NativeConnector:
         welcome: Welcome = _accepted(Welcome, decode(await _tell_timeout(control, control.read())))
         secrets = handshake.welcomed(welcome)
         self.flow, self.link_level = flow, level
-        if welcome.pin not in self.pins:
-            self.pins = [*self.pins, welcome.pin][-PINS:]
+        if self._pins.get(welcome.pin) != math.inf:
+            self._pinned(welcome.pin)
         if coming_back is not None and self.peer is not None and not self.peer.closed:
             self.peer.attach(control)
             self.peer.settings.host.returned(self.peer)
@@ -237,7 +238,7 @@ class NativeConnector:
     ) -> None:
         if self._maker is not None:
             self._maker.stop()
-        self.pins = [welcome.pin]
+        self._pins = {welcome.pin: math.inf}
         if answer.maximum < self.terms.minimum:
             self.log.warn(
                 "min={minimum} is above the server's max={maximum}; {maximum} counts",
@@ -258,11 +259,18 @@ class NativeConnector:
             make_links=self._maker.make,
             pinned=self._pinned,
         )
-        settings.host.joined(self.peer)
         self.peer.attach(control)
 
+    def pins(self) -> list[bytes]:
+        """The certificates that data links may show now, as SHA-256 digests."""
+        now = self.terms.reactor.seconds()
+        return [pin for pin, until in self._pins.items() if now < until]
+
     def _pinned(self, pin: bytes) -> None:
-        self.pins = [*self.pins, pin][-PINS:]
+        """The server will soon show this certificate; what it shows now holds for a while."""
+        until = self.terms.reactor.seconds() + PIN_OVERLAP
+        self._pins = {old: min(until, self._pins[old]) for old in self.pins()[-1:]}
+        self._pins[pin] = math.inf
 
 
 class LinkMaker:
@@ -340,7 +348,7 @@ class LinkMaker:
         factory: Any = Factory.forProtocol(lambda: _NewLink(peer, number, encrypted))
         factory.noisy = False
         if encrypted:
-            creator = terms.tls.creator([ALPN_DATA], lambda: self._connector.pins)
+            creator = terms.tls.creator([ALPN_DATA], self._connector.pins)
             factory = TLSMemoryBIOFactory(creator, True, factory, terms.reactor)
         endpoint = HostnameEndpoint(
             terms.reactor, self._host, self._port, timeout=terms.dial_timeout

@@ -108,6 +108,7 @@ class NativePeer:
         self.ping = 0.0
         self.closed = False
         self.draining = False
+        self._introduced = False
         self.heard_at = settings.clock.seconds()
         self.control: ControlLink | None = None
         self._links: dict[int, DataLink] = {}
@@ -309,6 +310,9 @@ class NativePeer:
             if message.name:
                 self.name = f"{printable(message.name)} ({self.address})"
             self.targets = printable(message.targets)
+            if not self._introduced:
+                self._introduced = True
+                self.settings.host.joined(self)
         elif isinstance(message, Drain):
             self.draining = True
         elif isinstance(message, Leave):
