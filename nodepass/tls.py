@@ -198,7 +198,7 @@ class ClientTLS:
     def _build(self) -> SSL.Context:
         context = _base_context()
         if self._ca is not None:
-            store = context.get_cert_store()
+            store = cast(crypto.X509Store, context.get_cert_store())
             for certificate in read_certificates("ca", self._ca):
                 store.add_cert(crypto.X509.from_cryptography(certificate))
         elif self._verify:
@@ -320,7 +320,7 @@ def _trust_system(context: SSL.Context) -> None:
     context.set_default_verify_paths()
     if sys.platform in ("win32", "darwin"):
         # OpenSSL as shipped with `cryptography` has no default paths there; Python's has.
-        store = context.get_cert_store()
+        store = cast(crypto.X509Store, context.get_cert_store())
         for der in ssl.create_default_context().get_ca_certs(binary_form=True):
             store.add_cert(crypto.X509.from_cryptography(x509.load_der_x509_certificate(der)))
 
