@@ -44,6 +44,7 @@ class Carrier:
     def add(self, peer: Peer) -> None:
         """A peer is there."""
         self.peers.append(peer)
+        self.available()
 
     def remove(self, peer: Peer) -> None:
         """A peer is gone."""

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 from typing import Protocol as Interface
 
+from twisted.internet.error import ConnectionClosed
 from twisted.internet.interfaces import (
     IAddress,
     IDelayedCall,
@@ -27,6 +28,7 @@ from zope.interface import implementer
 from nodepass.logs import Log
 from nodepass.relay.stream import Endpoint
 from nodepass.relay.tcp import endpoint_of
+from nodepass.tls import tls_reason
 
 #: Unproven connections held at once; the oldest goes when one more comes.
 LOBBY_SIZE = 512
@@ -215,6 +217,13 @@ class _EncryptedKnock(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._guest.admit()
+        if reason.check(ConnectionClosed) is None:
+            self._owner.log.limited(
+                ("tls", self._guest.address.host),
+                "access denied: TLS handshake with {address} failed: {reason}",
+                address=self._guest.address.host,
+                reason=tls_reason(reason),
+            )
 
 
 def _what_is(first: bytes) -> str:

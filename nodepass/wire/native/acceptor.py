@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from attrs import frozen
+from OpenSSL import SSL
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionClosed
 from twisted.internet.interfaces import IHandshakeListener
@@ -135,7 +136,7 @@ class NativeAcceptor:
             self._denied(guest, error)
             control.close()
             return
-        except (PeerError, ConnectionClosed, CancelledError) as error:
+        except (PeerError, ConnectionClosed, SSL.Error, CancelledError) as error:
             if shared:
                 self._guesses.failed(host, self.settings.clock.seconds())
             if isinstance(error, PeerError):
@@ -284,10 +285,10 @@ class _LinkKnock(Protocol):
         peer = self._acceptor.peers[preface.association]
         if peer.has_link(preface.link):
             raise ProofError(f"data link {preface.link} exists already")
+        link = peer.add_link(preface.link)
         self._guest.admit()
         transport = self.transport
         transport.write(send)
-        link = peer.add_link(preface.link)
         if self._encrypted:
             transport.wrappedProtocol = link
         else:

@@ -43,6 +43,8 @@ from .proof import LINK_EXPORTER, LinkConnector, ProofError
 #: Data links that are made side by side: a burst of visitors is served as fast as this allows, and
 #: a small server's listen queue is not flooded.
 SIDE_BY_SIDE = 64
+#: Links that may be wanted and not made yet: as many as visitors may wait.
+MAX_WANTED = 65536
 #: Seconds of the longest pause after a refusal that only its owner can mend, such as a wrong key.
 LONGEST_PAUSE = 300.0
 #: Seconds for which the certificate that the server shows now holds after it announced the next.
@@ -289,7 +291,7 @@ class LinkMaker:
 
     def make(self, peer: NativePeer, count: int) -> None:
         """Make so many more links."""
-        self._wanted += count
+        self._wanted = min(MAX_WANTED, self._wanted + count)
         self._go_on(peer)
 
     def stop(self) -> None:
@@ -415,7 +417,12 @@ class _NewLink(Protocol):
             self._abort()
             return
         transport = self.transport
-        link = self._peer.add_link(self._number)
+        try:
+            link = self._peer.add_link(self._number)
+        except PeerError:
+            self.ready.errback(Failure())
+            self._abort()
+            return
         if self._encrypted:
             transport.wrappedProtocol = link
         else:

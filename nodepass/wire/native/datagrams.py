@@ -1,6 +1,7 @@
 """UDP flows on data links: many flows share a few links.
 
-A link that can't send drops datagrams, as a network does, rather than delay all flows on it.
+A link holds a burst while it can't send.  Beyond that it drops datagrams, as a network does, rather
+than delay all flows on it.
 """
 
 from __future__ import annotations
@@ -22,18 +23,28 @@ if TYPE_CHECKING:
 HELD_DATAGRAMS = 64
 #: Bytes that all flows of one carrier may hold together while they wait.
 HELD_BYTES = 1 << 20
+#: Bytes that a link holds when it is backed up: twice what one turn of the reactor reads from the
+#: visitors' socket, all of which may be for one link.  What the system's socket takes comes before.
+BACKLOG_BYTES = 512 * 1024
+#: What keeping a datagram costs beside its bytes, so that empty ones are bounded as well.
+OVERHEAD = 128
 #: Links that the flows of one peer share.  More than one, so that a lost segment delays an eighth
 #: of the flows only; few, so that a thousand flows do not take a thousand links.
 DATAGRAM_LINKS = 8
+
+
+def _cost(data: bytes) -> int:
+    return len(data) + OVERHEAD
 
 
 class FlowChannel:
     """One flow as a channel.
 
     @ivar number: the flow's id on its link.
+    @ivar known: the peer knows of the flow.
     """
 
-    __slots__ = ("_carrier", "_over", "_sink", "held", "link", "number", "opening")
+    __slots__ = ("_carrier", "_over", "_sink", "held", "known", "link", "number", "opening")
 
     def __init__(
         self, number: int, opening: Opening, link: DatagramLink | None, carrier: _Lane | None
@@ -41,6 +52,7 @@ class FlowChannel:
         self.number = number
         self.opening = opening
         self.link = link
+        self.known = link is not None
         self.held: deque[bytes] = deque()
         self._carrier = carrier
         self._sink: FlowSink | None = None
@@ -55,7 +67,7 @@ class FlowChannel:
         if self._over is not None or len(data) > MAX_DATAGRAM:
             return False
         if self.link is not None:
-            return self.link.send(self.number, data)
+            return self.link.send(self, data)
         assert self._carrier is not None
         return self._carrier.hold(self, data)
 
@@ -87,6 +99,9 @@ class FlowChannel:
 class DatagramLink:
     """The flows on one data link.
 
+    The peer learns of a flow with its first datagram that leaves, so that a link that is stuck is
+    not filled with the flows that come and go meanwhile.
+
     @ivar flow_opened: set by the serving end: called with the channel of each new flow.
     """
 
@@ -94,24 +109,53 @@ class DatagramLink:
         self._link = link
         self.flows: dict[int, FlowChannel] = {}
         self.flow_opened: Callable[[FlowChannel], None] | None = None
+        self._backlog: deque[tuple[FlowChannel, bytes]] = deque()
+        self._backlog_cost = 0
 
     def open(self, channel: FlowChannel) -> None:
-        """Open a flow of this, the taking, end."""
+        """Open a flow of this, the taking, end; what it held while it waited goes first."""
         channel.link = self
         self.flows[channel.number] = channel
-        self._link.send_frame(encode(FlowOpen(channel.number, channel.opening)))
+        for data in channel.held:
+            self._hold(channel, data)
+        channel.held.clear()
+        self.drained()
 
-    def send(self, flow: int, data: bytes) -> bool:
+    def send(self, channel: FlowChannel, data: bytes) -> bool:
         """Send a datagram; False when the link is backed up."""
-        if self._link.congested:
+        if not self._link.congested and not self._backlog:
+            self._write(channel, data)
+            return True
+        if self._backlog_cost + _cost(data) > BACKLOG_BYTES:
             return False
-        self._link.send_frame(datagram(flow, data))
+        self._hold(channel, data)
         return True
+
+    def drained(self) -> None:
+        """The link may send again."""
+        while self._backlog and not self._link.congested:
+            channel, data = self._backlog.popleft()
+            self._backlog_cost -= _cost(data)
+            if self.flows.get(channel.number) is channel:
+                self._write(channel, data)
+
+    def _hold(self, channel: FlowChannel, data: bytes) -> None:
+        self._backlog.append((channel, data))
+        self._backlog_cost += _cost(data)
+
+    def _write(self, channel: FlowChannel, data: bytes) -> None:
+        frame = datagram(channel.number, data)
+        if not channel.known:
+            channel.known = True
+            frame = encode(FlowOpen(channel.number, channel.opening)) + frame
+        self._link.send_frame(frame)
 
     def close_flow(self, channel: FlowChannel, cause: Cause | None) -> None:
         """End a flow of this end's."""
         if self.flows.pop(channel.number, None) is not None:
-            self._link.send_frame(encode(FlowClose(channel.number, cause)))
+            if channel.known:
+                self._link.send_frame(encode(FlowClose(channel.number, cause)))
+            self._check_unused()
 
     def receive(self, frame: FlowOpen | Datagram | FlowClose) -> None:
         """A frame came.  Frames for a flow that is not there crossed with its end."""
@@ -123,6 +167,7 @@ class DatagramLink:
             gone = self.flows.pop(frame.flow, None)
             if gone is not None:
                 gone.closed(frame.cause)
+                self._check_unused()
         elif self.flow_opened is not None and frame.flow not in self.flows:
             channel = FlowChannel(frame.flow, frame.opening, self, None)
             self.flows[frame.flow] = channel
@@ -131,8 +176,13 @@ class DatagramLink:
     def lost(self, cause: Cause) -> None:
         """The link is gone."""
         flows, self.flows = self.flows, {}
+        self._backlog.clear()
         for channel in flows.values():
             channel.closed(cause)
+
+    def _check_unused(self) -> None:
+        if not self.flows:
+            self._link.flows_ended()
 
 
 class _Lane:
@@ -144,23 +194,22 @@ class _Lane:
         self.waiting: dict[int, FlowChannel] = {}
 
     def hold(self, channel: FlowChannel, data: bytes) -> bool:
-        if len(channel.held) >= HELD_DATAGRAMS or not self._carrier.take_room(len(data)):
+        if len(channel.held) >= HELD_DATAGRAMS or not self._carrier.take_room(_cost(data)):
             return False
         channel.held.append(data)
         return True
 
     def forget(self, channel: FlowChannel) -> None:
         if self.waiting.pop(channel.number, None) is not None:
-            self._carrier.take_room(-sum(map(len, channel.held)))
+            self._carrier.take_room(-sum(map(_cost, channel.held)))
             channel.held.clear()
 
     def start(self, link: DatagramLink) -> None:
         self.link = link
-        for channel in list(self.waiting.values()):
+        waiting, self.waiting = self.waiting, {}
+        for channel in waiting.values():
+            self._carrier.take_room(-sum(map(_cost, channel.held)))
             link.open(channel)
-            for data in channel.held:
-                link.send(channel.number, data)
-            self.forget(channel)
 
     def fail(self, cause: Cause) -> None:
         for channel in list(self.waiting.values()):

@@ -182,6 +182,10 @@ class DataLink(Protocol):
         """Send a frame of a datagram link."""
         self._send(frame)
 
+    def flows_ended(self) -> None:
+        """A datagram link's last flow is over."""
+        self.free_since = self._clock.seconds()
+
     def finish(self) -> None:
         """Send no more in the current session."""
         self._send(self.state.finish())
@@ -326,6 +330,8 @@ class DataLink(Protocol):
         self.congested = False
         if self._stream is not None:
             self._stream.congested(False)
+        if self.flows is not None:
+            self.flows.drained()
 
     def stopProducing(self) -> None:
         pass  # connectionLost follows

@@ -44,6 +44,9 @@ PROBE_TIMEOUT = 1.0
 LINK_MAX_AGE = 3600.0
 #: Seconds that a datagram link without flows is kept: a resolver's next query comes soon.
 DATAGRAM_LINK_REST = 10.0
+#: Links without a session above the maximum that are let in: in a burst the sessions of many links
+#: are still on their way.  It bounds what a peer that lies can make this node hold.
+SPARE_LINKS = 1024
 #: Most links asked for at once: the client makes at most so many side by side anyway.
 MAX_WANT = 65535
 
@@ -112,7 +115,8 @@ class NativePeer:
         self.heard_at = settings.clock.seconds()
         self.control: ControlLink | None = None
         self._links: dict[int, DataLink] = {}
-        self._idle: deque[DataLink] = deque()  # of the taking end; the newest is taken first
+        self._idle: dict[DataLink, None] = {}  # of the taking end; the newest is taken first
+        self._busy: set[DataLink] = set()  # carrying a TCP session
         self._coming = 0  # links asked for and not there yet
         self._policy = DemandPolicy(minimum, maximum)
         self._waiting: deque[tuple[Opening, Deferred[Stream]]] = deque()
@@ -131,8 +135,7 @@ class NativePeer:
     @property
     def sessions(self) -> int:
         """TCP sessions and flows under way."""
-        tcp = sum(1 for link in self._links.values() if not link.state.idle and link.flows is None)
-        return tcp + len(self._waiting) + self.flows
+        return len(self._busy) + len(self._waiting) + self.flows
 
     @property
     def flows(self) -> int:
@@ -158,7 +161,7 @@ class NativePeer:
         result: Deferred[Stream] = Deferred(self._stop_waiting)
         link = self._next_idle()
         if link is not None:
-            result.callback(link.open(opening))
+            result.callback(self._take(link, opening))
         else:
             self._waiting.append((opening, result))
         self._balance()
@@ -301,7 +304,7 @@ class NativePeer:
         elif isinstance(message, Retire):
             link = self._links.get(message.link)
             if link is not None and link in self._idle:
-                self._idle.remove(link)
+                del self._idle[link]
                 link.close()
         elif isinstance(message, Pin):
             if self.pinned is not None and len(message.pin) == 32:
@@ -330,8 +333,13 @@ class NativePeer:
 
     def add_link(self, number: int) -> DataLink:
         """A link that has proved that it belongs; the caller connects its transport, then calls
-        `link_ready`."""
+        `link_ready`.
+
+        @raise PeerError: the peer has too many links already.
+        """
         settings = self.settings
+        if len(self._links) - len(self._busy) >= self._policy.maximum + SPARE_LINKS:
+            raise PeerError("it makes more data links than it was asked for")
         link = DataLink(number, settings.takes, self, settings.clock, settings.watch)
         self._links[number] = link
         return link
@@ -343,9 +351,11 @@ class NativePeer:
             self._put(link)
 
     def link_opened(self, link: DataLink, opening: Opening, stream: Stream) -> None:
+        self._busy.add(link)
         self.settings.host.dial(self, opening, stream)
 
     def link_free(self, link: DataLink) -> None:
+        self._busy.discard(link)
         if self.settings.takes:
             self._put(link)
 
@@ -356,8 +366,8 @@ class NativePeer:
     def link_lost(self, link: DataLink, reason: str) -> None:
         if self._links.get(link.number) is link:
             del self._links[link.number]
-        if link in self._idle:
-            self._idle.remove(link)
+        self._idle.pop(link, None)
+        self._busy.discard(link)
         if link.flows is not None:
             self._carrier.lost(link.flows)
             self._flow_links.pop(link.flows, None)
@@ -378,7 +388,7 @@ class NativePeer:
 
     def _next_idle(self) -> DataLink | None:
         while self._idle:
-            link = self._idle.pop()
+            link, _ = self._idle.popitem()
             if link.idle:
                 return link
         return None
@@ -389,11 +399,17 @@ class NativePeer:
             return
         if self._waiting:
             opening, result = self._waiting.popleft()
-            result.callback(link.open(opening))
+            result.callback(self._take(link, opening))
         elif self._lanes:
             self._give_lane(self._lanes.popleft(), link)
+        elif len(self._idle) < self._policy.maximum:
+            self._idle[link] = None
         else:
-            self._idle.append(link)
+            link.close()
+
+    def _take(self, link: DataLink, opening: Opening) -> Stream:
+        self._busy.add(link)
+        return link.open(opening)
 
     def _refuse_waiting(self, cause: Cause, reason: str) -> None:
         waiting, self._waiting = self._waiting, deque()
@@ -457,7 +473,7 @@ class NativePeer:
         for link in list(self._idle):
             if surplus > 0 or now - link.made_at > LINK_MAX_AGE:
                 surplus -= 1
-                self._idle.remove(link)
+                del self._idle[link]
                 link.close()
         self._balance()
 
