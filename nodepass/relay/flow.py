@@ -13,11 +13,20 @@ from .flows import FlowTable
 from .session import SessionContext
 from .stream import Cause, Channel
 
+#: What the datagrams that all flows of an instance delay for its rate may cost together, in bytes:
+#: 64 full queues.  Anybody can open flows, so that a bound for each would be none for all.
+DELAYED_BYTES = 16 * 1024 * 1024
+#: What keeping a datagram costs beside its bytes.
+OVERHEAD = 256
+
 
 class _Side:
-    """One of a flow's channels as a `FlowSink`: its datagrams go to the other channel."""
+    """One of a flow's channels as a `FlowSink`: its datagrams go to the other channel.
 
-    __slots__ = ("channel", "flow", "near", "other", "queue")
+    @ivar delayed: what the datagrams in its queue cost.
+    """
+
+    __slots__ = ("channel", "delayed", "flow", "near", "other", "queue")
 
     other: _Side
 
@@ -28,13 +37,35 @@ class _Side:
         self.channel = channel
         self.near = near
         self.queue = None if limiter is None else PacedQueue(limiter)
+        self.delayed = 0
 
     def datagram(self, data: bytes) -> None:
         self.flow.moved(self, data)
         if self.queue is None:
             self._pass_on(data)
-        elif not self.queue.offer(len(data), lambda: self._pass_on(data)):
-            self.flow.set.dropped("rate")
+            return
+        cost = len(data) + OVERHEAD
+
+        def in_turn() -> None:
+            self._delay(-cost)
+            self._pass_on(data)
+
+        if self.flow.set.delayed + cost <= DELAYED_BYTES:
+            self._delay(cost)
+            if self.queue.offer(len(data), in_turn):
+                return
+            self._delay(-cost)
+        self.flow.set.dropped("rate")
+
+    def forget_delayed(self) -> None:
+        """Drop what waits for its turn."""
+        if self.queue is not None:
+            self.queue.clear()
+            self._delay(-self.delayed)
+
+    def _delay(self, cost: int) -> None:
+        self.delayed += cost
+        self.flow.set.delayed += cost
 
     def _pass_on(self, data: bytes) -> None:
         meter = self.flow.set.context.meter
@@ -105,9 +136,8 @@ class FlowSession:
 
     def _finish(self, cause: Cause | None) -> None:
         self._over = True
-        for side in (self.near, self.far):
-            if side.queue is not None:
-                side.queue.clear()
+        self.near.forget_delayed()
+        self.far.forget_delayed()
         self.set.gone(self)
         self.set.context.log.debug(
             "flow {flow()}: ended ({cause}), {received} bytes received, {sent} sent",
@@ -134,11 +164,13 @@ class FlowSet:
 
     @ivar near_answers: the near channels lead to targets, so what they say is an answer; where
         they lead to visitors, the far ones answer.
+    @ivar delayed: what the datagrams that wait for the rate cost, in bytes.
     """
 
     def __init__(self, context: SessionContext, limits: FlowLimits, near_answers: bool) -> None:
         self.context = context
         self.near_answers = near_answers
+        self.delayed = 0
         self._limits = limits
         self._table: FlowTable[Hashable, FlowSession] = FlowTable()
         self._timer: IDelayedCall | None = None
@@ -190,6 +222,9 @@ class FlowSet:
         self._table.remove(flow.key)
         self._limits.slots.release_udp()
         self.context.meter.udps -= 1
+        if not self._table and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def dropped(self, why: str) -> None:
         """A datagram was given up."""
@@ -208,9 +243,6 @@ class FlowSet:
         """End all flows."""
         for flow in self._table.flows():
             flow.close(cause)
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
     def _schedule(self) -> None:
         due = self._table.next_expiry(self._limits.idle)
