@@ -190,8 +190,9 @@ class RoleService(Service):
         self._error = None
         try:
             self._role = self._make_role(config, tuning, reactor, log)
-            log.info("started: {url}", url=config.effective_url())
             self._role.bind()
+            if self._error is None:
+                log.info("started: {url}", url=config.effective_url())
         except ConfigError as error:  # a file that was good when the service was made
             self._failed(FatalError(str(error)))
 

@@ -17,7 +17,8 @@ from nodepass.relay.stream import Cause, Channel, Endpoint, Stream
 from nodepass.tls import Identity, ServerTLS
 from nodepass.wire import Flow, Opening, Peer
 from nodepass.wire.listener import Lobby, TunnelFactory
-from nodepass.wire.native.acceptor import ALPN_CONTROL, ALPN_DATA, NativeAcceptor, ServerTerms
+from nodepass.wire.native import ALPN_CONTROL, ALPN_DATA
+from nodepass.wire.native.acceptor import NativeAcceptor, ServerTerms
 from nodepass.wire.native.handshake import key_bytes
 from nodepass.wire.native.peer import SILENT_INTERVALS, NativePeer, PeerSettings, about
 
@@ -112,6 +113,8 @@ class ServerRole(Role):
         await closed(self.visitors.stop())
         for peer in list(self.peers):
             peer.close(Cause.STOPPED, "the server is stopping")
+        if self.acceptor is not None:
+            self.acceptor.stop()
         self._lobby.clear()
         port, self._port = self._port, None
         if port is not None:

@@ -4,3 +4,7 @@ Pure: `frames` (data links), `link` (the state of one), `messages` (control link
 `proof` (how a data link shows that it belongs).  Glue: `control`, `datalink`, `datagrams`.
 Together: `peer`, with `acceptor` on the server's side and `connector` on the client's.
 """
+
+#: TLS protocol names (RFC 7301) of control links and of data links.
+ALPN_CONTROL = b"nodepass2"
+ALPN_DATA = b"nodepass2-data"

@@ -24,6 +24,7 @@ from nodepass.tls import exporter
 from nodepass.wire import Flow
 from nodepass.wire.listener import Guest
 
+from . import ALPN_CONTROL, ALPN_DATA
 from .budget import GuessLimit, PakeBudget
 from .control import ControlLink
 from .handshake import CONTROL_EXPORTER, HandshakeError, Secrets, ServerHandshake, refuse
@@ -31,16 +32,13 @@ from .messages import (
     Answer,
     Confirm,
     Hello,
-    Message,
-    MessageError,
     Refusal,
     decode,
+    expect,
+    framed,
 )  # fmt: skip
 from .peer import NativePeer, PeerSettings
 from .proof import LINK_EXPORTER, MAGIC, LinkAcceptor, ProofError
-
-ALPN_CONTROL = b"nodepass2"
-ALPN_DATA = b"nodepass2-data"
 
 
 @frozen(kw_only=True)
@@ -72,6 +70,7 @@ class NativeAcceptor:
         self.peers: dict[bytes, NativePeer] = {}
         self._budget = PakeBudget()
         self._guesses = GuessLimit()
+        self._serving: set[Deferred[None]] = set()
 
     # Dialect
 
@@ -84,11 +83,18 @@ class NativeAcceptor:
         if alpn == ALPN_CONTROL:
             control = ControlLink()
             serving = Deferred.fromCoroutine(self._serve(control, guest))
+            self._serving.add(serving)
             serving.addErrback(self._handshake_failed, guest)
+            serving.addBoth(lambda _: self._serving.discard(serving))
             return control
         if alpn == ALPN_DATA:
             return _LinkKnock(self, guest, encrypted=True)
         return None
+
+    def stop(self) -> None:
+        """End the handshakes under way."""
+        for serving in list(self._serving):
+            serving.cancel()
 
     def forget(self, peer: NativePeer) -> None:
         """A peer is gone for good."""
@@ -108,7 +114,7 @@ class NativeAcceptor:
             await control.encrypted
             binding = exporter(control.transport, CONTROL_EXPORTER)
             raw = await control.read()
-            hello = _expect(Hello, decode(raw))
+            hello = expect(Hello, decode(raw))
             handshake = ServerHandshake(self.terms.key, self.secrets_of)
             if self.stopping:
                 raise HandshakeError("this server is stopping", Refusal.STOPPING)
@@ -122,10 +128,10 @@ class NativeAcceptor:
                 )
             if self.terms.key is None and not handshake.coming_back:
                 await self._sole_client()
-            answer = handshake.answer(hello, _framed(raw), binding, self._answer())
+            answer = handshake.answer(hello, framed(raw), binding, self._answer())
             shared = self.terms.key is not None and not handshake.coming_back
             control.send_raw(answer)
-            confirm = _expect(Confirm, decode(await control.read()))
+            confirm = expect(Confirm, decode(await control.read()))
             shared = False
             welcome, secrets = handshake.confirmed(confirm, self.terms.pin())
         except HandshakeError as error:
@@ -300,16 +306,3 @@ class _LinkKnock(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._guest.admit()
-
-
-def _framed(body: bytes) -> bytes:
-    """A message as it was on the wire."""
-    return len(body).to_bytes(2, "big") + body
-
-
-def _expect(cls: Any, message: Message | None) -> Any:
-    """The message, if it is of this type."""
-    if not isinstance(message, cls):
-        name = "an unknown message" if message is None else type(message).__name__
-        raise MessageError(f"{name} where {cls.__name__} was due")
-    return message

@@ -12,7 +12,12 @@ from typing import Any
 from attrs import frozen
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import HostnameEndpoint
-from twisted.internet.interfaces import IHandshakeListener, IProtocol, IProtocolFactory
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IHandshakeListener,
+    IProtocol,
+    IProtocolFactory,
+)
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import deferLater
 from twisted.protocols.tls import TLSMemoryBIOFactory
@@ -27,7 +32,7 @@ from nodepass.relay.tcp import tune
 from nodepass.tls import ClientTLS, exporter, tls_reason
 from nodepass.wire import Flow
 
-from .acceptor import ALPN_CONTROL, ALPN_DATA, _expect, _framed
+from . import ALPN_CONTROL, ALPN_DATA
 from .control import ControlLink
 from .handshake import (
     CONTROL_EXPORTER,
@@ -36,7 +41,17 @@ from .handshake import (
     HandshakeError,
     Secrets,
 )  # fmt: skip
-from .messages import Answer, Hello, Message, Refusal, Refuse, Welcome, decode
+from .messages import (
+    Answer,
+    Hello,
+    Message,
+    Refusal,
+    Refuse,
+    Welcome,
+    decode,
+    expect,
+    framed,
+)
 from .peer import NativePeer, PeerSettings
 from .proof import LINK_EXPORTER, LinkConnector, ProofError
 
@@ -152,8 +167,10 @@ class NativeConnector:
             else:
                 self.log.forget("join")
                 self._wrong_keys = 0
-                self._lost = Deferred()
-                await self._lost
+                self._complaint = ""
+                if self.peer is not None and self.peer.joined:
+                    self._lost = Deferred()
+                    await self._lost
             pause *= 1 + JITTER * random.random()
             await deferLater(self.terms.reactor, pause)
 
@@ -223,13 +240,16 @@ class NativeConnector:
         raw = await _tell_timeout(control, control.read())
         answer: Answer = _accepted(Answer, decode(raw))
         flow, level = _agreed(answer, terms.level)
-        control.send(handshake.answered(answer, _framed(raw), binding))
+        control.send(handshake.answered(answer, framed(raw), binding))
         welcome: Welcome = _accepted(Welcome, decode(await _tell_timeout(control, control.read())))
         secrets = handshake.welcomed(welcome)
         self.flow, self.link_level = flow, level
         if self._pins.get(welcome.pin) != math.inf:
             self._pinned(welcome.pin)
         if coming_back is not None and self.peer is not None and not self.peer.closed:
+            if self._maker is not None:
+                address = control.transport.getPeer()
+                self._maker.start_over(address.host, address.port)
             self.peer.attach(control)
             self.peer.settings.host.returned(self.peer)
             return
@@ -286,8 +306,14 @@ class LinkMaker:
         self._making: set[Deferred[None]] = set()
         self._next = 1
         self._failures = 0
-        self._pausing = False
+        self._pause: IDelayedCall | None = None
         self._stopped = False
+
+    def start_over(self, host: str, port: int) -> None:
+        """The server was joined again: it asks anew for what it wants."""
+        self._host = host
+        self._port = port
+        self._wanted = 0
 
     def make(self, peer: NativePeer, count: int) -> None:
         """Make so many more links."""
@@ -297,13 +323,17 @@ class LinkMaker:
     def stop(self) -> None:
         """Make no more, and drop what is half made."""
         self._stopped = True
+        if self._pause is not None:
+            self._pause.cancel()
+            self._pause = None
         for making in list(self._making):
             making.cancel()
 
     def _go_on(self, peer: NativePeer) -> None:
         while (
             self._wanted > 0
-            and not (self._stopped or self._pausing or peer.closed)
+            and self._pause is None
+            and not (self._stopped or peer.closed)
             and len(self._making) < SIDE_BY_SIDE
         ):
             self._wanted -= 1
@@ -323,8 +353,7 @@ class LinkMaker:
         if self._stopped or peer.closed:
             return
         self._wanted += 1
-        if not self._pausing:
-            self._pausing = True
+        if self._pause is None:
             least, most = self._connector.terms.pool_interval
             pause = min(most, least * 2.0 ** min(self._failures, 16))
             self._failures += 1
@@ -334,10 +363,10 @@ class LinkMaker:
                 peer=peer.name,
                 reason=_reason(failure.value),
             )
-            self._connector.terms.reactor.callLater(pause, self._resume, peer)
+            self._pause = self._connector.terms.reactor.callLater(pause, self._resume, peer)
 
     def _resume(self, peer: NativePeer) -> None:
-        self._pausing = False
+        self._pause = None
         self._go_on(peer)
 
     def _finished(self, _: None, making: Deferred[None], peer: NativePeer) -> None:
@@ -456,7 +485,7 @@ def _accepted(cls: Any, message: Message | None) -> Any:
     """The message, unless the server refused or said something else."""
     if isinstance(message, Refuse):
         raise Refused(message.refusal, f"the server refuses: {printable(message.reason)}")
-    return _expect(cls, message)
+    return expect(cls, message)
 
 
 def _agreed(answer: Answer, least: TLSLevel | None) -> tuple[Flow, TLSLevel]:

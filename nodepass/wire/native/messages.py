@@ -286,6 +286,22 @@ def _decode_value(cls: type, attribute: Any, raw: bytes) -> Any:
     return raw
 
 
+def framed(body: bytes) -> bytes:
+    """A message as it is on the wire, from its body."""
+    return _LENGTH.pack(len(body)) + body
+
+
+def expect(cls: type[M], message: Message | None) -> M:
+    """The message, if it is of this type.
+
+    @raise MessageError: it is another one.
+    """
+    if not isinstance(message, cls):
+        name = "an unknown message" if message is None else type(message).__name__
+        raise MessageError(f"{name} where {cls.__name__} was due")
+    return message
+
+
 class MessageReader:
     """Takes bytes as they come and gives the bodies of messages, for `decode`.
 

@@ -125,7 +125,7 @@ class NativePeer:
         self._flow_links: dict[DatagramLink, DataLink] = {}
         self._heartbeat: IDelayedCall | None = None
         self._given_up: IDelayedCall | None = None
-        self._probes: list[Deferred[bool]] = []
+        self._probes: dict[Deferred[bool], IDelayedCall] = {}
 
     def __str__(self) -> str:
         return self.name
@@ -148,6 +148,11 @@ class NativePeer:
         if self.settings.takes:
             return len(self._idle)
         return sum(1 for link in self._links.values() if link.idle)
+
+    @property
+    def joined(self) -> bool:
+        """Whether there is a control link."""
+        return self.control is not None
 
     def available(self, now: float) -> bool:
         quiet = now - self.heard_at
@@ -218,8 +223,9 @@ class NativePeer:
         if self.control is None:
             result.callback(False)
             return result
-        self._probes.append(result)
-        self.settings.clock.callLater(PROBE_TIMEOUT, self._probe_failed, result)
+        self._probes[result] = self.settings.clock.callLater(
+            PROBE_TIMEOUT, self._probe_failed, result
+        )
         self._send_ping()
         return result
 
@@ -228,13 +234,13 @@ class NativePeer:
         self._send(Pin(pin=pin))
 
     def _probe_failed(self, result: Deferred[bool]) -> None:
-        if result in self._probes:
-            self._probes.remove(result)
-            result.callback(False)
+        del self._probes[result]
+        result.callback(False)
 
     def _answer_probes(self, there: bool) -> None:
-        probes, self._probes = self._probes, []
-        for result in probes:
+        probes, self._probes = self._probes, {}
+        for result, timer in probes.items():
+            timer.cancel()
             result.callback(there)
 
     def _send(self, message: Message) -> None:
