@@ -1,4 +1,4 @@
-"""The client's side of the native wire: joins a server, comes back to it, makes data links."""
+"""The client's side of the native wire: joins a server, and comes back to it."""
 
 from __future__ import annotations
 
@@ -11,24 +11,19 @@ from typing import Any
 
 from attrs import frozen
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.interfaces import (
-    IDelayedCall,
-    IHandshakeListener,
     IProtocol,
     IProtocolFactory,
 )
-from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
 from nodepass.config import TLSLevel
 from nodepass.errors import PeerError
 from nodepass.logs import Log, printable
 from nodepass.relay.stream import Cause
-from nodepass.relay.tcp import tune
 from nodepass.tls import ClientTLS, exporter, tls_reason
 from nodepass.wire import Flow
 
@@ -41,6 +36,7 @@ from .handshake import (
     HandshakeError,
     Secrets,
 )  # fmt: skip
+from .linkmaker import LinkMaker, LinkTerms
 from .messages import (
     Answer,
     Hello,
@@ -53,13 +49,7 @@ from .messages import (
     framed,
 )
 from .peer import NativePeer, PeerSettings
-from .proof import LINK_EXPORTER, LinkConnector, ProofError
 
-#: Data links that are made side by side: a burst of visitors is served as fast as this allows, and
-#: a small server's listen queue is not flooded.
-SIDE_BY_SIDE = 64
-#: Links that may be wanted and not made yet: as many as visitors may wait.
-MAX_WANTED = 65536
 #: Seconds of the longest pause after a refusal that only its owner can mend, such as a wrong key.
 LONGEST_PAUSE = 300.0
 #: Seconds for which the certificate that the server shows now holds after it announced the next.
@@ -269,7 +259,7 @@ class NativeConnector:
             )
         transport: Any = control.transport
         address = transport.getPeer()
-        self._maker = LinkMaker(self, address.host, address.port)
+        self._maker = LinkMaker(self._link_terms(), address.host, address.port)
         settings = self.terms.settings(flow)
         self.peer = NativePeer(
             settings,
@@ -283,6 +273,18 @@ class NativeConnector:
         )
         self.peer.attach(control)
 
+    def _link_terms(self) -> LinkTerms:
+        terms = self.terms
+        plain = self.link_level is TLSLevel.PLAIN
+        return LinkTerms(
+            reactor=terms.reactor,
+            log=self.log,
+            creator=None if plain else lambda: terms.tls.creator([ALPN_DATA], self.pins),
+            dial_timeout=terms.dial_timeout,
+            handshake_timeout=terms.handshake_timeout,
+            interval=terms.pool_interval,
+        )
+
     def pins(self) -> list[bytes]:
         """The certificates that data links may show now, as SHA-256 digests."""
         now = self.terms.reactor.seconds()
@@ -293,180 +295,6 @@ class NativeConnector:
         until = self.terms.reactor.seconds() + PIN_OVERLAP
         self._pins = {old: min(until, self._pins[old]) for old in self.pins()[-1:]}
         self._pins[pin] = math.inf
-
-
-class LinkMaker:
-    """Makes data links for a peer: many side by side, each try after a failed one later."""
-
-    def __init__(self, connector: NativeConnector, host: str, port: int) -> None:
-        self._connector = connector
-        self._host = host
-        self._port = port
-        self._wanted = 0
-        self._making: set[Deferred[None]] = set()
-        self._next = 1
-        self._failures = 0
-        self._pause: IDelayedCall | None = None
-        self._stopped = False
-
-    def start_over(self, host: str, port: int) -> None:
-        """The server was joined again: it asks anew for what it wants."""
-        self._host = host
-        self._port = port
-        self._wanted = 0
-
-    def make(self, peer: NativePeer, count: int) -> None:
-        """Make so many more links."""
-        self._wanted = min(MAX_WANTED, self._wanted + count)
-        self._go_on(peer)
-
-    def stop(self) -> None:
-        """Make no more, and drop what is half made."""
-        self._stopped = True
-        if self._pause is not None:
-            self._pause.cancel()
-            self._pause = None
-        for making in list(self._making):
-            making.cancel()
-
-    def _go_on(self, peer: NativePeer) -> None:
-        while (
-            self._wanted > 0
-            and self._pause is None
-            and not (self._stopped or peer.closed)
-            and len(self._making) < SIDE_BY_SIDE
-        ):
-            self._wanted -= 1
-            number, self._next = self._next, self._next % 0xFFFFFFFF + 1
-            making = Deferred.fromCoroutine(self._make_one(peer, number))
-            self._making.add(making)
-            making.addCallbacks(
-                self._made, self._not_made, callbackArgs=(peer,), errbackArgs=(peer,)
-            )
-            making.addBoth(self._finished, making, peer)
-
-    def _made(self, _: None, peer: NativePeer) -> None:
-        self._failures = 0
-        self._connector.log.forget("link")
-
-    def _not_made(self, failure: Failure, peer: NativePeer) -> None:
-        if self._stopped or peer.closed:
-            return
-        self._wanted += 1
-        if self._pause is None:
-            least, most = self._connector.terms.pool_interval
-            pause = min(most, least * 2.0 ** min(self._failures, 16))
-            self._failures += 1
-            self._connector.log.once(
-                "link",
-                "can't make a data link to {peer}: {reason}; trying on",
-                peer=peer.name,
-                reason=_reason(failure.value),
-            )
-            self._pause = self._connector.terms.reactor.callLater(pause, self._resume, peer)
-
-    def _resume(self, peer: NativePeer) -> None:
-        self._pause = None
-        self._go_on(peer)
-
-    def _finished(self, _: None, making: Deferred[None], peer: NativePeer) -> None:
-        self._making.discard(making)
-        self._go_on(peer)
-
-    async def _make_one(self, peer: NativePeer, number: int) -> None:
-        terms = self._connector.terms
-        encrypted = self._connector.link_level is not TLSLevel.PLAIN
-        factory: Any = Factory.forProtocol(lambda: _NewLink(peer, number, encrypted))
-        factory.noisy = False
-        if encrypted:
-            creator = terms.tls.creator([ALPN_DATA], self._connector.pins)
-            factory = TLSMemoryBIOFactory(creator, True, factory, terms.reactor)
-        endpoint = HostnameEndpoint(
-            terms.reactor, self._host, self._port, timeout=terms.dial_timeout
-        )
-        protocol: Any = await endpoint.connect(factory)
-        fresh: _NewLink = protocol.wrappedProtocol if encrypted else protocol
-        timer = terms.reactor.callLater(terms.handshake_timeout, fresh.time_out)
-        try:
-            await fresh.ready
-        finally:
-            if timer.active():
-                timer.cancel()
-
-
-@implementer(IHandshakeListener)
-class _NewLink(Protocol):
-    """A data link of the client's before the server has said that it is ready."""
-
-    transport: Any
-
-    def __init__(self, peer: NativePeer, number: int, encrypted: bool) -> None:
-        self._peer = peer
-        self._number = number
-        self._encrypted = encrypted
-        self._proof: LinkConnector | None = None
-        self._timed_out = False
-        self.ready: Deferred[None] = Deferred(lambda _: self._abort())
-
-    def connectionMade(self) -> None:
-        tune(self.transport)
-        if not self._encrypted:
-            self._start(None)
-
-    def handshakeCompleted(self) -> None:
-        self._start(exporter(self.transport, LINK_EXPORTER))
-
-    def _start(self, binding: bytes | None) -> None:
-        peer = self._peer
-        self._proof = LinkConnector(peer.association, peer.secrets, self._number, binding)
-        self.transport.write(self._proof.start())
-
-    def time_out(self) -> None:
-        """The server took too long."""
-        self._timed_out = True
-        self._abort()
-
-    def _abort(self) -> None:
-        self.transport.abortConnection()
-
-    def dataReceived(self, data: bytes) -> None:
-        if self._proof is None or self.ready.called:
-            return
-        try:
-            send, rest = self._proof.feed(data)
-        except ProofError:
-            self.ready.errback(Failure())
-            self._abort()
-            return
-        if send:
-            self.transport.write(send)
-        if rest is None:
-            return
-        if self._peer.closed:
-            self._abort()
-            return
-        transport = self.transport
-        try:
-            link = self._peer.add_link(self._number)
-        except PeerError:
-            self.ready.errback(Failure())
-            self._abort()
-            return
-        if self._encrypted:
-            transport.wrappedProtocol = link
-        else:
-            transport.protocol = link
-        link.makeConnection(transport)  # type: ignore[no-untyped-call]
-        self.ready.callback(None)
-        self._peer.link_ready(link)
-        if rest:
-            link.dataReceived(rest)
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        if not self.ready.called:
-            if self._timed_out:
-                reason = Failure(PeerError("the proof of a data link timed out"))
-            self.ready.errback(reason)
 
 
 async def _tell_timeout(control: ControlLink, waiting: Awaitable[Any]) -> Any:
