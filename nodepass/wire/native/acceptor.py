@@ -289,9 +289,9 @@ class _LinkKnock(Protocol):
         preface = proof.preface
         assert preface is not None
         peer = self._acceptor.peers[preface.association]
-        if peer.has_link(preface.link):
+        if preface.link in peer.links:
             raise ProofError(f"data link {preface.link} exists already")
-        link = peer.add_link(preface.link)
+        link = peer.links.add(preface.link)
         self._guest.admit()
         transport = self.transport
         transport.write(send)
@@ -302,7 +302,7 @@ class _LinkKnock(Protocol):
         link.makeConnection(transport)  # type: ignore[no-untyped-call]
         if rest:
             link.dataReceived(rest)
-        peer.link_ready(link)
+        peer.links.ready(link)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._guest.admit()

@@ -123,7 +123,7 @@ class DatagramLink:
 
     def send(self, channel: FlowChannel, data: bytes) -> bool:
         """Send a datagram; False when the link is backed up."""
-        if not self._link.congested and not self._backlog:
+        if not self._link.congested:  # so there is no backlog either
             self._write(channel, data)
             return True
         if self._backlog_cost + _cost(data) > BACKLOG_BYTES:

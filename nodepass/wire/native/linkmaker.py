@@ -200,7 +200,7 @@ class _NewLink(Protocol):
             return
         transport = self.transport
         try:
-            link = self._peer.add_link(self._number)
+            link = self._peer.links.add(self._number)
         except PeerError:
             self.ready.errback(Failure())
             self._abort()
@@ -211,7 +211,7 @@ class _NewLink(Protocol):
             transport.protocol = link
         link.makeConnection(transport)  # type: ignore[no-untyped-call]
         self.ready.callback(None)
-        self._peer.link_ready(link)
+        self._peer.links.ready(link)
         if rest:
             link.dataReceived(rest)
 

@@ -1,0 +1,281 @@
+"""The data links of one peer: which are idle, who waits for one, how many there should be."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+
+from nodepass.errors import PeerError
+from nodepass.logs import Log
+from nodepass.pool.policy import DemandPolicy
+from nodepass.relay.hangup import HangupWatch
+from nodepass.relay.stream import Cause, Channel, Stream
+from nodepass.wire import Opening
+
+from .datagrams import DatagramLink, FlowCarrier, FlowChannel
+from .datalink import DataLink
+
+#: Seconds after which an idle link is replaced: firewalls forget even what keep-alive keeps warm.
+LINK_MAX_AGE = 3600.0
+#: Seconds that a datagram link without flows is kept: a resolver's next query comes soon.
+DATAGRAM_LINK_REST = 10.0
+#: Links without a session above the maximum that are let in: in a burst the sessions of many links
+#: are still on their way.  It bounds what a peer that lies can make this node hold.
+SPARE_LINKS = 1024
+
+
+class PoolOwner(Protocol):
+    """What a pool of links asks of its peer."""
+
+    @property
+    def name(self) -> str:
+        """The peer, for log lines."""
+
+    @property
+    def joined(self) -> bool:
+        """Whether links can be asked for."""
+
+    def need_links(self, count: int) -> None:
+        """So many more links are needed."""
+
+    def opened(self, opening: Opening, stream: Stream) -> None:
+        """The peer opened a session."""
+
+    def flow_opened(self, channel: FlowChannel) -> None:
+        """The peer opened a flow."""
+
+    def reset_around(self, link: int, session: int, cause: Cause) -> bool:
+        """Pass a RESET on by the control link; False when there is none."""
+
+
+class LinkPool:
+    """All data links of a peer.  It is the `LinkOwner` of each.
+
+    The taking end keeps idle links in it; at the other end it only knows them.
+
+    @param takes: this end takes links.
+    @param minimum: idle links to keep.
+    @param maximum: most idle links.
+    """
+
+    def __init__(
+        self,
+        owner: PoolOwner,
+        *,
+        takes: bool,
+        minimum: int,
+        maximum: int,
+        clock: IReactorTime,
+        watch: HangupWatch,
+        log: Log,
+    ) -> None:
+        self._owner = owner
+        self._takes = takes
+        self._clock = clock
+        self._watch = watch
+        self._log = log
+        self._policy = DemandPolicy(minimum, maximum)
+        self._links: dict[int, DataLink] = {}
+        self._idle: dict[DataLink, None] = {}  # of the taking end; the newest is taken first
+        self._busy: set[DataLink] = set()  # carrying a TCP session
+        self._coming = 0  # links asked for and not there yet
+        self._waiting: dict[Deferred[Stream], Opening] = {}  # visitors, the first comes first
+        self._lanes: deque[int] = deque()  # of the flow carrier, waiting for a link
+        self._carrier = FlowCarrier(self._lane_needs_link)
+        self._flow_links: dict[DatagramLink, DataLink] = {}
+        self._closed = False
+
+    @property
+    def sessions(self) -> int:
+        """TCP sessions and flows, those that wait for a link included."""
+        flows = sum(len(flows.flows) for flows in self._flow_links)
+        return len(self._busy) + len(self._waiting) + flows + self._carrier.waiting
+
+    @property
+    def idle(self) -> int:
+        """Links ready for a visitor."""
+        if self._takes:
+            return len(self._idle)
+        return sum(1 for link in self._links.values() if link.idle)
+
+    # For visitors.
+
+    def open(self, opening: Opening) -> Deferred[Stream]:
+        """A stream on the next idle link.  Cancel it to stop waiting."""
+        result: Deferred[Stream] = Deferred(self._stop_waiting)
+        link = self._next_idle()
+        if link is not None:
+            result.callback(self._take(link, opening))
+        else:
+            self._waiting[result] = opening
+        self.balance()
+        return result
+
+    def open_flow(self, opening: Opening) -> Channel:
+        """A channel for a new flow."""
+        return self._carrier.open(opening)
+
+    def refuse_waiting(self, cause: Cause, reason: str) -> None:
+        """Fail all who wait for a link."""
+        waiting, self._waiting = self._waiting, {}
+        for result in waiting:
+            result.errback(PeerError(reason))
+        while self._lanes:
+            self._carrier.refuse(self._lanes.popleft(), cause)
+
+    def _stop_waiting(self, result: Deferred[Stream]) -> None:
+        self._waiting.pop(result, None)
+
+    # Links come and go.
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._links
+
+    def get(self, number: int) -> DataLink | None:
+        """The link of this id."""
+        return self._links.get(number)
+
+    def add(self, number: int) -> DataLink:
+        """A link that has proved that it belongs; connect its transport, then call `ready`.
+
+        @raise PeerError: the peer has too many links already.
+        """
+        if len(self._links) - len(self._busy) >= self._policy.maximum + SPARE_LINKS:
+            raise PeerError("it makes more data links than it was asked for")
+        link = DataLink(number, self._takes, self, self._clock, self._watch)
+        self._links[number] = link
+        return link
+
+    def ready(self, link: DataLink) -> None:
+        """The link may carry sessions."""
+        self._coming = max(0, self._coming - 1)
+        if self._takes:
+            self._put(link)
+
+    def retire(self, number: int) -> None:
+        """Close this link if it is idle."""
+        link = self._links.get(number)
+        if link is not None and link in self._idle:
+            del self._idle[link]
+            link.close()
+
+    def close(self, cause: Cause, reason: str) -> None:
+        """Refuse who waits and close all links, whatever they carry."""
+        self._closed = True
+        self.refuse_waiting(cause, reason)
+        for link in list(self._links.values()):
+            link.abort(reason, cause)
+
+    # LinkOwner
+
+    def link_opened(self, link: DataLink, opening: Opening, stream: Stream) -> None:
+        self._busy.add(link)
+        self._owner.opened(opening, stream)
+
+    def link_free(self, link: DataLink) -> None:
+        self._busy.discard(link)
+        if self._takes:
+            self._put(link)
+
+    def link_backed_up(self, link: DataLink, session: int, cause: Cause) -> bool:
+        return self._owner.reset_around(link.number, session, cause)
+
+    def link_lost(self, link: DataLink, reason: str) -> None:
+        if self._links.get(link.number) is link:
+            del self._links[link.number]
+        self._idle.pop(link, None)
+        self._busy.discard(link)
+        if link.flows is not None:
+            self._carrier.lost(link.flows)
+            self._flow_links.pop(link.flows, None)
+        self._log.debug(
+            "data link {number} of {peer}: {reason}",
+            number=link.number,
+            peer=self._owner.name,
+            reason=reason,
+        )
+        self.balance()
+
+    def flows_opened(self, link: DataLink, flows: DatagramLink) -> None:
+        self._flow_links[flows] = link
+        flows.flow_opened = self._owner.flow_opened
+
+    # Idle links.
+
+    def _next_idle(self) -> DataLink | None:
+        while self._idle:
+            link, _ = self._idle.popitem()
+            if link.idle:
+                return link
+        return None
+
+    def _put(self, link: DataLink) -> None:
+        """An idle link: for who waits, or to be kept."""
+        if not link.idle or self._closed:
+            return
+        if self._waiting:
+            result = next(iter(self._waiting))
+            opening = self._waiting.pop(result)
+            result.callback(self._take(link, opening))
+        elif self._lanes:
+            flows = link.carry_flows()
+            self._flow_links[flows] = link
+            self._carrier.give(self._lanes.popleft(), flows)
+        elif len(self._idle) < self._policy.maximum:
+            self._idle[link] = None
+        else:
+            link.close()
+
+    def _take(self, link: DataLink, opening: Opening) -> Stream:
+        self._busy.add(link)
+        return link.open(opening)
+
+    def _lane_needs_link(self, lane: int) -> None:
+        self._lanes.append(lane)
+        link = self._next_idle()
+        if link is not None:
+            # Not at once: the flow that asked is only being opened.
+            self._clock.callLater(0, self._put, link)
+        self.balance()
+
+    # How many there should be.
+
+    def start_over(self) -> None:
+        """What was asked for over the last control link will not come."""
+        self._coming = 0
+        self.balance()
+
+    def balance(self) -> None:
+        """At the taking end: ask for the links that are missing."""
+        if not self._takes or self._closed or not self._owner.joined:
+            return
+        now = self._clock.seconds()
+        waiting = len(self._waiting) + len(self._lanes)
+        in_use = len(self._links) - len(self._idle) + waiting
+        self._policy.used(now, in_use)
+        missing = waiting + self._policy.idle(now, in_use) - len(self._idle) - self._coming
+        if missing > 0:
+            self._coming += missing
+            self._owner.need_links(missing)
+
+    def tidy(self) -> None:
+        """At the taking end: close links that are too many, too old, or without a flow."""
+        if not self._takes:
+            return
+        now = self._clock.seconds()
+        for flows in self._carrier.unused():
+            link = self._flow_links.get(flows)
+            if link is not None and now - link.free_since > DATAGRAM_LINK_REST:
+                self._carrier.lost(flows)
+                link.close()
+        in_use = len(self._links) - len(self._idle)
+        surplus = len(self._idle) - self._policy.idle(now, in_use)
+        for link in list(self._idle):  # the longest idle first
+            if surplus > 0 or now - link.made_at > LINK_MAX_AGE:
+                surplus -= 1
+                del self._idle[link]
+                link.close()
+        self.balance()
