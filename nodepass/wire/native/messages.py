@@ -229,7 +229,7 @@ def encode(message: Message) -> bytes:
     for attribute in attrs.fields(type(message)):
         value = getattr(message, attribute.name)
         raw = _encode_value(value, attribute.metadata["kind"], attribute.metadata["limit"])
-        if raw or attribute.default is attrs.NOTHING:
+        if value != attribute.default:
             parts.append(_FIELD.pack(attribute.metadata["tag"], len(raw)) + raw)
     body = b"".join(parts)
     return _LENGTH.pack(len(body)) + body

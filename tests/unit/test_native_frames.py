@@ -1,0 +1,172 @@
+"""The frames of a data link: every frame survives, however it is cut, and garbage does no harm."""
+
+from __future__ import annotations
+
+import struct
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nodepass.relay.stream import Cause, Endpoint
+from nodepass.wire import Opening
+from nodepass.wire.native.frames import (
+    MAX_DATA,
+    MAX_DATAGRAM,
+    MAX_SMALL,
+    Data,
+    Datagram,
+    Fin,
+    FlowClose,
+    FlowOpen,
+    Frame,
+    FrameError,
+    FrameReader,
+    FrameType,
+    Open,
+    Reset,
+    data_header,
+    datagram,
+    encode,
+)
+
+NUMBERS = st.integers(0, 2**32 - 1)
+PORTS = st.integers(0, 65535)
+ENDPOINTS = st.builds(Endpoint, st.ip_addresses().map(str), PORTS)
+OPENINGS = st.builds(Opening, visitor=ENDPOINTS, local=ENDPOINTS, target=st.integers(0, 65535))
+CAUSES = st.sampled_from(Cause)
+FRAMES = st.one_of(
+    st.builds(Open, NUMBERS, OPENINGS),
+    st.builds(Data, st.binary(min_size=1, max_size=200)),
+    st.builds(Fin, NUMBERS),
+    st.builds(Reset, NUMBERS, CAUSES),
+    st.builds(FlowOpen, NUMBERS, OPENINGS),
+    st.builds(Datagram, NUMBERS, st.binary(max_size=200)),
+    st.builds(FlowClose, NUMBERS, st.none() | CAUSES),
+)
+
+
+def joined(frames: list[Frame]) -> list[Frame]:
+    """The frames with neighbouring DATA put together: where it is cut means nothing."""
+    result: list[Frame] = []
+    for frame in frames:
+        last = result[-1] if result else None
+        if isinstance(frame, Data) and isinstance(last, Data):
+            result[-1] = Data(last.data + frame.data)
+        else:
+            result.append(frame)
+    return result
+
+
+def read(reader: FrameReader, *chunks: bytes) -> list[Frame]:
+    """All frames that the chunks give."""
+    return [frame for chunk in chunks for frame in reader.feed(chunk)]
+
+
+@given(st.lists(FRAMES, max_size=8), st.data())
+def test_frames_survive_any_cut(frames: list[Frame], data: st.DataObject) -> None:
+    """What is encoded comes out again wherever the stream is cut."""
+    stream = b"".join(map(encode, frames))
+    cuts = data.draw(st.lists(st.integers(0, len(stream)), max_size=10).map(sorted))
+    chunks = [stream[a:b] for a, b in pairwise([0, *cuts, len(stream)])]
+
+    assert joined(read(FrameReader(), *chunks)) == joined(frames)
+
+
+@given(FRAMES, FRAMES)
+def test_frames_survive_a_cut_at_every_byte(first: Frame, second: Frame) -> None:
+    """Two frames come out whole for each place of one cut, and byte by byte."""
+    stream = encode(first) + encode(second)
+    for cut in range(len(stream) + 1):
+        got = read(FrameReader(), stream[:cut], stream[cut:])
+        assert joined(got) == joined([first, second])
+    assert joined(read(FrameReader(), *(bytes((byte,)) for byte in stream))) == joined(
+        [first, second]
+    )
+
+
+@given(st.lists(st.binary(max_size=300), max_size=6))
+def test_garbage_raises_only_frame_errors(chunks: list[bytes]) -> None:
+    """Bytes that nobody encoded give frames or FrameError, and nothing is held beyond a frame."""
+    reader = FrameReader()
+    try:
+        for chunk in chunks:
+            reader.feed(chunk)
+            assert len(reader._held) < 4 + 4 + MAX_DATAGRAM
+    except FrameError:
+        pass
+
+
+@given(st.sampled_from(FrameType), st.binary(max_size=MAX_SMALL))
+def test_wrong_bodies_raise_only_frame_errors(kind: FrameType, body: bytes) -> None:
+    """A known type with any body is a frame or a FrameError."""
+    try:
+        read(FrameReader(), struct.pack(">I", kind << 24 | len(body)) + body)
+    except FrameError:
+        pass
+
+
+@given(FRAMES, st.data())
+def test_mutated_frames_raise_only_frame_errors(frame: Frame, data: st.DataObject) -> None:
+    """A frame with one byte changed is a frame or a FrameError."""
+    raw = bytearray(encode(frame))
+    raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        read(FrameReader(), bytes(raw))
+    except FrameError:
+        pass
+
+
+@pytest.mark.parametrize("kind", FrameType)
+def test_longest_bodies(kind: FrameType) -> None:
+    """A header that announces more than the type's limit is refused before any of it is held."""
+    limit = {FrameType.DATA: MAX_DATA, FrameType.DATAGRAM: 4 + MAX_DATAGRAM}.get(kind, MAX_SMALL)
+
+    FrameReader().feed(struct.pack(">I", kind << 24 | limit))
+    with pytest.raises(FrameError, match=kind.name):
+        FrameReader().feed(struct.pack(">I", kind << 24 | (limit + 1)))
+
+
+@pytest.mark.parametrize("kind", [0, 8, 255])
+def test_unknown_types_are_refused(kind: int) -> None:
+    """A type that version 1 does not have ends the link, as nobody knows what it would mean."""
+    with pytest.raises(FrameError, match=f"unknown frame type {kind}"):
+        FrameReader().feed(struct.pack(">I", kind << 24))
+
+
+def test_data_is_not_held() -> None:
+    """Each part of a long DATA frame is passed on as it comes."""
+    reader = FrameReader()
+
+    assert reader.feed(data_header(MAX_DATA)) == []
+    assert reader.feed(b"a" * 1000) == [Data(b"a" * 1000)]
+    assert reader._held == b""
+    assert read(reader, b"b" * (MAX_DATA - 1000) + encode(Fin(1)))[1:] == [Fin(1)]
+
+
+def test_an_empty_data_frame_is_nothing() -> None:
+    """A DATA frame without bytes carries nothing and disturbs nothing."""
+    assert read(FrameReader(), data_header(0) + encode(Fin(7))) == [Fin(7)]
+
+
+@given(NUMBERS, st.binary(max_size=100))
+def test_datagram_is_the_same_as_encode(flow: int, data: bytes) -> None:
+    """The short cut for datagrams makes the bytes that the general encoder makes."""
+    assert datagram(flow, data) == encode(Datagram(flow, data))
+
+
+def test_an_unknown_cause_is_a_reset() -> None:
+    """A cause that a newer peer may send still ends the session."""
+    raw = bytearray(encode(Reset(3, Cause.LOST)))
+    raw[-1] = 200
+    assert read(FrameReader(), bytes(raw)) == [Reset(3, Cause.RESET)]
+
+
+def test_a_scope_stays_at_home() -> None:
+    """The scope of a link-local address is not sent, as it means nothing on another host."""
+    opening = Opening(visitor=Endpoint("fe80::1%eth0", 5), local=Endpoint("fe80::2%lo", 6))
+    (frame,) = read(FrameReader(), encode(Open(1, opening)))
+    assert isinstance(frame, Open)
+    assert frame.opening.visitor == Endpoint("fe80::1", 5)
+    assert frame.opening.local == Endpoint("fe80::2", 6)
