@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,10 @@ from .stream import Cause, Endpoint, Sink
 KEEPALIVE_IDLE = 15
 KEEPALIVE_INTERVAL = 5
 KEEPALIVE_PROBES = 3
+
+#: SO_LINGER for "closing resets" and for "closing sends what is left, then FIN".
+_LINGER_RESET = struct.pack("ii", 1, 0)
+_LINGER_OFF = struct.pack("ii", 0, 0)
 
 #: Bytes that a visitor may send while its target is still being dialed, before it is asked to wait.
 DIAL_BUFFER = 65536
@@ -84,6 +89,7 @@ class TcpStream(Protocol):
         if self._finished or self._lost:
             return
         self._finished = True
+        self._linger(_LINGER_OFF)
         self.transport.unregisterProducer()
         if self._read_ended:
             self.transport.loseConnection()
@@ -112,10 +118,18 @@ class TcpStream(Protocol):
             self._aborted = True
             self.transport.abortConnection()
 
+    def _linger(self, option: bytes) -> None:
+        handle = self.transport.getHandle()
+        if hasattr(handle, "setsockopt"):
+            handle.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, option)
+
     # Protocol
 
     def connectionMade(self) -> None:
         tune(self.transport)
+        # The system closes the sockets of a process that is killed, and a cut stream must not look
+        # like a whole one.
+        self._linger(_LINGER_RESET)
         self._fd = self.transport.fileno()
         self.transport.registerProducer(self, True)
         self.pause()
