@@ -53,9 +53,14 @@ class LinkState:
         self.datagrams = False
 
     @property
+    def over(self) -> bool:
+        """Whether no session is under way."""
+        return self.sent is not End.OPEN and self.got is not End.OPEN
+
+    @property
     def idle(self) -> bool:
-        """Whether no session is under way: the link may be taken."""
-        return self.sent is not End.OPEN and self.got is not End.OPEN and not self.datagrams
+        """Whether the link may be taken."""
+        return self.over and not self.datagrams
 
     # What this end does.
 
@@ -75,7 +80,7 @@ class LinkState:
 
     def reset(self, cause: Cause) -> bytes:
         """Give the current session up; what the peer still sends of it is dropped."""
-        if self.sent is End.RESET or self.idle:
+        if self.sent is End.RESET or self.over:
             return b""
         self.sent = End.RESET
         return encode(Reset(self.number, cause))
@@ -118,7 +123,7 @@ class LinkState:
     def _receive_reset(self, frame: Reset) -> Frame | None:
         if frame.session > self.number:
             raise LinkError(f"session {frame.session} reset before it was opened")
-        if frame.session < self.number or self.got is End.RESET or self.idle:
+        if frame.session < self.number or self.got is End.RESET or self.over:
             return None
         self.got = End.RESET
         return None if self.sent is End.RESET else frame

@@ -1,0 +1,324 @@
+"""The state of a data link: rules one by one, and two ends in any interleaving."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from nodepass.relay.stream import Cause, Endpoint
+from nodepass.wire import Opening
+from nodepass.wire.native.frames import (
+    Data,
+    Datagram,
+    Fin,
+    FlowClose,
+    FlowOpen,
+    Frame,
+    FrameReader,
+    Open,
+    Reset,
+    encode,
+)
+from nodepass.wire.native.link import LinkError, LinkState
+
+OPENING = Opening(visitor=Endpoint("192.0.2.1", 1), local=Endpoint("192.0.2.2", 2))
+
+
+def decoded(raw: bytes) -> Frame:
+    """The one frame in these bytes."""
+    (frame,) = FrameReader().feed(raw)
+    return frame
+
+
+def opened() -> tuple[LinkState, LinkState]:
+    """A taking and a serving end in their first session."""
+    taker, server = LinkState(True), LinkState(False)
+    server.receive(decoded(taker.open(OPENING)))
+    return taker, server
+
+
+def test_a_session_ends_with_both_fins() -> None:
+    """The link is idle at each end once both FINs are there, and may be taken again."""
+    taker, server = opened()
+    fin = decoded(taker.finish())
+    assert server.receive(fin) == Fin(1)
+    assert not taker.idle and not server.idle
+    taker.receive(decoded(server.finish()))
+    assert taker.idle and server.idle
+
+    assert server.receive(decoded(taker.open(OPENING))) == Open(2, OPENING)
+
+
+def test_only_an_idle_link_is_taken_and_only_by_its_taker() -> None:
+    """Opening out of turn is this node's own mistake."""
+    taker, server = opened()
+    for end in (taker, LinkState(False)):
+        with pytest.raises(RuntimeError):
+            end.open(OPENING)
+    taker.datagrams = True
+    with pytest.raises(RuntimeError):
+        taker.open(OPENING)
+    assert not server.takes
+
+
+def test_a_reset_is_answered_once() -> None:
+    """The end that hears of a reset answers it; the answer is not answered."""
+    taker, server = opened()
+    reset = decoded(taker.reset(Cause.IDLE))
+    assert server.receive(reset) == Reset(1, Cause.IDLE)
+    answer = server.reset(Cause.IDLE)
+    assert server.idle and not taker.idle
+    assert taker.receive(decoded(answer)) is None
+    assert taker.idle
+    assert taker.reset(Cause.IDLE) == b"" == server.reset(Cause.IDLE)
+
+
+def test_a_fin_sent_before_is_answer_enough() -> None:
+    """Who has sent its FIN owes nothing more."""
+    taker, server = opened()
+    fin = decoded(server.finish())
+    reset = decoded(taker.reset(Cause.RESET))
+    assert server.receive(reset) == reset
+    assert server.idle
+    assert server.reset(Cause.RESET) == b""
+    assert taker.receive(fin) is None
+    assert taker.idle
+
+
+def test_a_late_reset_reaches_no_later_session() -> None:
+    """A RESET that crossed with the end of its session is ignored in the next one."""
+    taker, server = opened()
+    fin = decoded(taker.finish())
+    late = [decoded(server.finish()), decoded(server.reset(Cause.LOST))]
+    taker.receive(late[0])
+    assert taker.idle
+    reopened = decoded(taker.open(OPENING))
+    assert taker.receive(late[1]) is None
+    assert taker.reset(Cause.RESET) != b"", "the second session is under way"
+    server.receive(fin)
+    assert server.receive(reopened) == reopened
+
+
+@pytest.mark.parametrize("takes", [True, False])
+def test_a_late_reset_does_not_disturb_a_datagram_link(takes: bool) -> None:
+    """A RESET that crossed with the end of the last TCP session means nothing to the flows."""
+    taker, server = opened()
+    end, other = (taker, server) if takes else (server, taker)
+    fin = decoded(end.finish())
+    frames = [decoded(other.finish()), decoded(other.reset(Cause.LOST))]
+    other.receive(fin)
+    end.receive(frames[0])
+    end.datagrams = True
+    assert end.receive(frames[1]) is None
+    assert end.reset(Cause.LOST) == b"", "there is no session to reset"
+
+
+def test_data_after_ones_own_reset_is_dropped() -> None:
+    """What the peer had sent before it heard of the reset goes nowhere."""
+    taker, server = opened()
+    taker.reset(Cause.RESET)
+    assert taker.receive(Data(b"late")) is None
+    assert server.receive(Data(b"in time")) == Data(b"in time")
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        Open(3, OPENING),
+        Open(1, OPENING),
+        Open(2, OPENING),
+        Fin(2),
+        Fin(0),
+        Reset(2, Cause.RESET),
+        Datagram(1, b""),
+        FlowClose(1, None),
+        FlowOpen(1, OPENING),
+    ],
+    ids=repr,
+)
+def test_frames_out_of_turn_end_the_link(frame: Frame) -> None:
+    """In session 1: each frame that can't come now is an error."""
+    _, server = opened()
+    with pytest.raises(LinkError):
+        server.receive(frame)
+
+
+@pytest.mark.parametrize(
+    "frame", [Data(b"x"), Fin(0), Fin(1), Reset(1, Cause.RESET), Open(2, OPENING)], ids=repr
+)
+def test_frames_on_a_fresh_link(frame: Frame) -> None:
+    """Before the first OPEN nothing of a session may come."""
+    with pytest.raises(LinkError):
+        LinkState(False).receive(frame)
+
+
+def test_the_taking_end_is_sent_no_openings() -> None:
+    """The end with the visitors takes no visitors from the other."""
+    for frame in (Open(1, OPENING), FlowOpen(1, OPENING)):
+        with pytest.raises(LinkError):
+            LinkState(True).receive(frame)
+
+
+def test_nothing_follows_a_fin() -> None:
+    """Bytes or a second FIN after a FIN are errors."""
+    taker, server = opened()
+    server.receive(decoded(taker.finish()))
+    for frame in (Data(b"x"), Fin(1)):
+        with pytest.raises(LinkError):
+            server.receive(frame)
+
+
+def test_a_datagram_link_stays_one() -> None:
+    """After the first FLOW_OPEN no session can begin."""
+    server = LinkState(False)
+    assert server.receive(FlowOpen(1, OPENING)) == FlowOpen(1, OPENING)
+    assert not server.idle
+    with pytest.raises(LinkError):
+        server.receive(Open(1, OPENING))
+
+
+class _End:
+    """One end with its reader, what its applications sent and heard, and the queue towards it."""
+
+    def __init__(self, takes: bool) -> None:
+        self.state = LinkState(takes)
+        self.reader = FrameReader()
+        self.inbox = b""
+        self.sent: dict[int, bytes] = {}
+        self.heard: dict[int, bytes] = {}
+        self.fins: set[int] = set()  # sessions that ended in order, as heard
+        self.finished: set[int] = set()  # sessions that this end finished
+        self.resets: set[int] = set()  # sessions whose reset was heard
+        self.gave_up: set[int] = set()  # sessions that this end's application reset
+
+    @property
+    def open(self) -> bool:
+        """Whether the application may still send."""
+        return not self.state.over and self.state.sent.value == "open"
+
+
+class TwoEnds(RuleBasedStateMachine):
+    """Two ends joined by byte queues, with any cut, any order and any stall."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.taker, self.server = _End(True), _End(False)
+        self.aborts: list[tuple[_End, int, Cause]] = []  # on their way over the control link
+
+    def _other(self, end: _End) -> _End:
+        return self.server if end is self.taker else self.taker
+
+    def _send(self, end: _End, raw: bytes) -> None:
+        self._other(end).inbox += raw
+
+    def _end(self, takes: bool) -> _End:
+        return self.taker if takes else self.server
+
+    @precondition(lambda self: self.taker.state.idle)
+    @rule()
+    def open(self) -> None:
+        self._send(self.taker, self.taker.state.open(OPENING))
+
+    @rule(takes=st.booleans(), data=st.binary(min_size=1, max_size=6))
+    def write(self, takes: bool, data: bytes) -> None:
+        end = self._end(takes)
+        if end.open:
+            number = end.state.number
+            end.sent[number] = end.sent.get(number, b"") + data
+            self._send(end, encode(Data(data)))
+
+    @rule(takes=st.booleans())
+    def finish(self, takes: bool) -> None:
+        end = self._end(takes)
+        if end.open:
+            end.finished.add(end.state.number)
+        self._send(end, end.state.finish())
+
+    @rule(takes=st.booleans(), cause=st.sampled_from(Cause), around=st.booleans())
+    def reset(self, takes: bool, cause: Cause, around: bool) -> None:
+        end = self._end(takes)
+        if end.state.over:
+            return
+        end.gave_up.add(end.state.number)
+        raw = end.state.reset(cause)
+        self._send(end, raw)
+        if raw and around:
+            self.aborts.append((self._other(end), end.state.number, cause))
+
+    @precondition(lambda self: self.aborts)
+    @rule(data=st.data())
+    def deliver_abort(self, data: st.DataObject) -> None:
+        """The control link is quicker or slower than the data link."""
+        at = data.draw(st.integers(0, len(self.aborts) - 1))
+        end, number, cause = self.aborts.pop(at)
+        if number == end.state.number and not end.state.over:
+            self._hear_reset(end, number)
+            self._send(end, end.state.reset(cause))
+
+    @rule(takes=st.booleans(), size=st.integers(1, 80))
+    def deliver(self, takes: bool, size: int) -> None:
+        end = self._end(takes)
+        chunk, end.inbox = end.inbox[:size], end.inbox[size:]
+        for frame in end.reader.feed(chunk):
+            number = end.state.number
+            heard = end.state.receive(frame)
+            if isinstance(heard, Data):
+                end.heard[number] = end.heard.get(number, b"") + heard.data
+            elif isinstance(heard, Fin):
+                assert heard.session == number
+                end.fins.add(number)
+            elif isinstance(heard, Reset):
+                assert heard.session == number
+                self._hear_reset(end, number)
+                self._send(end, end.state.reset(heard.cause))
+
+    def _hear_reset(self, end: _End, number: int) -> None:
+        assert number in self._other(end).gave_up, "a reset that nobody asked for"
+        end.resets.add(number)
+
+    @invariant()
+    def no_byte_of_one_session_reaches_another(self) -> None:
+        if not hasattr(self, "taker"):
+            return
+        for end in (self.taker, self.server):
+            other = self._other(end)
+            for number, heard in end.heard.items():
+                assert other.sent.get(number, b"").startswith(heard)
+            for number in end.fins:
+                assert number in other.finished
+                assert end.heard.get(number, b"") == other.sent.get(number, b"")
+
+    @invariant()
+    def numbers_agree(self) -> None:
+        if hasattr(self, "taker"):
+            assert 0 <= self.taker.state.number - self.server.state.number <= 1
+
+    def teardown(self) -> None:
+        """Once all is delivered and the sessions are ended, both ends are idle and agree."""
+        if not hasattr(self, "taker"):
+            return
+        self._drain()
+        for end in (self.taker, self.server):
+            self._send(end, end.state.finish())
+        self._drain()
+        assert self.taker.state.idle and self.server.state.idle
+        assert self.taker.state.number == self.server.state.number
+        for end in (self.taker, self.server):
+            ended = end.fins | end.resets | end.gave_up
+            assert ended >= set(range(1, end.state.number + 1)), "a session with no end"
+
+    def _drain(self) -> None:
+        while self.aborts:
+            end, number, cause = self.aborts.pop()
+            if number == end.state.number and not end.state.over:
+                self._hear_reset(end, number)
+                self._send(end, end.state.reset(cause))
+        while self.taker.inbox or self.server.inbox:
+            self.deliver(True, 1 << 20)
+            self.deliver(False, 1 << 20)
+
+
+TwoEnds.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestTwoEnds = TwoEnds.TestCase
