@@ -191,8 +191,8 @@ class RoleService(Service):
         try:
             self._role = self._make_role(config, tuning, reactor, log)
             self._role.bind()
-            if self._error is None:
-                log.info("started: {url}", url=config.effective_url())
+            # Once the reactor runs, signals are heard: whoever reads the line may send one.
+            reactor.callWhenRunning(self._say_started, self._role)
         except ConfigError as error:  # a file that was good when the service was made
             self._failed(FatalError(str(error)))
 
@@ -222,6 +222,10 @@ class RoleService(Service):
         log.info("mode=0: {tunnel} can be bound here, so this client is mode=1",
                  tunnel=config.tunnel)  # fmt: skip
         return forward
+
+    def _say_started(self, role: Any) -> None:
+        if role is self._role and self._error is None:
+            role.log.info("started: {url}", url=self.config.effective_url())
 
     def _now_ready(self) -> None:
         if not self._is_ready:
