@@ -275,7 +275,7 @@ def _key_warnings(config: ServerConfig | ClientConfig) -> list[str]:
     if not config.key:
         return [
             "no key: anyone who reaches the tunnel port may join; "
-            "write one before the host, as in server://KEY@host:port (nodepass key makes one)"
+            "write one before the host, as in KEY@host:port (nodepass key makes one)"
         ]
     # Four bits a character is what hex digits hold; words hold less, and random letters more.
     if 4 * len(config.key) < STRONG_KEY_BITS:
