@@ -56,6 +56,8 @@ LONGEST_PAUSE = 300.0
 PIN_OVERLAP = 60.0
 #: Share of a pause by which it is varied, so that clients do not return all at once.
 JITTER = 0.2
+#: Reasons for not joining that are remembered as told; a server may word its refusals as it likes.
+MAX_COMPLAINTS = 32
 
 
 class Refused(PeerError):
@@ -117,7 +119,7 @@ class NativeConnector:
         self._maker: LinkMaker | None = None
         self._running: Deferred[None] | None = None
         self._wrong_keys = 0
-        self._complaint = ""
+        self._complaints: set[str] = set()
         self._lost: Deferred[None] | None = None
 
     def start(self) -> None:
@@ -155,9 +157,8 @@ class NativeConnector:
                 pause = self._pause_after(error)
                 self._complain(error)
             else:
-                self.log.forget("join")
                 self._wrong_keys = 0
-                self._complaint = ""
+                self._complaints.clear()
                 if self.peer is not None and self.peer.joined:
                     self._lost = Deferred()
                     await self._lost
@@ -184,11 +185,14 @@ class NativeConnector:
         return min(LONGEST_PAUSE, self.terms.cooldown * 2.0 ** min(self._wrong_keys - 1, 16))
 
     def _complain(self, error: Exception) -> None:
+        # Once for each reason, as reasons may alternate: a server behind a proxy that is down.
         reason = _reason(error)
-        if reason != self._complaint:
-            self._complaint = reason
-            self.log.forget("join")
-        self.log.once("join", "can't join the server: {reason}; trying on", reason=reason)
+        if reason in self._complaints:
+            return
+        if len(self._complaints) >= MAX_COMPLAINTS:
+            self._complaints.clear()
+        self._complaints.add(reason)
+        self.log.warn("can't join the server: {reason}; trying on", reason=reason)
 
     # One try.
 
