@@ -360,6 +360,10 @@ class Network:
         """Take the way to this side away from those inside."""
         self._inside("addr", "flush", "dev", "up0")
 
+    def give_route(self) -> None:
+        """Give it back."""
+        self._inside("addr", "add", f"{self.there}/24", "dev", "up0")
+
     def remove(self) -> None:
         """Take all of it down."""
         subprocess.run([program("ip"), "netns", "del", self.name], check=False)
