@@ -15,7 +15,10 @@ from twisted.internet.protocol import DatagramProtocol
 from nodepass.config import parse_url
 from nodepass.meter import Meter
 from nodepass.relay.stream import Endpoint
+from nodepass.relay.udp import TargetSocket
 from nodepass.service import RoleService, makeService
+from nodepass.wire.native.datalink import DataLink
+from nodepass.wire.native.linkpool import LinkPool
 from tests.scenarios.harness import QUICK, tunnel
 
 #: The largest datagram that IPv4 carries.
@@ -138,9 +141,22 @@ class Way:
         return max(self.entry.stats.udps, self.exit.stats.udps)
 
     @property
-    def links(self) -> int:
-        """Data links that carry flows, counted at the end with the visitors."""
-        return sum(len(peer._flow_links) for peer in self.entry._role.peers)
+    def links(self) -> list[DataLink]:
+        """The data links that carry flows, at the end with the visitors."""
+        return [link for pool in _pools(self.entry) for link in pool._flow_links.values()]
+
+    @property
+    def held(self) -> int:
+        """What the nodes hold of flows, in whatever form; 0 when all has been given back."""
+        held = 0
+        for node in {id(node): node for node in (self.entry, self.exit)}.values():
+            role = node._role
+            held += role.instance.slots.udp + role.instance.meter.udps
+            held += len(role.visitors.flows) + len(role.dialer.flows) + len(role.visitors._channels)
+            for pool in _pools(node):
+                held += pool._carrier.waiting + pool._carrier._held
+                held += sum(len(link.flows) for link in pool._flow_links)
+        return held + target_sockets()
 
     def meter(self, node: RoleService) -> Meter:
         """A node's counters."""
@@ -152,6 +168,15 @@ class Way:
         return self.meter(self.entry).udp_dropped + (
             0 if self.exit is self.entry else self.meter(self.exit).udp_dropped
         )
+
+
+def _pools(node: RoleService) -> list[LinkPool]:
+    return [peer.links for peer in node._role.peers]
+
+
+def target_sockets() -> int:
+    """The UDP sockets that nodes in this process have open to targets."""
+    return sum(isinstance(reader, TargetSocket) for reader in reactor.getReaders())
 
 
 @asynccontextmanager
