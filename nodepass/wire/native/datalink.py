@@ -30,6 +30,9 @@ from .frames import (
 )  # fmt: skip
 from .link import LinkState
 
+#: Seconds after which a RESET that was not answered is repeated over the control link: what the
+#: link carries may be waiting, with the RESET behind it, for a peer that has stopped reading it.
+RESET_PATIENCE = 1.0
 #: Seconds in which a peer must answer a RESET.  It answers as soon as it reads; one that does not
 #: is stuck, and the link, which can't be used again before the answer, is given up.
 RESET_ANSWER_TIMEOUT = 10.0
@@ -45,7 +48,8 @@ class LinkOwner(Interface):
         """The link's session is over; it may be taken again."""
 
     def link_backed_up(self, link: DataLink, session: int, cause: Cause) -> bool:
-        """A RESET can't leave at once; whether it was passed on by another way."""
+        """A RESET can't leave at once, or was not answered; whether it was passed on by another
+        way."""
 
     def link_lost(self, link: DataLink, reason: str) -> None:
         """The link is gone; the last call about it."""
@@ -203,9 +207,15 @@ class DataLink(Protocol):
         self.read_on(True)
         if not self.state.idle:
             self._answer_timer = self._clock.callLater(
-                RESET_ANSWER_TIMEOUT, self.abort, "a reset was not answered"
+                RESET_PATIENCE, self._repeat_reset, self.state.number, cause
             )
         self._check_over()
+
+    def _repeat_reset(self, session: int, cause: Cause) -> None:
+        self._owner.link_backed_up(self, session, cause)
+        self._answer_timer = self._clock.callLater(
+            RESET_ANSWER_TIMEOUT - RESET_PATIENCE, self.abort, "a reset was not answered"
+        )
 
     def read_on(self, on: bool) -> None:
         """Read from the link, or let it wait; a link that waits still notices that it broke."""
