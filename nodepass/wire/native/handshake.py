@@ -274,7 +274,9 @@ class ServerHandshake:
         assert keys is not None, "answer() comes first"
         due = _mac(keys.client, b"client", self._transcript)
         if not hmac.compare_digest(due, confirm.proof):
-            raise HandshakeError("wrong key", Refusal.WRONG_KEY, guess=True)
+            # Without a PAKE nothing was tried at the key.
+            guess = self._key is not None and self._secrets is None
+            raise HandshakeError("wrong key", Refusal.WRONG_KEY, guess=guess)
         proof = _mac(keys.server, b"server", self._transcript, self.association, pin)
         welcome = Welcome(proof=proof, association=self.association, pin=pin)
         return welcome, self._secrets or keys.secrets
