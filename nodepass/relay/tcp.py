@@ -71,7 +71,8 @@ class TcpStream(Protocol):
         self._sink: Sink | None = None
         self._fd = -1
         self._read_ended = False
-        self._finished = False
+        self._finished = False  # no more will be written
+        self._write_ended = False  # and what was has left
         self._lost: list[Cause | None] = []  # how it ended, when nobody listened yet
         self._aborted = False
 
@@ -86,15 +87,11 @@ class TcpStream(Protocol):
         self.transport.write(data)
 
     def finish(self) -> None:
-        if self._finished or self._lost:
+        if self._finished or self._lost or self._aborted:
             return
         self._finished = True
-        self._linger(_LINGER_OFF)
         self.transport.unregisterProducer()
-        if self._read_ended:
-            self.transport.loseConnection()
-        else:
-            self.transport.loseWriteConnection()
+        self.transport.loseWriteConnection()
 
     def abort(self, cause: Cause) -> None:
         self._sink = None
@@ -142,16 +139,21 @@ class TcpStream(Protocol):
         self._read_ended = True
         if self._sink is not None:
             self._sink.ended()
-        if self._finished and not self._lost and not self._aborted:
-            # Where the half-close has left already this calls connectionLost at once.
-            self.transport.loseConnection()
+        self._close_when_done()
 
     def writeConnectionLost(self) -> None:
-        pass  # our own half-close has left; the rest is connectionLost
+        self._write_ended = True
+        self._linger(_LINGER_OFF)  # all that was written is the system's to deliver
+        self._close_when_done()
+
+    def _close_when_done(self) -> None:
+        if self._read_ended and self._write_ended and not self._lost and not self._aborted:
+            self.transport.loseConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._watch.discard(self._fd)
-        clean = self._read_ended and self._finished and reason.check(ConnectionDone) is not None
+        done = self._read_ended and self._write_ended
+        clean = done and reason.check(ConnectionDone) is not None
         cause = None if clean else Cause.RESET
         self._lost.append(cause)
         sink, self._sink = self._sink, None
