@@ -14,7 +14,7 @@ from tests.scenarios.datagrams import WAYS, Programs, Visitor, Way, target_socke
 from tests.scenarios.harness import QUICK, sleep, until
 
 #: Flows end after this many seconds of silence, where a scenario waits for it.
-IDLE = 0.5
+IDLE = 1.0
 SILENCE = evolve(QUICK, udp_read_timeout=IDLE)
 
 
@@ -31,7 +31,7 @@ async def answered(*visitors: Visitor, data: bytes = b"hello", timeout: float = 
         await sleep(0.1)
 
 
-@pytest.mark.parametrize("parameter", ["", "read=500ms"])
+@pytest.mark.parametrize("parameter", ["", "read=1s"])
 @pytest.mark.parametrize("kind", WAYS)
 @pytest_twisted.ensureDeferred
 async def test_silence_ends_flows_and_gives_all_back(kind: str, parameter: str) -> None:
@@ -47,10 +47,8 @@ async def test_silence_ends_flows_and_gives_all_back(kind: str, parameter: str) 
             assert between.entry.stats.udps == between.exit.stats.udps == 20
             assert target_sockets() == 20
             await until(lambda: between.held == 0, what="the end of the flows")
-            first = set(target.sources)
             await answered(*visitors, data=b"again")
             assert between.entry.stats.udps == 20
-            assert len(set(target.sources) - first) == 20
 
 
 @pytest.mark.parametrize("kind", ["-", "+"])
@@ -179,21 +177,25 @@ async def test_flows_take_half_of_the_slots(kind: str) -> None:
             assert between.entry.stats.udps == 4
 
 
-@pytest.mark.parametrize("kind", WAYS)
+@pytest.mark.parametrize(
+    ("kind", "limited"),
+    [("-", "entry"), ("+", "entry"), ("-", "exit"), ("+", "exit"), ("single", "entry")],
+)
 @pytest_twisted.ensureDeferred
-async def test_the_oldest_unanswered_flow_makes_room(kind: str) -> None:
+async def test_the_oldest_unanswered_flow_makes_room(kind: str, limited: str) -> None:
     """Flows that were answered stay; of the others the oldest goes for a new one."""
     async with Programs() as programs:
         target = programs.target(lambda data: [] if data == b"quiet" else [data])
-        async with way(kind, target.address, entry="slot=8") as between:
+        async with way(kind, target.address, **{limited: "slot=8"}) as between:
             known = [programs.visitor(between.visitors) for _ in range(2)]
             await answered(*known)
             quiet = [programs.visitor(between.visitors) for _ in range(6)]
             for number, visitor in enumerate(quiet):
                 visitor.say(b"quiet")
                 await until(lambda number=number: target.heard.count(b"quiet") == number + 1)
-                assert between.entry.stats.udps == min(4, 3 + number)
-            await until(lambda: between.exit.stats.udps == 4)
+                node = getattr(between, limited)
+                assert node.stats.udps == min(4, 3 + number)
+            await until(lambda: between.entry.stats.udps == between.exit.stats.udps == 4)
             ports = {visitor.port for visitor, _ in between.entry._role.visitors._channels}
             expected = [*known, *quiet[-2:]]
             assert ports == {visitor.address.port for visitor in expected}
