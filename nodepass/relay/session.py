@@ -129,7 +129,6 @@ class Session:
         "_over",
         "_replay",
         "_replayed",
-        "_replaying",
         "_retry",
         "_retrying",
         "_timer",
@@ -174,7 +173,8 @@ class Session:
             self._timer = self.context.clock.callLater(self.context.read, self._check_idle)
         self.context.log.debug("session {session()}: started", session=self.describe)
         self.far.stream.attach(self.far)
-        self.near.stream.attach(self.near)
+        if not self._over:
+            self.near.stream.attach(self.near)
         if not self.far.gone and not self._over:
             self.far.stream.resume()
         if not self.near.gone and not self._over and not self.near.blocked:
@@ -262,15 +262,18 @@ class Session:
         self.far = _Half(self, stream, self.context.outbound, False)
         self.far.other = self.near
         self.near.other = self.far
+        self.near.blocked = False  # the new stream says by itself when it is congested
         stream.attach(self.far)
         replay, self._replay = self._replay, None
-        for data in replay or ():
-            stream.write(data)
-        if self.near.ended_:
-            stream.finish()
+        if not self.far.gone:
+            for data in replay or ():
+                stream.write(data)
+            if self.near.ended_:
+                stream.finish()
         if not self.far.gone:
             stream.resume()
-        self.far.drained()
+        if not (self.near.blocked or self.near.gone) and self.near.waiter is None:
+            self.near.stream.resume()
 
     def _not_again(self, failure: Failure, cause: Cause) -> None:
         self._retrying = None
