@@ -117,8 +117,8 @@ class ClientRole(Role):
     async def close(self) -> None:
         self.dialer.stop()
         await closed(self.visitors.stop())
-        for peer in self.peers:
-            peer.close(Cause.STOPPED, "the client is stopping")
+        farewell = "the client is stopping"
+        await closed(*[peer.close(Cause.STOPPED, farewell) for peer in list(self.peers)])
 
     def reload(self) -> None:
         try:

@@ -111,8 +111,8 @@ class ServerRole(Role):
     async def close(self) -> None:
         self.dialer.stop()
         await closed(self.visitors.stop())
-        for peer in list(self.peers):
-            peer.close(Cause.STOPPED, "the server is stopping")
+        farewell = "the server is stopping"
+        await closed(*[peer.close(Cause.STOPPED, farewell) for peer in list(self.peers)])
         if self.acceptor is not None:
             self.acceptor.stop()
         self._lobby.clear()

@@ -72,8 +72,9 @@ class Peer(Protocol):
     def drain(self) -> None:
         """Tell the peer to bring no new visitors: this node is stopping."""
 
-    def close(self, cause: Cause, reason: str) -> None:
-        """Reset what is left of its sessions and part for good."""
+    def close(self, cause: Cause, reason: str) -> Deferred[None]:
+        """Reset what is left of its sessions and part for good.  Fires when the peer has been told,
+        or can't be."""
 
 
 class Host(Protocol):

@@ -40,6 +40,7 @@ class ControlLink(Protocol):
         self._handler: Callable[[Message], None] | None = None
         self._on_lost: Callable[[str], None] | None = None
         self._failure: Failure | None = None
+        self._closing: list[Deferred[None]] = []
         self.given_up = ""
 
     # For the handshake.
@@ -97,11 +98,16 @@ class ControlLink(Protocol):
         if self.connected_:
             self.transport.write(encoded)
 
-    def close(self) -> None:
-        """Close once what was sent has left."""
+    def close(self) -> Deferred[None]:
+        """Close once what was sent has left; fires when the link is gone."""
+        result: Deferred[None] = Deferred()
         if self.connected_:
+            self._closing.append(result)
             self.transport.unregisterProducer()
             self.transport.loseConnection()
+        else:
+            result.callback(None)
+        return result
 
     def abort(self, reason: str = "") -> None:
         """Close now; `reason` is what `lost` is told."""
@@ -150,6 +156,9 @@ class ControlLink(Protocol):
             self.encrypted.errback(reason)
         self._offer()
         self._tell_lost()
+        closing, self._closing = self._closing, []
+        for result in closing:
+            result.callback(None)
 
     def _tell_lost(self) -> None:
         lost, self._on_lost = self._on_lost, None

@@ -6,7 +6,7 @@ import platform
 from collections.abc import Callable
 
 from attrs import frozen
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from nodepass.logs import Log, printable
@@ -37,6 +37,8 @@ SILENT_INTERVALS = 3.0
 QUIET_INTERVALS = 1.5
 #: Seconds that a peer has to answer when another node says that it takes its place.
 PROBE_TIMEOUT = 1.0
+#: Seconds that a peer has to take a farewell: a stop should not wait for one that hangs.
+PARTING_TIMEOUT = 1.0
 
 
 @frozen(kw_only=True)
@@ -153,20 +155,24 @@ class NativePeer:
     def drain(self) -> None:
         self._send(Drain())
 
-    def close(self, cause: Cause, reason: str) -> None:
+    def close(self, cause: Cause, reason: str) -> Deferred[None]:
         if self.closed:
-            return
+            return succeed(None)
         self.closed = True
+        parted = succeed(None)
         for timer in (self._heartbeat, self._given_up):
             if timer is not None and timer.active():
                 timer.cancel()
         if self.control is not None:
             control, self.control = self.control, None
             control.send(Leave(reason=reason))
-            control.close()
+            parted = control.close()
+            timer = self.settings.clock.callLater(PARTING_TIMEOUT, control.abort)
+            parted.addCallback(lambda _: timer.cancel() if timer.active() else None)
         self.links.close(cause, reason)
         self._answer_probes(False)
         self.settings.host.left(self)
+        return parted
 
     # The control link.
 
