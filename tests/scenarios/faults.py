@@ -160,7 +160,7 @@ async def download(conn: Conn) -> None:
     conn.finish()
 
 
-STREAM_BLOCKS = 150
+STREAM_BLOCKS = 100
 STREAM_BLOCK = 20_000
 #: All that `download` sends.
 STREAM = b"".join(bytes([block]) * STREAM_BLOCK for block in range(STREAM_BLOCKS))
