@@ -19,6 +19,10 @@ from zope.interface import implementer
 
 from nodepass.relay.stream import Endpoint
 
+#: Where targets listen: a loopback address of this process alone, so that programs of other test
+#: runs, which still dial a port that was theirs, are not taken for visitors.
+HERE = f"127.{1 + os.getpid() % 250}.{os.getpid() // 250 % 250}.1"
+
 #: Seconds after which a script that waits for the other end gives up.
 PATIENCE = 30.0
 
@@ -265,7 +269,7 @@ async def _awaited(awaitable: Awaitable[None]) -> None:
 
 
 def listen(
-    script: Script | None = None, host: str = "127.0.0.1", port: int = 0, paused: bool = False
+    script: Script | None = None, host: str = HERE, port: int = 0, paused: bool = False
 ) -> Target:
     """A target.  `paused`: it reads nothing until told to."""
     return Target(script, host, port, paused)

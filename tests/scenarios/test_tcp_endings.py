@@ -115,6 +115,22 @@ async def test_a_reset_after_the_other_ends_fin(flow: str) -> None:
 
 @pytest.mark.parametrize("flow", ["-", "+"])
 @pytest_twisted.ensureDeferred
+async def test_a_reset_after_fin_while_the_other_end_is_silent(flow: str) -> None:
+    """A visitor that has sent FIN and is then gone ends the session, though no byte moves that
+    would meet its absence."""
+    here = await session(flow, 0)
+    here.visitor.finish()
+    assert await here.target.read_all() == b""
+    here.visitor.reset()
+    nodes = (here.pair.server, here.pair.client)
+    await until(lambda: not any(node.stats.tcps for node in nodes), what="the session's end")
+    here.target.flood()
+    assert await here.target.end() == "reset"
+    await here.stop()
+
+
+@pytest.mark.parametrize("flow", ["-", "+"])
+@pytest_twisted.ensureDeferred
 async def test_both_end_at_once(flow: str) -> None:
     """FINs that cross end the session once, with all bytes there."""
     here = await session(flow, 0)

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_twisted
@@ -136,6 +137,11 @@ async def test_as_programs_read_it(
         daemon.stop()
 
 
+def _header(visitor: Any, target: Endpoint) -> bytes:
+    """What a target should get."""
+    return f"PROXY TCP4 127.0.0.1 {target.host} {visitor.port} {target.port}\r\n".encode()
+
+
 @flows
 @pytest_twisted.ensureDeferred
 async def test_before_all_else(flow: str) -> None:
@@ -145,7 +151,7 @@ async def test_before_all_else(flow: str) -> None:
     visitor = await connect(pair.visitor)
     own = visitor.transport.getHost()
     far = await target.accept()
-    header = f"PROXY TCP4 127.0.0.1 127.0.0.1 {own.port} {target.endpoint.port}\r\n".encode()
+    header = _header(own, target.endpoint)
     assert await far.read(len(header)) == header
     visitor.write(b"first")
     visitor.finish()
@@ -184,7 +190,7 @@ async def test_a_mapped_visitor() -> None:
     visitor = await connect(Endpoint("127.0.0.1", service.tunnel_address.port))
     far = await target.accept()
     own = visitor.transport.getHost()
-    header = f"PROXY TCP4 127.0.0.1 127.0.0.1 {own.port} {target.endpoint.port}\r\n".encode()
+    header = _header(own, target.endpoint)
     assert await far.read(len(header)) == header
     visitor.reset()
     await far.end()
