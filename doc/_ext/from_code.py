@@ -126,6 +126,12 @@ def _code(text: str) -> str:
     return f"``{text}``"
 
 
+def _prose(comment: str) -> str:
+    """A comment's text with its names as literals."""
+    comment = re.sub(r":[a-z]+:`([^`]*)`", r"`\1`", comment)
+    return re.sub(r"(?<!`)`([^`]+)`(?!`)", r"``\1``", comment)
+
+
 def _term(name: str, *paragraphs: str) -> list[str]:
     lines = [name]
     for paragraph in paragraphs:
@@ -169,10 +175,8 @@ def constants_rst() -> list[str]:
     for each in constants():
         if each.module != module:
             module = each.module
-            lines += ["", f".. rubric:: {module}", "", each.about.replace("`", "``"), ""]
-        reason = re.sub(r":[a-z]+:`([^`]*)`", r"`\1`", each.reason)
-        reason = re.sub(r"(?<!`)`([^`]+)`(?!`)", r"``\1``", reason)
-        lines += _term(_code(f"{each.name} = {each.value}"), reason)
+            lines += ["", f".. rubric:: {module}", "", _prose(each.about), ""]
+        lines += _term(_code(f"{each.name} = {each.value}"), _prose(each.reason))
     return lines
 
 
