@@ -8,6 +8,11 @@ from collections.abc import Callable
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
+try:
+    import resource
+except ImportError:  # Windows has no such limits
+    resource = None  # type: ignore[assignment]
+
 #: The bucket holds what the rate yields in this many seconds.
 BURST_SECONDS = 1.0
 
@@ -31,6 +36,14 @@ QUEUE_BYTES = 256 * 1024
 QUEUE_DATAGRAMS = 1024
 
 
+def open_files() -> int | None:
+    """How many files this process may have open; None where that is not limited."""
+    if resource is None:
+        return None
+    soft: int = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return None if soft == resource.RLIM_INFINITY else soft
+
+
 class Slots:
     """
     The sessions under way, counted against the most that are allowed.
@@ -39,18 +52,22 @@ class Slots:
     may take all.
 
     :param limit: most sessions of both kinds together; 0 means no limit.
+    :param files: the files that the process may have open; flows take at most half of them too,
+        as a visitor whose connection finds no file left is lost.  None means no limit.
     """
 
-    __slots__ = ("_udp_limit", "limit", "tcp", "udp")
+    __slots__ = ("flow_limit", "limit", "tcp", "udp")
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, files: int | None = None) -> None:
         self.limit = limit
         #: TCP sessions under way.
         self.tcp = 0
         #: Flows under way.
         self.udp = 0
-        # A limit of one still lets a flow in when no TCP session is there.
-        self._udp_limit = max(1, limit // 2)
+        halves = [bound // 2 for bound in (limit, files) if bound]
+        #: Most flows, None without a limit.  A limit of one still lets a flow in when no TCP
+        #: session is there.
+        self.flow_limit = max(1, min(halves)) if halves else None
 
     def acquire_tcp(self) -> bool:
         """Take a slot for a TCP session; False when all are taken."""
@@ -66,7 +83,9 @@ class Slots:
 
     def acquire_udp(self) -> bool:
         """Take a slot for a flow; False when all, or the half that is for flows, are taken."""
-        if self.limit and (self.udp >= self._udp_limit or self.tcp + self.udp >= self.limit):
+        if self.flow_limit is not None and self.udp >= self.flow_limit:
+            return False
+        if self.limit and self.tcp + self.udp >= self.limit:
             return False
         self.udp += 1
         return True

@@ -193,7 +193,10 @@ class FlowSet:
             if slots.acquire_udp():
                 return True
         self.context.log.limited(
-            "udp slot", "slot={limit}: a new UDP session was refused", limit=slots.limit
+            "udp slot",
+            "a new UDP session was refused: slot={limit}, of which UDP may take {most}",
+            limit=slots.limit,
+            most=slots.flow_limit,
         )
         return False
 

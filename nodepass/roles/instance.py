@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from nodepass.config import ClientConfig, Mode, ServerConfig
-from nodepass.limits import RateLimiter, Slots
+from nodepass.limits import RateLimiter, Slots, open_files
 from nodepass.logs import Log
 from nodepass.meter import Meter
 from nodepass.relay.flow import FlowLimits
@@ -33,7 +33,7 @@ class Instance:
         self.reactor = reactor
         self.log = log
         self.meter = Meter()
-        self.slots = Slots(config.slot)
+        self.slots = Slots(config.slot, open_files())
         self.watch = HangupWatch(reactor)
         self.resolver = CachingResolver(reactor)
         self.relay: Relay = PortableRelay(reactor, self.resolver, self.watch, log)

@@ -158,6 +158,20 @@ async def test_idle_datagram_links_go_back(monkeypatch: pytest.MonkeyPatch) -> N
             await answered(visitor)
 
 
+@pytest_twisted.ensureDeferred
+async def test_flows_take_half_of_the_open_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flood of flows does not take the descriptors that connections need."""
+    monkeypatch.setattr("nodepass.roles.instance.open_files", lambda: 8)
+    async with Programs() as programs:
+        target = programs.target()
+        async with way("single", target.address) as between:
+            visitors = [programs.visitor(between.visitors) for _ in range(4)]
+            await answered(*visitors)
+            programs.visitor(between.visitors).say(b"no room")
+            await until(lambda: between.dropped == 1)
+            assert between.flows == target_sockets() == 4
+
+
 @pytest.mark.parametrize("kind", WAYS)
 @pytest_twisted.ensureDeferred
 async def test_flows_take_half_of_the_slots(kind: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections import Counter
 
 import pytest
@@ -39,6 +40,20 @@ def test_flows_take_at_most_half() -> None:
     slots.release_udp()
     slots.release_tcp()
     assert slots.acquire_udp()
+
+
+def test_flows_leave_files_to_connections() -> None:
+    """Flows stop at half of the open files where that is less than half of the slots."""
+    assert [Slots(100, 4).flow_limit, Slots(4, 100).flow_limit, Slots(0, 4).flow_limit] == [2, 2, 2]
+    slots = Slots(0, 4)
+
+    assert [slots.acquire_udp() for _ in range(3)] == [True, True, False]
+    assert all(slots.acquire_tcp() for _ in range(10))
+
+
+def test_the_files_of_this_process() -> None:
+    """The bound is the one that the system enforces."""
+    assert limits.open_files() in (None, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
 def test_a_single_slot_serves_either_kind() -> None:
