@@ -178,7 +178,7 @@ class ClientHandshake:
         assert keys is not None, "answered() comes first"
         due = _mac(keys.server, b"server", self._transcript, welcome.association, welcome.pin)
         if not hmac.compare_digest(due, welcome.proof):
-            raise HandshakeError("it did not prove the key: a wrong key, or somebody in between")
+            raise HandshakeError("it did not prove the key: wrong key, or somebody in between")
         if self._coming_back is not None:
             association, secrets = self._coming_back
             if welcome.association != association:
@@ -276,7 +276,8 @@ class ServerHandshake:
         if not hmac.compare_digest(due, confirm.proof):
             # Without a PAKE nothing was tried at the key.
             guess = self._key is not None and self._secrets is None
-            raise HandshakeError("wrong key", Refusal.WRONG_KEY, guess=guess)
+            cause = "wrong key (set the same on both)" if guess else "wrong proof"
+            raise HandshakeError(f"{cause}, or somebody in between", Refusal.WRONG_KEY, guess=guess)
         proof = _mac(keys.server, b"server", self._transcript, self.association, pin)
         welcome = Welcome(proof=proof, association=self.association, pin=pin)
         return welcome, self._secrets or keys.secrets
