@@ -62,8 +62,8 @@ def log_lines() -> list[LogLine]:
     """Return every line that a call of a log method writes, without repeats."""
     found = {}
     for module, source in _sources():
-        if module == "nodepass.logs":
-            continue  # passes on what others say
+        if module in ("nodepass.logs", "nodepass.demo"):
+            continue  # the one passes on what others say, the other is no part of a tunnel
         for node in ast.walk(ast.parse(source)):
             if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
                 continue
@@ -81,6 +81,27 @@ def log_lines() -> list[LogLine]:
                 texts = texts[1:] if isinstance(node.args[0], ast.Constant) else texts
             if texts:
                 found[LogLine(_LEVELS[method], texts[0])] = None
+    return list(found)
+
+
+def causes() -> list[str]:
+    """Return what nodes complain of about each other: the fixed parts of each such message.
+
+    They stand behind "can't join the server:" and "access denied to ...:" in the log.
+    """
+    kinds = {"HandshakeError", "ProofError"}
+    found = {}
+    for _, source in _sources():
+        for node in ast.walk(ast.parse(source)):
+            if not isinstance(node, ast.Call) or not node.args:
+                continue
+            if not isinstance(node.func, ast.Name) or node.func.id not in kinds:
+                continue
+            text = node.args[0]
+            parts = text.values if isinstance(text, ast.JoinedStr) else [text]
+            fixed = [str(each.value) for each in parts if isinstance(each, ast.Constant)]
+            if fixed:
+                found[max(fixed, key=len).strip()] = None
     return list(found)
 
 
