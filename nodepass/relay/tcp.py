@@ -76,6 +76,11 @@ class TcpStream(Protocol):
         self._lost: list[Cause | None] = []  # how it ended, when nobody listened yet
         self._aborted = False
 
+    @property
+    def gone(self) -> bool:
+        """Whether the connection has ended."""
+        return bool(self._lost)
+
     # Stream
 
     def attach(self, sink: Sink) -> None:
@@ -137,6 +142,8 @@ class TcpStream(Protocol):
 
     def readConnectionLost(self) -> None:
         self._read_ended = True
+        # The reactor no longer looks at a socket that is only waited for with bytes to write.
+        self._watch.add(self._fd, self._was_reset)
         if self._sink is not None:
             self._sink.ended()
         self._close_when_done()
@@ -253,6 +260,7 @@ class DialedStream:
             stream.finish()
         if self._sink is not None:
             stream.attach(self._sink)
+        if self._sink is not None and not stream.gone:
             if self._reading:
                 stream.resume()
             if self._congested:
