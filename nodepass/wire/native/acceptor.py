@@ -82,6 +82,7 @@ class NativeAcceptor:
     def encrypted(self, guest: Guest, alpn: bytes | None) -> Protocol | None:
         if alpn == ALPN_CONTROL:
             control = ControlLink()
+            control.gone().addCallback(lambda _: guest.admit())
             serving = Deferred.fromCoroutine(self._serve(control, guest))
             self._serving.add(serving)
             serving.addErrback(self._handshake_failed, guest)

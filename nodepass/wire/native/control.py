@@ -40,7 +40,7 @@ class ControlLink(Protocol):
         self._handler: Callable[[Message], None] | None = None
         self._on_lost: Callable[[str], None] | None = None
         self._failure: Failure | None = None
-        self._closing: list[Deferred[None]] = []
+        self._ends: list[Deferred[None]] = []
         self.given_up = ""
 
     # For the handshake.
@@ -100,13 +100,18 @@ class ControlLink(Protocol):
 
     def close(self) -> Deferred[None]:
         """Close once what was sent has left; fires when the link is gone."""
-        result: Deferred[None] = Deferred()
         if self.connected_:
-            self._closing.append(result)
             self.transport.unregisterProducer()
             self.transport.loseConnection()
-        else:
+        return self.gone()
+
+    def gone(self) -> Deferred[None]:
+        """Fires when the link is gone, whoever ended it."""
+        result: Deferred[None] = Deferred()
+        if self._failure is not None:
             result.callback(None)
+        else:
+            self._ends.append(result)
         return result
 
     def abort(self, reason: str = "") -> None:
@@ -156,8 +161,8 @@ class ControlLink(Protocol):
             self.encrypted.errback(reason)
         self._offer()
         self._tell_lost()
-        closing, self._closing = self._closing, []
-        for result in closing:
+        ends, self._ends = self._ends, []
+        for result in ends:
             result.callback(None)
 
     def _tell_lost(self) -> None:
