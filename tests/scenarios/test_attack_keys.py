@@ -32,7 +32,7 @@ async def test_wrong_key_is_refused() -> None:
     """A client with another key is refused; both logs say once why and what helps, the client asks
     less and less often, and who is there is not disturbed."""
     target = echoing()
-    nodes = await fleet(target.endpoint)
+    nodes = await fleet(target.endpoint, env={"NP_HANDSHAKE_TIMEOUT": "1s"})
     session = await begin(nodes.visitor)
     wrong = start_client(
         target.endpoint, nodes.tunnel, key=OTHER_KEY, env={"NP_SERVICE_COOLDOWN": "100ms"}
