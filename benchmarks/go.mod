@@ -1,0 +1,3 @@
+module nodepass/benchmarks
+
+go 1.21
