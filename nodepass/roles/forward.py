@@ -68,11 +68,15 @@ class ForwardRole(Role):
         self.dialer.stop()
 
     def ping(self) -> float:
-        """The target's connect time; measured anew for the next checkpoint."""
+        """The target's connect time, as it was at the last checkpoint."""
+        return self._ping
+
+    def say_checkpoint(self) -> None:
+        super().say_checkpoint()
         if self._pinging is None and self.visitors.bound is not None:
+            # For the next checkpoint.
             self._pinging = Deferred.fromCoroutine(self._measure())
             self._pinging.addBoth(self._measured)
-        return self._ping
 
     async def _measure(self) -> None:
         instance = self.instance
