@@ -11,7 +11,7 @@ from twisted.internet.interfaces import IProtocol, IProtocolFactory
 from nodepass import __version__
 from nodepass.config import ClientConfig, Mode
 from nodepass.errors import ConfigError
-from nodepass.relay.stream import Cause, Channel, Endpoint, Stream
+from nodepass.relay.stream import Channel, Endpoint, Stream
 from nodepass.resolver import connect_tcp
 from nodepass.tls import ClientTLS
 from nodepass.wire import Flow, Opening, Peer
@@ -117,8 +117,7 @@ class ClientRole(Role):
     async def close(self) -> None:
         self.dialer.stop()
         await closed(self.visitors.stop())
-        farewell = "the client is stopping"
-        await closed(*[peer.close(Cause.STOPPED, farewell) for peer in list(self.peers)])
+        await self.part("the client is stopping")
 
     def reload(self) -> None:
         try:
@@ -150,6 +149,7 @@ class ClientRole(Role):
 
     def left(self, peer: Peer) -> None:
         self.carrier.remove(peer)
+        self.departed(peer)
         self.log.info("server {peer} is gone", peer=peer.name)
         self.connector.control_lost()
         if not self._stopping:

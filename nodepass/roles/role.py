@@ -44,6 +44,7 @@ class Role:
         self.ready = ready
         self.failed = failed
         self._checkpoint: IDelayedCall | None = None
+        self._departed: set[Peer] = set()  # peers that left, while something of them lingers
 
     # For the service.
 
@@ -98,6 +99,17 @@ class Role:
     async def close(self) -> None:
         """Close all else."""
         raise NotImplementedError
+
+    def departed(self, peer: Peer) -> None:
+        """A peer has left: what lingers of it is cut when this role stops."""
+        self._departed.add(peer)
+        gone = peer.close(Cause.STOPPED, "", linger=True)
+        gone.addCallback(lambda _: self._departed.discard(peer))
+
+    async def part(self, farewell: str) -> None:
+        """Take leave of all peers."""
+        peers = {*self.peers, *self._departed}
+        await closed(*[peer.close(Cause.STOPPED, farewell) for peer in peers])
 
     def ping(self) -> float:
         """Seconds, the slowest peer's."""

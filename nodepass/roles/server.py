@@ -13,7 +13,7 @@ from nodepass import __version__
 from nodepass.config import Mode, ServerConfig, TLSLevel
 from nodepass.errors import ConfigError
 from nodepass.relay.portable import listen_tcp
-from nodepass.relay.stream import Cause, Channel, Endpoint, Stream
+from nodepass.relay.stream import Channel, Endpoint, Stream
 from nodepass.tls import Identity, ServerTLS
 from nodepass.wire import Flow, Opening, Peer
 from nodepass.wire.listener import Lobby, TunnelFactory
@@ -111,8 +111,7 @@ class ServerRole(Role):
     async def close(self) -> None:
         self.dialer.stop()
         await closed(self.visitors.stop())
-        farewell = "the server is stopping"
-        await closed(*[peer.close(Cause.STOPPED, farewell) for peer in list(self.peers)])
+        await self.part("the server is stopping")
         if self.acceptor is not None:
             self.acceptor.stop()
         self._lobby.clear()
@@ -243,6 +242,7 @@ class ServerRole(Role):
     def left(self, peer: Peer) -> None:
         assert self.acceptor is not None
         self.carrier.remove(peer)
+        self.departed(peer)
         if isinstance(peer, NativePeer):
             self.acceptor.forget(peer)
         self.log.info(

@@ -72,9 +72,10 @@ class Peer(Protocol):
     def drain(self) -> None:
         """Tell the peer to bring no new visitors: this node is stopping."""
 
-    def close(self, cause: Cause, reason: str) -> Deferred[None]:
-        """Reset what is left of its sessions and part for good.  Fires when the peer has been told,
-        or can't be."""
+    def close(self, cause: Cause, reason: str, *, linger: bool = False) -> Deferred[None]:
+        """Reset what is left of its sessions and part for good; called again, cut what lingers.
+
+        Fires when the peer has been told and its links are closed, or can't be: soon, anyway."""
 
 
 class Host(Protocol):
@@ -90,7 +91,8 @@ class Host(Protocol):
         """A peer's control link was lost.  Its sessions go on for a while."""
 
     def left(self, peer: Peer) -> None:
-        """A peer is gone and all its sessions with it; the last call about it."""
+        """A peer is gone, or takes leave: the last call about it.  Sessions that it has ended may
+        still linger; `Peer.close` cuts them."""
 
     def available(self, peer: Peer) -> None:
         """A peer that was not available may be so again."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import deque
 from typing import Protocol
 
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from nodepass.errors import PeerError
 from nodepass.logs import Log
@@ -18,6 +18,8 @@ from nodepass.wire import Opening
 from .datagrams import DatagramLink, FlowCarrier, FlowChannel
 from .datalink import DataLink
 
+#: Seconds that both ends have to take leave: time for a round trip over a slow line.
+PARTING_TIMEOUT = 2.0
 #: Seconds after which an idle link is replaced: firewalls forget even what keep-alive keeps warm.
 LINK_MAX_AGE = 3600.0
 #: Seconds that a datagram link without flows is kept: a resolver's next query comes soon.
@@ -87,6 +89,8 @@ class LinkPool:
         self._carrier = FlowCarrier(self._lane_needs_link)
         self._flow_links: dict[DatagramLink, DataLink] = {}
         self._closed = False
+        self._parted: Deferred[None] | None = None
+        self._parting: IDelayedCall | None = None
 
     @property
     def sessions(self) -> int:
@@ -162,10 +166,30 @@ class LinkPool:
             del self._idle[link]
             link.close()
 
-    def close(self, cause: Cause, reason: str) -> None:
-        """Refuse who waits and close all links, whatever they carry."""
+    def close(self, cause: Cause, reason: str, *, linger: bool) -> Deferred[None]:
+        """Refuse who waits and close all links.
+
+        Idle links are closed in order: the last bytes of their last session may still be on their
+        way.
+
+        :param linger: let sessions under way end by themselves, as the peer has closed its end.
+        :return: fires when no link is left, within `PARTING_TIMEOUT`.
+        """
         self._closed = True
         self.refuse_waiting(cause, reason)
+        for link in list(self._links.values()):
+            if link.idle and cause is Cause.STOPPED:
+                link.close()
+            elif not linger:
+                link.abort(reason, cause)
+        if not self._links:
+            return succeed(None)
+        self._parted = Deferred()
+        self._parting = self._clock.callLater(PARTING_TIMEOUT, self.cut, cause, reason)
+        return self._parted
+
+    def cut(self, cause: Cause, reason: str) -> None:
+        """Close what is left now, whatever it carries."""
         for link in list(self._links.values()):
             link.abort(reason, cause)
 
@@ -197,6 +221,11 @@ class LinkPool:
             peer=self._owner.name,
             reason=reason,
         )
+        if self._parted is not None and not self._links:
+            parted, self._parted = self._parted, None
+            if self._parting is not None and self._parting.active():
+                self._parting.cancel()
+            parted.callback(None)
         self.balance()
 
     def flows_opened(self, link: DataLink, flows: DatagramLink) -> None:

@@ -6,7 +6,7 @@ import platform
 from collections.abc import Callable
 
 from attrs import frozen
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from nodepass.logs import Log, printable
@@ -17,7 +17,7 @@ from nodepass.wire import Host, Opening
 from .control import ControlLink
 from .datagrams import FlowChannel
 from .handshake import Secrets
-from .linkpool import LinkPool
+from .linkpool import PARTING_TIMEOUT, LinkPool
 from .messages import (
     Abort,
     About,
@@ -37,8 +37,6 @@ SILENT_INTERVALS = 3.0
 QUIET_INTERVALS = 1.5
 #: Seconds that a peer has to answer when another node says that it takes its place.
 PROBE_TIMEOUT = 1.0
-#: Seconds that a peer has to take a farewell: a stop should not wait for one that hangs.
-PARTING_TIMEOUT = 1.0
 
 
 @frozen(kw_only=True)
@@ -67,8 +65,8 @@ class NativePeer:
     Rule 1: a peer that lost its control link keeps its data links and their sessions for `adoption`
     seconds; `attach` within that time goes on where it was.
 
-    Rule 2: `close` is the one exit.  It resets every session, refuses every waiting visitor and
-    tells the host, once.
+    Rule 2: `close` is the one exit; called again it cuts what lingers.  It resets every session,
+    refuses every waiting visitor and tells the host, once.
 
     @ivar association: the association's id.
     @ivar node: the peer's node id; empty at the client's end.
@@ -103,6 +101,7 @@ class NativePeer:
         self.closed = False
         self.draining = False
         self._introduced = False
+        self._gone: Deferred[None] = succeed(None)
         self.heard_at = settings.clock.seconds()
         self.control: ControlLink | None = None
         self.links = LinkPool(
@@ -155,9 +154,11 @@ class NativePeer:
     def drain(self) -> None:
         self._send(Drain())
 
-    def close(self, cause: Cause, reason: str) -> Deferred[None]:
+    def close(self, cause: Cause, reason: str, *, linger: bool = False) -> Deferred[None]:
         if self.closed:
-            return succeed(None)
+            if not linger:
+                self.links.cut(cause, reason)
+            return self._gone
         self.closed = True
         parted = succeed(None)
         for timer in (self._heartbeat, self._given_up):
@@ -169,10 +170,11 @@ class NativePeer:
             parted = control.close()
             timer = self.settings.clock.callLater(PARTING_TIMEOUT, control.abort)
             parted.addCallback(lambda _: timer.cancel() if timer.active() else None)
-        self.links.close(cause, reason)
+        closing = self.links.close(cause, reason, linger=linger)
         self._answer_probes(False)
+        self._gone = gatherResults([parted, closing]).addCallback(lambda _: None)
         self.settings.host.left(self)
-        return parted
+        return self._gone
 
     # The control link.
 
@@ -301,7 +303,7 @@ class NativePeer:
             self.draining = True
         elif isinstance(message, Leave):
             reason = f"it left: {printable(message.reason)}" if message.reason else "it left"
-            self.close(Cause.STOPPED, reason)
+            self.close(Cause.STOPPED, reason, linger=True)
             return
         if not was_available and self.available(now):
             self.settings.host.available(self)
