@@ -27,10 +27,12 @@ from nodepass.wire.native.handshake import (
     VERSIONS,
     ClientHandshake,
     Secrets,
+    ServerHandshake,
 )
 from nodepass.wire.native.messages import (
     MAX_MESSAGE,
     Answer,
+    Confirm,
     Hello,
     Message,
     MessageReader,
@@ -343,3 +345,82 @@ def half_hello() -> bytes:
 def pause(seconds: float) -> None:
     """Let an attacker wait."""
     time.sleep(seconds)
+
+
+class Server:
+    """A server by hand, which knows the key and is not to be trusted all the same.
+
+    It serves one control link with `lies`, and leaves data links without an answer.
+
+    @ivar links: data links that a client opened.
+    """
+
+    def __init__(self, key: str, lies: Callable[[Server, Line], None]) -> None:
+        self.key = key.encode()
+        self.lies = lies
+        self.links: list[socket.socket] = []
+        self.errors: list[BaseException] = []
+        self._control: Line | None = None
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+        self.port: int = self._listener.getsockname()[1]
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        liar: threading.Thread | None = None
+        while True:
+            try:
+                accepted, _ = self._listener.accept()
+            except OSError:
+                break
+            if liar is None:
+                liar = threading.Thread(target=self._lie, args=(accepted,), daemon=True)
+                liar.start()
+            else:
+                self.links.append(accepted)
+        if liar is not None:
+            liar.join(PATIENCE)
+
+    def _lie(self, accepted: socket.socket) -> None:
+        line = self._control = Line.__new__(Line)
+        line.socket, line.tls = accepted, None
+        try:
+            self.welcome(line)
+            self.lies(self, line)
+        except BaseException as error:
+            self.errors.append(error)
+
+    def welcome(self, line: Line) -> None:
+        """Shake hands, in flow "-" on plain links."""
+        line.encrypt(None, server=True)
+        reader = MessageReader()
+        raw = self._read(line, reader)
+        hello = decode(raw)
+        assert isinstance(hello, Hello)
+        handshake = ServerHandshake(self.key, lambda _: None)
+        handshake.check(hello)
+        answer = Answer(version=0, flow=ord("-"), tls=0, maximum=1024, nonce=b"")
+        binding = line.exporter(CONTROL_EXPORTER)
+        line.send(handshake.answer(hello, len(raw).to_bytes(2, "big") + raw, binding, answer))
+        confirm = decode(self._read(line, reader))
+        assert isinstance(confirm, Confirm)
+        line.send(encode(handshake.confirmed(confirm, bytes(32))[0]))
+
+    def _read(self, line: Line, reader: MessageReader) -> bytes:
+        while (body := reader.next()) is None:
+            data = line.receive()
+            assert data, "the client has closed"
+            reader.feed(data)
+        return body
+
+    def stop(self) -> None:
+        """End all; fails with what went wrong."""
+        self._listener.shutdown(socket.SHUT_RDWR)
+        if self._control is not None:
+            with contextlib.suppress(OSError):
+                self._control.socket.shutdown(socket.SHUT_RDWR)
+        self._thread.join(PATIENCE)
+        for one in (self._listener, *self.links):
+            one.close()
+        if self.errors:
+            raise self.errors[0]
