@@ -194,8 +194,8 @@ class NativePeer:
         )
         if self.control is control:
             self._send(self.settings.about)
-            self._beat()
             self.links.start_over()
+            self._beat()  # after it, as it asks for links that are missing as well
 
     def probe(self) -> Deferred[bool]:
         """Ask the peer whether it is there; fires with the answer within `PROBE_TIMEOUT`."""
