@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types docs bench dist check-install clean
+.PHONY: help install demo test soak lint types docs bench dist check-install clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
@@ -20,6 +20,10 @@ demo: $(STAMP) ## a tunnel at work on this machine
 test: $(STAMP) ## the whole test suite; ARGS="-k name" for a part of it
 	$(BIN)/python -m pytest tests/unit tests/integration $(ARGS)
 	$(BIN)/python -m pytest -p twisted tests/scenarios $(ARGS)
+
+soak: $(STAMP) ## the long forms of tests: 20,000 sessions, rates over ten seconds
+	NP_TEST_SESSIONS=20000 NP_TEST_RATE_SECONDS=10 $(BIN)/python -m pytest -p twisted \
+	  tests/scenarios/test_tcp_churn.py tests/scenarios/test_tcp_rate.py $(ARGS)
 
 lint: $(STAMP) ## style and common mistakes
 	$(BIN)/ruff check .

@@ -9,8 +9,8 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
-from nodepass.relay.stream import Endpoint
-from tests.scenarios.harness import KEY, Node, node, sleep, tunnel, until
+from tests.scenarios.harness import sleep, tunnel, until
+from tests.scenarios.pairs import node_pair
 from tests.scenarios.programs import Conn, connect, listen, memory_of
 
 #: Most memory that a stalled session may take in a node, bytes.
@@ -23,20 +23,6 @@ PROMPT = 8.0
 #: Bytes that stop moving somewhere between the two nodes: more than the reader's end takes (4 MB on
 #: Linux), less than what holds up the sender (9 MB).
 BETWEEN = [5_000_000, 7_000_000]
-
-
-async def nodes(target: Endpoint, flow: str, tls: int) -> tuple[list[Node], Endpoint]:
-    """A server and a client as processes, and where visitors connect."""
-    here = "127.0.0.1:0"
-    inside, outside = (here, str(target)) if flow == "-" else (str(target), here)
-    mode = 1 if flow == "-" else 2
-    server = node(f"server://{KEY}@127.0.0.1:0/{inside}?mode={mode}&tls={tls}")
-    tunnel_port = await server.port("clients")
-    client = node(f"client://{KEY}@127.0.0.1:{tunnel_port}/{outside}?mode=2")
-    await client.line("tunnel established")
-    await server.line("tunnel established")
-    visited = server if flow == "-" else client
-    return [server, client], Endpoint("127.0.0.1", await visited.port())
 
 
 async def standstill(conns: list[Conn]) -> None:
@@ -53,7 +39,7 @@ async def test_memory_of_stalled_sessions(flow: str, tls: int) -> None:
     """Twenty visitors that read nothing cost each node at most 1 MB each, however much their
     targets send; others are served meanwhile; and when they read on they get every byte."""
     target = listen()
-    both, where = await nodes(target.endpoint, flow, tls)
+    both, where = await node_pair(target.endpoint, flow=flow, tls=tls)
     first = await connect(where)  # what comes with the first session is not the stalled ones'
     far = await target.accept()
     far.write(b"x")
