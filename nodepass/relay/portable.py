@@ -29,6 +29,8 @@ from .udp import DatagramPort, DatagramReceiver, TargetSocket, connect_udp, list
 BACKLOG = 4096
 #: Datagrams that a flow may hold while its target's name is looked up.
 HELD_DATAGRAMS = 64
+#: Bytes that all flows of a relay may hold so: anybody can open flows, and a look-up may take long.
+HELD_BYTES = 4 * 1024 * 1024
 
 #: Told of each visitor: its stream, its address, and the address that it had connected to.
 Accepted = Callable[[Stream, Endpoint, Endpoint], None]
@@ -67,6 +69,7 @@ class PortableRelay:
         self._resolver = resolver
         self._watch = watch
         self._log = log
+        self._held = _Held()
 
     def listen_tcp(self, address: Address, accepted: Accepted) -> IListeningPort:
         factory = _VisitorFactory(self._watch, accepted)
@@ -114,7 +117,9 @@ class PortableRelay:
         return listen_udp(self._reactor, literal(address), receiver, limit)
 
     def dial_udp(self, target: Address, limit: int, oversized: Callable[[], None]) -> Channel:
-        return TargetChannel(self._reactor, self._resolver, target, limit, oversized, self._log)
+        return TargetChannel(
+            self._reactor, self._resolver, target, limit, oversized, self._log, self._held
+        )
 
 
 def listen_tcp(reactor: Any, address: Address, factory: Factory) -> IListeningPort:
@@ -172,6 +177,12 @@ def _cause(failure: Failure) -> Cause:
     return _CAUSES[dial_cause(failure)]
 
 
+class _Held:
+    """How much the flows of a relay hold."""
+
+    size = 0
+
+
 class TargetChannel:
     """A UDP socket to a target as a channel.  The target's name is looked up first."""
 
@@ -183,6 +194,7 @@ class TargetChannel:
         limit: int,
         oversized: Callable[[], None],
         log: Log,
+        all_held: _Held,
     ) -> None:
         self._reactor = reactor
         self._target = target
@@ -190,6 +202,7 @@ class TargetChannel:
         self._tell_oversized = oversized
         self._log = log
         self._held: deque[bytes] = deque()
+        self._all_held = all_held
         self._socket: TargetSocket | None = None
         self._sink: FlowSink | None = None
         self._over = False
@@ -212,9 +225,10 @@ class TargetChannel:
             return False
         if self._socket is not None:
             return self._socket.send(data)
-        if len(self._held) >= HELD_DATAGRAMS:
+        if len(self._held) >= HELD_DATAGRAMS or self._all_held.size + len(data) > HELD_BYTES:
             return False
         self._held.append(data)
+        self._all_held.size += len(data)
         return True
 
     def close(self, cause: Cause | None = None) -> None:
@@ -248,8 +262,9 @@ class TargetChannel:
             )
             self._end(Cause.UNREACHABLE)
             return
-        while self._held and self._socket is not None:
-            self._socket.send(self._held.popleft())
+        for data in self._take_held():
+            if self._socket is not None:
+                self._socket.send(data)
 
     def _failed(self, failure: Failure) -> None:
         self._resolving = None
@@ -268,7 +283,7 @@ class TargetChannel:
             return
         self._over = True
         self._cause = cause
-        self._held.clear()
+        self._take_held()
         if self._resolving is not None:
             self._resolving.cancel()
         if self._socket is not None:
@@ -277,3 +292,8 @@ class TargetChannel:
         sink, self._sink = self._sink, None
         if sink is not None:
             sink.closed(cause)
+
+    def _take_held(self) -> deque[bytes]:
+        held, self._held = self._held, deque()
+        self._all_held.size -= sum(map(len, held))
+        return held

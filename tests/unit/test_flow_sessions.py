@@ -1,0 +1,167 @@
+"""UDP sessions on channels that do as they are told: what they share, and what they leave."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+
+from nodepass.address import Address
+from nodepass.limits import RateLimiter, Slots
+from nodepass.logs import Level, Log
+from nodepass.meter import Meter
+from nodepass.relay import flow as flow_module
+from nodepass.relay import portable
+from nodepass.relay.flow import OVERHEAD, FlowLimits, FlowSession, FlowSet
+from nodepass.relay.portable import PortableRelay
+from nodepass.relay.session import SessionContext
+from nodepass.relay.stream import Cause, FlowSink
+
+IDLE = 120.0
+
+
+class FakeChannel:
+    """A channel that keeps what it is given."""
+
+    def __init__(self, able: bool = True) -> None:
+        self.able = able
+        self.sent: list[bytes] = []
+        self.closings: list[Cause | None] = []
+        self.sink: Any = None
+
+    def attach(self, sink: FlowSink) -> None:
+        self.sink = sink
+
+    def send(self, data: bytes) -> bool:
+        if self.able:
+            self.sent.append(data)
+        return self.able
+
+    def close(self, cause: Cause | None = None) -> None:
+        self.closings.append(cause)
+
+
+class Bench:
+    """A set of flows and its clock; with a rate of 8 kbit/s, 1,000 bytes a second, if asked."""
+
+    def __init__(self, slot: int = 0, rate: bool = False) -> None:
+        self.clock = Clock()
+        self.meter = Meter()
+        limiters = [RateLimiter(8000, self.clock) if rate else None for _ in "io"]
+        context = SessionContext(
+            clock=self.clock,
+            log=Log(Level.NONE),
+            meter=self.meter,
+            read=0.0,
+            inbound=limiters[0],
+            outbound=limiters[1],
+        )
+        self.slots = Slots(slot)
+        self.flows = FlowSet(context, FlowLimits(slots=self.slots, idle=IDLE), near_answers=False)
+
+    def start(self, key: str) -> tuple[FlowSession, FakeChannel, FakeChannel]:
+        """A flow, the visitor's channel and the target's."""
+        assert self.flows.room()
+        near, far = FakeChannel(), FakeChannel()
+        return self.flows.start(key, near, far, lambda: key), near, far
+
+
+def test_no_timer_without_a_flow() -> None:
+    """The last flow takes the timer along, whatever way it ends."""
+    bench = Bench()
+    for end in (
+        lambda near: near.sink.closed(None),
+        lambda near: bench.flows.close(Cause.STOPPED),
+        lambda near: bench.clock.advance(IDLE),
+    ):
+        _, near, far = bench.start("a")
+        assert len(bench.clock.getDelayedCalls()) == 1
+        end(near)
+        assert bench.clock.getDelayedCalls() == []
+        assert len(far.closings) == 1
+        assert (bench.slots.udp, bench.meter.udps, len(bench.flows)) == (0, 0, 0)
+
+
+def test_silence_is_counted_from_the_last_datagram() -> None:
+    """Each flow ends at its own time, by a datagram's age in either direction."""
+    bench = Bench()
+    _, near, first = bench.start("a")
+    _, _, second = bench.start("b")
+    bench.clock.advance(IDLE - 1)
+    near.sink.datagram(b"")
+    bench.clock.advance(1)
+    assert (first.closings, second.closings) == ([], [Cause.IDLE])
+    bench.clock.advance(IDLE - 2)
+    first.sink.datagram(b"answer")
+    bench.clock.advance(IDLE - 1)
+    assert first.closings == []
+    bench.clock.advance(1)
+    assert first.closings == [Cause.IDLE]
+
+
+def test_counters() -> None:
+    """What visitors sent and got is counted; what could not be passed on is not sent."""
+    bench = Bench()
+    _, near, far = bench.start("a")
+    near.sink.datagram(b"12345")
+    far.sink.datagram(b"123")
+    near.able = far.able = False
+    near.sink.datagram(b"1")
+    far.sink.datagram(b"1")
+    assert (bench.meter.udp_rx, bench.meter.udp_tx, bench.meter.udp_dropped) == (6, 3, 2)
+
+
+def test_delayed_datagrams_of_all_flows_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many flows together hold no more than one bound while they wait for the rate."""
+    monkeypatch.setattr(flow_module, "DELAYED_BYTES", 10 * (100 + OVERHEAD))
+    bench = Bench(rate=True)
+    started = [bench.start(str(number)) for number in range(30)]
+    for _, near, _ in started:
+        near.sink.datagram(bytes(1000))  # the first overdraws the second of burst
+        near.sink.datagram(bytes(100))
+    waiting = bench.flows.delayed
+    assert 0 < waiting <= 10 * (100 + OVERHEAD)
+    assert bench.meter.udp_dropped > 0
+    sent = sum(len(far.sent) for _, _, far in started)
+    bench.clock.pump([0.5] * 60)
+    assert sum(len(far.sent) for _, _, far in started) > sent
+    assert bench.flows.delayed == 0
+
+
+def test_an_ended_flow_gives_its_delayed_room_back() -> None:
+    """What waited with a flow goes with it."""
+    bench = Bench(rate=True)
+    _, near, far = bench.start("a")
+    for _ in range(5):
+        near.sink.datagram(bytes(1000))
+    assert bench.flows.delayed > 0
+    bench.flows.close(Cause.STOPPED)
+    assert bench.flows.delayed == 0
+    sent = len(far.sent)
+    bench.clock.advance(30)
+    assert len(far.sent) == sent
+
+
+def test_what_flows_hold_during_a_look_up_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name server that does not answer does not fill the memory."""
+    look_ups: list[Deferred[Any]] = []
+
+    async def resolve(*arguments: object) -> Any:
+        look_ups.append(Deferred())
+        return await look_ups[-1]
+
+    monkeypatch.setattr(portable, "resolve_udp", resolve)
+    monkeypatch.setattr(portable, "HELD_BYTES", 1000)
+    nothing: Any = None
+    relay = PortableRelay(Clock(), nothing, nothing, Log(Level.NONE))
+    channels = [relay.dial_udp(Address("x.test", 53), 65507, lambda: None) for _ in range(4)]
+    assert [channel.send(bytes(300)) for channel in channels] == [True, True, True, False]
+    channels[0].close()
+    assert channels[3].send(bytes(300))
+    for channel in channels:
+        channel.close()
+    one = relay.dial_udp(Address("x.test", 53), 65507, lambda: None)
+    assert one.send(bytes(1000))
+    one.close()
