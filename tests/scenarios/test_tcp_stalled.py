@@ -18,11 +18,9 @@ PER_SESSION = 1 << 20
 #: Seconds in which a reset must get through although everything is backed up: a paused socket is
 #: looked at once a second in each of two nodes, and the machine may be slow.
 PROMPT = 8.0
-
-
 #: Bytes that stop moving somewhere between the two nodes: more than the reader's end takes (4 MB on
 #: Linux), less than what holds up the sender (9 MB).
-BETWEEN = [5_000_000, 7_000_000]
+BETWEEN = 5_000_000
 
 
 async def standstill(conns: list[Conn]) -> None:
@@ -33,7 +31,7 @@ async def standstill(conns: list[Conn]) -> None:
         await sleep(0.5)
 
 
-@pytest.mark.parametrize(("flow", "tls"), [("-", 0), ("+", 0), ("-", 1), ("+", 1)])
+@pytest.mark.parametrize(("flow", "tls"), [("-", 0), ("+", 1)])
 @pytest_twisted.ensureDeferred
 async def test_memory_of_stalled_sessions(flow: str, tls: int) -> None:
     """Twenty visitors that read nothing cost each node at most 1 MB each, however much their
@@ -104,8 +102,10 @@ async def test_a_stalled_visitor_resumes(flow: str) -> None:
 
 @pytest.mark.parametrize("stalled", ["visitor", "target"])
 @pytest.mark.parametrize("who", ["visitor", "target"])
-@pytest.mark.parametrize("amount", [200_000, *BETWEEN, 0])
-@pytest.mark.parametrize(("flow", "tls"), [("-", 0), ("+", 0), ("-", 1)])
+@pytest.mark.parametrize(
+    ("flow", "tls", "amount"),
+    [("-", 0, 200_000), ("-", 0, BETWEEN), ("+", 0, 0), ("+", 1, BETWEEN), ("-", 1, 0)],
+)
 @pytest_twisted.ensureDeferred
 async def test_a_reset_gets_through(
     flow: str, tls: int, amount: int, who: str, stalled: str
