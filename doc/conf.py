@@ -23,7 +23,7 @@ highlight_language = "console"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 autodoc_member_order = "bysource"
-autodoc_class_signature = "separated"
+autodoc_class_signature = "mixed"
 napoleon_use_ivar = True
 
 html_theme = "furo"

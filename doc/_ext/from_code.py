@@ -180,7 +180,7 @@ def variables_rst() -> list[str]:
     lines: list[str] = []
     for row in VARIABLES:
         text = f"*Accepts* {row.accepts}. Default: {_code(row.default)}."
-        lines += _term(_code(row.name), f"{row.summary}.", text)
+        lines += _term(_code(row.name), f"{row.summary}.", f"{text} In Python: {_code(row.field)}.")
     return lines
 
 
@@ -216,20 +216,35 @@ def changelog_rst() -> list[str]:
     return lines
 
 
-def clean_docstring(
+def read_epytext(
     app: object, what: str, name: str, obj: object, options: object, lines: list[str]
 ) -> None:
     """Let the epytext fields of docstrings (``@param x: ...``) be read as Sphinx's own."""
     for number, line in enumerate(lines):
-        match = re.match(r"(\s*)@(param|ivar|raises?|returns?)\b\s*([^:]*):(.*)", line)
+        match = re.match(r"(\s*)@(param|ivar|raise|return)s?\b\s*([^:]*):(.*)", line)
+        if match is not None:
+            indent, kind, names, text = match.groups()
+            kind = {"raise": "raises", "return": "returns"}.get(kind, kind)
+            lines[number] = f"{indent}:{f'{kind} {names}'.strip()}:{text}"
+            if not lines[number - 1].lstrip().startswith(":"):
+                lines[number] = "\n" + lines[number]
+    lines[:] = "\n".join(lines).split("\n")
+
+
+def split_fields(
+    app: object, what: str, name: str, obj: object, options: object, lines: list[str]
+) -> None:
+    """Give each of several attributes that are described together a field of its own."""
+    for number, line in enumerate(lines):
+        match = re.match(r":ivar ([^:]*,[^:]*):(.*)", line)
         if match is None:
             continue
-        indent, kind, names, text = match.groups()
-        kind = {"raise": "raises", "return": "returns"}.get(kind, kind)
-        field = f"{kind} {names}".strip()
-        lines[number] = f"{indent}:{field}:{text}"
-        if number and lines[number - 1].strip() and not lines[number - 1].lstrip().startswith(":"):
-            lines[number - 1] += "\n"
+        end = number + 1
+        while end < len(lines) and re.match(r"\s+\S", lines[end]):
+            end += 1
+        text = [match[2], *lines[number + 1 : end]]
+        each = [[f":ivar {one.strip()}:{text[0]}", *text[1:]] for one in match[1].split(",")]
+        lines[number:end] = ["\n".join(field) for field in each]
     lines[:] = "\n".join(lines).split("\n")
 
 
@@ -259,5 +274,7 @@ def setup(app: Any) -> dict[str, object]:
     app.add_directive("np-log-lines", directive(lambda text: log_lines_rst(text.split()), True))
     app.add_directive("np-constants", directive(constants_rst, False))
     app.add_directive("np-changelog", directive(changelog_rst, False))
-    app.connect("autodoc-process-docstring", clean_docstring, priority=400)
+    # Before and after napoleon, which has 500.
+    app.connect("autodoc-process-docstring", read_epytext, priority=400)
+    app.connect("autodoc-process-docstring", split_fields, priority=600)
     return {"parallel_read_safe": True}
