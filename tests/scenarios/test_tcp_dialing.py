@@ -133,7 +133,7 @@ async def test_a_visitor_leaves_while_its_target_is_dialed(
 @pytest_twisted.ensureDeferred
 async def test_what_is_said_while_dialing_arrives(flow: str) -> None:
     """Bytes and FIN that came before the target was reached are delivered to it."""
-    target = listen()
+    target = listen(host="127.0.0.1")
     pair = await tunnel(f"localhost:{target.endpoint.port}", flow=flow)  # looked up first
     visitor = await connect(pair.visitor)
     visitor.write(b"early")
