@@ -103,7 +103,7 @@ VARIABLES: tuple[Variable, ...] = (
         "NP_SEMAPHORE_LIMIT",
         "semaphore_limit",
         "65536",
-        "most sessions that may wait to be dialed",
+        "most visitors that may wait for a peer",
         1_000_000,
     ),
     _count(
@@ -148,13 +148,13 @@ VARIABLES: tuple[Variable, ...] = (
         "NP_MIN_POOL_INTERVAL",
         "min_pool_interval",
         "100ms",
-        "shortest pause between two rounds of filling the pool",
+        "shortest pause before a data link that failed is tried again",
     ),
     _seconds(
         "NP_MAX_POOL_INTERVAL",
         "max_pool_interval",
         "1s",
-        "longest pause between two rounds of filling the pool",
+        "longest pause before a data link that failed is tried again",
     ),
     _seconds(
         "NP_REPORT_INTERVAL",
