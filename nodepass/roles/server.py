@@ -47,7 +47,7 @@ class ServerRole(Role):
             self.instance,
             config.targets[0],
             self.carrier,
-            opened=lambda: None,  # ready once a client is there as well
+            opened=lambda: self._check_ready(),
             failed=self.failed,
         )
         self.flow = Flow.REVERSE
@@ -230,7 +230,7 @@ class ServerRole(Role):
     def joined(self, peer: Peer) -> None:
         self.carrier.add(peer)
         self._tell_joined(peer, "joined")
-        self.ready()
+        self._check_ready()
 
     def returned(self, peer: Peer) -> None:
         self._tell_joined(peer, "returned")
@@ -261,6 +261,11 @@ class ServerRole(Role):
 
     def dial_flow(self, peer: Peer, opening: Opening, channel: Channel) -> None:
         self.dialer.dial_flow(opening, channel, peer.name)
+
+    def _check_ready(self) -> None:
+        """Ready is a server that has a client, and a port for visitors where they come here."""
+        if self.carrier.peers and (self.flow is Flow.FORWARD or self.visitors.bound is not None):
+            self.ready()
 
     def _tell_joined(self, peer: Peer, what: str) -> None:
         assert self.acceptor is not None

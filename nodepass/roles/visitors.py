@@ -24,6 +24,10 @@ from .instance import Instance
 _FATAL = {errno.EACCES, errno.EPERM, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 
 
+#: Ports tried where any free one will do: one that is free for TCP may be taken for UDP.
+FREE_PORT_TRIES = 16
+
+
 class Destination(Interface):
     """Where visitors are taken to."""
 
@@ -89,9 +93,20 @@ class VisitorPorts:
 
         @raise CannotListenError: one of them can't be bound.
         """
-        relay = self._instance.relay
         # Both from the same look-up, so that a name with several addresses means one of them.
         address = literal(self._address)
+        tries = 1 if address.port else FREE_PORT_TRIES
+        while True:
+            tries -= 1
+            try:
+                self._bind_both(address)
+                return
+            except CannotListenError:
+                if not tries:
+                    raise
+
+    def _bind_both(self, address: Address) -> None:
+        relay = self._instance.relay
         tcp = relay.listen_tcp(address, self._accepted)
         port = tcp.getHost().port  # type: ignore[attr-defined]
         try:

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import socket
+from typing import Any
+
 import pytest
 import pytest_twisted
 from attrs import evolve
 from twisted.internet import reactor
+from twisted.internet.defer import gatherResults, maybeDeferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.protocol import Factory, Protocol
 
+from nodepass.address import Address
+from nodepass.config import parse_url
+from nodepass.relay.portable import PortableRelay
 from nodepass.relay.stream import Endpoint
+from nodepass.roles.visitors import VisitorPorts
+from nodepass.service import makeService
 from tests.scenarios.datagrams import WAYS, Programs, Visitor, Way, target_sockets, way
-from tests.scenarios.harness import QUICK, sleep, until
+from tests.scenarios.harness import KEY, QUICK, sleep, until
 
 #: Flows end after this many seconds of silence, where a scenario waits for it.
 IDLE = 1.0
@@ -31,8 +40,9 @@ async def answered(*visitors: Visitor, data: bytes = b"hello", timeout: float = 
         await sleep(0.1)
 
 
-@pytest.mark.parametrize("parameter", ["", "read=1s"])
-@pytest.mark.parametrize("kind", WAYS)
+@pytest.mark.parametrize(
+    ("kind", "parameter"), [("-", ""), ("+", ""), ("single", ""), ("-", "read=1s")]
+)
 @pytest_twisted.ensureDeferred
 async def test_silence_ends_flows_and_gives_all_back(kind: str, parameter: str) -> None:
     """After NP_UDP_READ_TIMEOUT, or `read` where it is given, nothing of a flow is left."""
@@ -379,3 +389,59 @@ async def test_tcp_may_take_all_slots() -> None:
             guests[1].transport.abortConnection()
             await until(lambda: between.entry.stats.tcps == 0)
         await tcp.stopListening()
+
+
+@pytest.mark.parametrize("kind", ["-", "single"])
+@pytest_twisted.ensureDeferred
+async def test_any_free_port_is_free_for_both(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the URL asks for any port, one that is taken for UDP is not tried for ever."""
+    taken: list[socket.socket] = []
+    listen_tcp = PortableRelay.listen_tcp
+
+    def listen(relay: PortableRelay, address: Address, accepted: Any) -> Any:
+        port = listen_tcp(relay, address, accepted)
+        if len(taken) < 3:
+            taken.append(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            taken[-1].bind(("127.0.0.1", port.getHost().port))
+        return port
+
+    starts: list[VisitorPorts] = []
+    start = VisitorPorts.start
+
+    def count_starts(ports: VisitorPorts) -> None:
+        starts.append(ports)
+        start(ports)
+
+    monkeypatch.setattr(PortableRelay, "listen_tcp", listen)
+    monkeypatch.setattr(VisitorPorts, "start", count_starts)
+    async with Programs() as programs:
+        target = programs.target()
+        async with way(kind, target.address) as between:
+            await answered(programs.visitor(between.visitors))
+    assert len(taken) == 3
+    assert len(starts) == 1, "it had to wait before it tried again"
+    for each in taken:
+        each.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_ready_means_that_visitors_can_come() -> None:
+    """A server whose visitors' port is still taken is not ready, though a client has joined."""
+    async with Programs() as programs:
+        target = programs.target()
+        taken = programs.target()
+        url = f"server://{KEY}@127.0.0.1:0/{taken.address}?log=none&mode=1"
+        server = makeService(parse_url(url), tuning=QUICK)
+        server.startService()
+        url = f"client://{KEY}@{server.tunnel_address}/{target.address}?log=none&mode=2"
+        client = makeService(parse_url(url), tuning=QUICK)
+        client.startService()
+        ready = server.whenReady()
+        await until(lambda: server.stats.peers == 1)
+        await sleep(0.1)
+        assert not ready.called
+        await maybeDeferred(taken.port.stopListening)
+        await ready
+        assert server.visitor_address is not None
+        await answered(programs.visitor(server.visitor_address))
+        await gatherResults([client.stopService(), server.stopService()])
