@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 
 from nodepass.address import Address
 from nodepass.logs import Log
-from nodepass.resolver import CachingResolver, connect_tcp, dial_cause, resolve_udp
+from nodepass.resolver import CachingResolver, LookupTimeout, connect_tcp, dial_cause, resolve_udp
 
 from .hangup import HangupWatch
 from .stream import Cause, Channel, Endpoint, FlowSink, Stream
@@ -57,8 +57,10 @@ class Relay(Interface):
     def listen_udp(self, address: Address, receiver: DatagramReceiver, limit: int) -> DatagramPort:
         """Receive visitors' datagrams; raises CannotListenError."""
 
-    def dial_udp(self, target: Address, limit: int, oversized: Callable[[], None]) -> Channel:
-        """A channel to a target."""
+    def dial_udp(
+        self, target: Address, timeout: float, limit: int, oversized: Callable[[], None]
+    ) -> Channel:
+        """A channel to a target, whose name must be found within `timeout` seconds."""
 
 
 class PortableRelay:
@@ -116,9 +118,18 @@ class PortableRelay:
     def listen_udp(self, address: Address, receiver: DatagramReceiver, limit: int) -> DatagramPort:
         return listen_udp(self._reactor, literal(address), receiver, limit)
 
-    def dial_udp(self, target: Address, limit: int, oversized: Callable[[], None]) -> Channel:
+    def dial_udp(
+        self, target: Address, timeout: float, limit: int, oversized: Callable[[], None]
+    ) -> Channel:
         return TargetChannel(
-            self._reactor, self._resolver, target, limit, oversized, self._log, self._held
+            self._reactor,
+            self._resolver,
+            target,
+            timeout,
+            limit,
+            oversized,
+            self._log,
+            self._held,
         )
 
 
@@ -173,6 +184,10 @@ class _VisitorStream(TcpStream):
         self._accepted(self, endpoint_of(transport.getPeer()), endpoint_of(transport.getHost()))
 
 
+def _too_late(_: object, timeout: float) -> Endpoint:
+    raise LookupTimeout(f"no answer within {timeout:g} s")
+
+
 def _cause(failure: Failure) -> Cause:
     return _CAUSES[dial_cause(failure)]
 
@@ -191,6 +206,7 @@ class TargetChannel:
         reactor: Any,
         resolver: CachingResolver,
         target: Address,
+        timeout: float,
         limit: int,
         oversized: Callable[[], None],
         log: Log,
@@ -211,6 +227,8 @@ class TargetChannel:
         self._resolving: Deferred[Endpoint] | None = Deferred.fromCoroutine(
             resolve_udp(resolver, host, target.port)
         )
+        if not self._resolving.called:
+            self._resolving.addTimeout(timeout, reactor, _too_late)
         self._resolving.addCallbacks(self._resolved, self._failed)
 
     # Channel

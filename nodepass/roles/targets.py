@@ -97,6 +97,7 @@ class TargetDialer:
         """A channel to a target."""
         return self._instance.relay.dial_udp(
             (targets or self._choose(0))[0],
+            self._instance.tuning.udp_dial_timeout,
             self._instance.tuning.udp_buffer,
             self.flows.oversized,
         )
