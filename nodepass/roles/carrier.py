@@ -38,6 +38,7 @@ class Carrier:
         self.peers: list[Peer] = []
         self._penalties: dict[Peer, _Penalty] = {}
         self._waiting: OrderedDict[_Visitor, None] = OrderedDict()
+        self._stopped = False
 
     # Peers come and go.
 
@@ -57,8 +58,9 @@ class Carrier:
         for visitor in list(self._waiting):
             if self.choose() is None:
                 return
-            del self._waiting[visitor]
-            visitor.place()
+            if visitor in self._waiting:  # placing another may have ended it
+                del self._waiting[visitor]
+                visitor.place()
 
     def choose(self, but: Peer | None = None) -> Peer | None:
         """The best peer for a new visitor, or None.
@@ -98,7 +100,9 @@ class Carrier:
         return None if peer is None else peer.open_flow(opening)
 
     def wait(self, visitor: _Visitor) -> bool:
-        """Keep a visitor until a peer is available; False when too many wait."""
+        """Keep a visitor until a peer is available; False when too many wait, or none may."""
+        if self._stopped:
+            return False
         if len(self._waiting) >= self._instance.tuning.semaphore_limit:
             self._instance.log.limited(
                 "waiting", "NP_SEMAPHORE_LIMIT: too many visitors wait for a peer; one was refused"
@@ -112,7 +116,8 @@ class Carrier:
         self._waiting.pop(visitor, None)
 
     def stop(self) -> None:
-        """Refuse those who wait."""
+        """Refuse those who wait, and from now on all for whom there is no peer."""
+        self._stopped = True
         for visitor in list(self._waiting):
             visitor.give_up(Cause.STOPPED)
 
@@ -187,11 +192,15 @@ class _Visitor:
         other = self._carrier.choose(but=self._peer)
         if other is None:
             return None
-        self._peer = other
-        self._told = None
-        return other.open(self._opening).addTimeout(
+        opened = other.open(self._opening).addTimeout(
             self._instance.tuning.pool_get_timeout, self._instance.reactor
         )
+        return opened.addCallback(self._moved, other)
+
+    def _moved(self, far: Stream, peer: Peer) -> Stream:
+        self._peer = peer
+        self._told = None
+        return far
 
     def _tell_failure(self, cause: Cause) -> None:
         assert self._peer is not None
