@@ -127,14 +127,14 @@ class NativeAcceptor:
                     f"tls={self.terms.tls.value}",
                     Refusal.TLS,
                 )
-            if self.terms.key is None and not handshake.coming_back:
-                await self._sole_client()
             answer = handshake.answer(hello, framed(raw), binding, self._answer())
             shared = self.terms.key is not None and not handshake.coming_back
             control.send_raw(answer)
             confirm = expect(Confirm, decode(await control.read()))
             shared = False
             welcome, secrets = handshake.confirmed(confirm, self.terms.pin())
+            if self.terms.key is None and not handshake.coming_back:
+                await self._sole_client()
         except HandshakeError as error:
             if error.guess:
                 self._guesses.failed(host, self.settings.clock.seconds())
@@ -192,8 +192,12 @@ class NativeAcceptor:
             peer.close(Cause.LOST, "its node has started anew")
 
     async def _sole_client(self) -> None:
-        """Without a key: the client that is there stays while it answers."""
-        for peer in list(self.peers.values()):
+        """Without a key: the client that is there stays while it answers.
+
+        Nothing may come between the end of this and the new client's joining.
+        """
+        while self.peers:
+            peer = next(iter(self.peers.values()))
             if await peer.probe():
                 raise HandshakeError(
                     f"a server without a key serves one client, and {peer.name} is there; "
@@ -201,6 +205,7 @@ class NativeAcceptor:
                     Refusal.TAKEN,
                 )
             peer.close(Cause.LOST, "it does not answer, and another client came")
+            self.forget(peer)
 
     async def _pake_turn(self, host: str) -> None:
         """Wait for a share of the CPU; an address with too many wrong guesses gets none."""

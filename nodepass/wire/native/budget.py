@@ -19,6 +19,10 @@ PAKE_QUEUE = 64
 #: Wrong guesses that one address has before it must wait, and seconds until it has one more.
 GUESS_BURST = 10
 GUESS_REFILL = 10.0
+#: Most guesses that one address can owe.  Guesses made side by side are known to be wrong only when
+#: all were let in, so that without a debt they would cost no more than one; without a bound to it,
+#: others behind the same address would be kept out for hours.
+GUESS_DEBT = 60
 #: Addresses remembered; beyond them the longest unseen is forgotten.
 MAX_ADDRESSES = 4096
 
@@ -27,7 +31,7 @@ class PakeBudget:
     """When the next PAKE may be done."""
 
     def __init__(self) -> None:
-        self._spent_until = 0.0  # virtual time up to which the budget is used
+        self._spent_until = float("-inf")  # virtual time up to which the budget is used
         self.waiting = 0
 
     def delay(self, now: float) -> float | None:
@@ -67,7 +71,7 @@ class GuessLimit:
             entry = self._table[network] = _Guesses(GUESS_BURST, now)
             if len(self._table) > MAX_ADDRESSES:
                 self._table.popitem(last=False)
-        entry.left = max(0.0, self._left(entry, now) - 1)
+        entry.left = max(-float(GUESS_DEBT), self._left(entry, now) - 1)
         entry.at = now
         self._table.move_to_end(network)
 
