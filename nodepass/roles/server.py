@@ -57,6 +57,7 @@ class ServerRole(Role):
         self._retry: IDelayedCall | None = None
         self._reload_timer: IDelayedCall | None = None
         self._commit_timer: IDelayedCall | None = None
+        self._next: Identity | None = None  # announced to clients, not yet shown
         self._stopping = False
 
     # Role
@@ -203,18 +204,28 @@ class ServerRole(Role):
                 "certificate not reloaded, the old one stays in use: {error}", error=error
             )
             return
+        if fresh == self._next:
+            return  # announced already, and soon to be shown
+        if self._commit_timer is not None and self._commit_timer.active():
+            self._commit_timer.cancel()
+        self._next = None
         if fresh is self.tls.identity:
             return
+        self._next = fresh
         assert self.acceptor is not None
         for peer in self.acceptor.peers.values():
             peer.announce_pin(fresh.pin)
-        if self._commit_timer is not None and self._commit_timer.active():
-            self._commit_timer.cancel()
         self._commit_timer = self.instance.reactor.callLater(PIN_NOTICE, self._commit, fresh)
 
     def _commit(self, fresh: Identity) -> None:
+        self._next = None
         self.tls.commit(fresh)
         self.log.info("certificate reloaded, valid until {until:%Y-%m-%d}", until=fresh.not_after)
+
+    def _announce_next(self, peer: Peer) -> None:
+        """A client that comes between a certificate's announcement and its use needs it too."""
+        if self._next is not None and isinstance(peer, NativePeer):
+            peer.announce_pin(self._next.pin)
 
     def _schedule_reload(self) -> None:
         if self.config.tls is TLSLevel.FILES:
@@ -228,11 +239,13 @@ class ServerRole(Role):
     # Host
 
     def joined(self, peer: Peer) -> None:
+        self._announce_next(peer)
         self.carrier.add(peer)
         self._tell_joined(peer, "joined")
         self._check_ready()
 
     def returned(self, peer: Peer) -> None:
+        self._announce_next(peer)
         self._tell_joined(peer, "returned")
         self.carrier.available()
 

@@ -238,8 +238,7 @@ class NativeConnector:
         welcome: Welcome = _accepted(Welcome, decode(await _tell_timeout(control, control.read())))
         secrets = handshake.welcomed(welcome)
         self.flow, self.link_level = flow, level
-        if self._pins.get(welcome.pin) != math.inf:
-            self._pinned(welcome.pin)
+        self._pinned(welcome.pin)
         if coming_back is not None and self.peer is not None and not self.peer.closed:
             if self._maker is not None:
                 address = control.transport.getPeer()
@@ -296,6 +295,8 @@ class NativeConnector:
 
     def _pinned(self, pin: bytes) -> None:
         """The server will soon show this certificate; what it shows now holds for a while."""
+        if self._pins.get(pin) == math.inf:
+            return  # known already: what it shows now is not this one's predecessor
         until = self.terms.reactor.seconds() + PIN_OVERLAP
         self._pins = {old: min(until, self._pins[old]) for old in self.pins()[-1:]}
         self._pins[pin] = math.inf
