@@ -156,12 +156,12 @@ def test_what_flows_hold_during_a_look_up_is_bounded(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(portable, "HELD_BYTES", 1000)
     nothing: Any = None
     relay = PortableRelay(Clock(), nothing, nothing, Log(Level.NONE))
-    channels = [relay.dial_udp(Address("x.test", 53), 65507, lambda: None) for _ in range(4)]
+    channels = [relay.dial_udp(Address("x.test", 53), 10.0, 65507, lambda: None) for _ in range(4)]
     assert [channel.send(bytes(300)) for channel in channels] == [True, True, True, False]
     channels[0].close()
     assert channels[3].send(bytes(300))
     for channel in channels:
         channel.close()
-    one = relay.dial_udp(Address("x.test", 53), 65507, lambda: None)
+    one = relay.dial_udp(Address("x.test", 53), 10.0, 65507, lambda: None)
     assert one.send(bytes(1000))
     one.close()
