@@ -120,6 +120,13 @@ class TcpStream(Protocol):
             self._aborted = True
             self.transport.abortConnection()
 
+    def _has_error(self) -> bool:
+        handle = self.transport.getHandle()
+        return (
+            hasattr(handle, "getsockopt")
+            and handle.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
+        )
+
     def _linger(self, option: bytes) -> None:
         handle = self.transport.getHandle()
         if hasattr(handle, "setsockopt"):
@@ -141,6 +148,11 @@ class TcpStream(Protocol):
             self._sink.received(data)
 
     def readConnectionLost(self) -> None:
+        if self._has_error():
+            # The reactor had the event while reading was paused, and takes any hang-up for an
+            # orderly end where reading has been resumed since.
+            self._was_reset()
+            return
         self._read_ended = True
         # The reactor no longer looks at a socket that is only waited for with bytes to write.
         self._watch.add(self._fd, self._was_reset)

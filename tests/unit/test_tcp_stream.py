@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import select
 import socket
 import struct
@@ -25,13 +26,18 @@ from tests.streams import NotingSink
 
 
 class FakeSocket:
-    """Notes the options that are set."""
+    """Notes the options that are set; `error` is what the system says of the connection."""
 
     def __init__(self) -> None:
         self.options: dict[tuple[int, int], Any] = {}
+        self.error = 0
 
     def setsockopt(self, level: int, name: int, value: Any) -> None:
         self.options[level, name] = value
+
+    def getsockopt(self, level: int, name: int) -> int:
+        assert (level, name) == (socket.SOL_SOCKET, socket.SO_ERROR)
+        return self.error
 
 
 class FakeTransport:
@@ -254,6 +260,18 @@ def test_a_reset_while_paused_is_noticed() -> None:
     assert case.transport.closing == "abort"
     case.transport.lose()
     assert case.sink.heard == [("closed", Cause.RESET)]
+
+
+def test_a_reset_that_the_reactor_takes_for_an_end() -> None:
+    """An end of input on a socket that has an error is a reset, and no end is passed on."""
+    case = Case()
+    case.stream.resume()
+    case.transport.socket.error = errno.ECONNRESET
+    case.stream.readConnectionLost()
+    assert case.transport.closing == "abort"
+    case.transport.lose()
+    assert case.sink.heard == [("closed", Cause.RESET)]
+    assert not case.watched
 
 
 def test_a_reset_after_the_end_of_input_is_noticed() -> None:
