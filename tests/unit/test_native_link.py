@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from copy import copy
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -21,7 +24,7 @@ from nodepass.wire.native.frames import (
     Reset,
     encode,
 )
-from nodepass.wire.native.link import LinkError, LinkState
+from nodepass.wire.native.link import End, LinkError, LinkState
 
 OPENING = Opening(visitor=Endpoint("192.0.2.1", 1), local=Endpoint("192.0.2.2", 2))
 
@@ -177,6 +180,113 @@ def test_a_datagram_link_stays_one() -> None:
     assert not server.idle
     with pytest.raises(LinkError):
         server.receive(Open(1, OPENING))
+
+
+#: What is on its way to an end: frames, each with the session that it was sent in, and aborts on
+#: the control link, which may be overtaken.
+Queue = tuple[tuple[Frame, int], ...]
+World = tuple[LinkState, LinkState, Queue, Queue, frozenset[int], frozenset[int]]
+
+SESSIONS = 3
+ON_THE_WAY = 4
+
+
+def _key(world: World) -> object:
+    taker, server, *rest = world
+    return tuple((e.number, e.sent, e.got) for e in (taker, server)), *rest
+
+
+def _acted(world: World, takes: bool, act: Callable[[LinkState], bytes]) -> World:
+    """The world after an end has done something."""
+    ends = [copy(world[0]), copy(world[1])]
+    me = 0 if takes else 1
+    raw = act(ends[me])
+    queues = [world[2], world[3]]
+    if raw:
+        queues[1 - me] += ((decoded(raw), ends[me].number),)
+    return ends[0], ends[1], queues[0], queues[1], world[4], world[5]
+
+
+def _reset(around: bool, world: World, takes: bool) -> World:
+    """An end gives its session up, and may say so over the control link as well."""
+    before = world[0 if takes else 1]
+    after = _acted(world, takes, lambda end: end.reset(Cause.RESET))
+    if not around or before.over or before.sent is End.RESET:
+        return after
+    aborts = [after[4], after[5]]
+    aborts[1 if takes else 0] |= {before.number}
+    return (*after[:4], aborts[0], aborts[1])
+
+
+def _delivered(world: World, takes: bool) -> World:
+    """The next frame arrives at an end, which answers as it must."""
+    me = 0 if takes else 1
+    queues = [world[2], world[3]]
+    (frame, session), *rest = queues[me]
+    queues[me] = tuple(rest)
+    ends = [copy(world[0]), copy(world[1])]
+    heard = ends[me].receive(frame)
+    if heard is not None:
+        assert session == ends[me].number, f"{frame} of session {session} reached another"
+    world = ends[0], ends[1], queues[0], queues[1], world[4], world[5]
+    if isinstance(heard, Reset):
+        return _acted(world, takes, lambda end: end.reset(heard.cause))
+    return world
+
+
+def _abort_delivered(world: World, takes: bool, session: int) -> World:
+    """An abort arrives over the control link."""
+    aborts = [world[4], world[5]]
+    aborts[0 if takes else 1] -= {session}
+    world = (*world[:4], aborts[0], aborts[1])
+    end = world[0 if takes else 1]
+    if session != end.number or end.over:
+        return world
+    return _acted(world, takes, lambda end: end.reset(Cause.RESET))
+
+
+def _next(world: World) -> Iterator[World]:
+    """All worlds that may follow."""
+    taker, server, to_taker, to_server, abort_taker, abort_server = world
+    if taker.idle and taker.number < SESSIONS and len(to_server) < ON_THE_WAY:
+        yield _acted(world, True, lambda end: end.open(OPENING))
+    for takes, end, inbox, outbox, aborts in (
+        (True, taker, to_taker, to_server, abort_taker),
+        (False, server, to_server, to_taker, abort_server),
+    ):
+        if inbox:
+            yield _delivered(world, takes)
+        for session in aborts:
+            yield _abort_delivered(world, takes, session)
+        if len(outbox) >= ON_THE_WAY or end.over:
+            continue
+        for around in (False, True):
+            yield _reset(around, world, takes)
+        if end.sent is End.OPEN:
+            yield _acted(world, takes, LinkState.finish)
+            if not outbox or not isinstance(outbox[-1][0], Data):
+                yield _acted(world, takes, lambda _: encode(Data(b"x")))
+
+
+def test_every_order_of_events() -> None:
+    """An exhaustive search: in no order of events does anything of one session reach another, is
+    a rule broken, or does an end wait for what will never come."""
+    nothing: Queue = ()
+    first = (LinkState(True), LinkState(False), nothing, nothing, frozenset(), frozenset())
+    seen, todo = {_key(first)}, [first]
+    while todo:
+        world = todo.pop()
+        taker, server, to_taker, to_server, *_ = world
+        if not to_taker and not to_server:
+            assert taker.number == server.number
+            assert (taker.sent is End.OPEN) == (server.got is End.OPEN)
+            assert (server.sent is End.OPEN) == (taker.got is End.OPEN)
+        for after in _next(world):
+            key = _key(after)
+            if key not in seen:
+                seen.add(key)
+                todo.append(after)
+    assert len(seen) > 10_000
 
 
 class _End:
