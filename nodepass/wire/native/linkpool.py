@@ -22,6 +22,9 @@ from .datalink import DataLink
 PARTING_TIMEOUT = 2.0
 #: Seconds after which an idle link is replaced: firewalls forget even what keep-alive keeps warm.
 LINK_MAX_AGE = 3600.0
+#: Of the idle links, the part that is replaced at once when they are too old, as links of one age
+#: were made in one burst, and visitors need some of them now.
+AGED_SHARE = 8
 #: Seconds that a datagram link without flows is kept: a resolver's next query comes soon.
 DATAGRAM_LINK_REST = 10.0
 #: Links without a session above the maximum that are let in: in a burst the sessions of many links
@@ -83,6 +86,7 @@ class LinkPool:
         self._links: dict[int, DataLink] = {}
         self._idle: dict[DataLink, None] = {}  # of the taking end; the newest is taken first
         self._busy: set[DataLink] = set()  # carrying a TCP session
+        self._leaving: set[DataLink] = set()  # being closed
         self._coming = 0  # links asked for and not there yet
         self._waiting: dict[Deferred[Stream], Opening] = {}  # visitors, the first comes first
         self._lanes: deque[int] = deque()  # of the flow carrier, waiting for a link
@@ -163,8 +167,7 @@ class LinkPool:
         """Close this link if it is idle."""
         link = self._links.get(number)
         if link is not None and link in self._idle:
-            del self._idle[link]
-            link.close()
+            self._drop(link)
 
     def close(self, cause: Cause, reason: str, *, linger: bool) -> Deferred[None]:
         """Refuse who waits and close all links.
@@ -212,6 +215,7 @@ class LinkPool:
             del self._links[link.number]
         self._idle.pop(link, None)
         self._busy.discard(link)
+        self._leaving.discard(link)
         if link.flows is not None:
             self._carrier.lost(link.flows)
             self._flow_links.pop(link.flows, None)
@@ -256,7 +260,13 @@ class LinkPool:
         elif len(self._idle) < self._policy.maximum:
             self._idle[link] = None
         else:
-            link.close()
+            self._drop(link)
+
+    def _drop(self, link: DataLink) -> None:
+        """Close a link that nobody needs."""
+        self._idle.pop(link, None)
+        self._leaving.add(link)
+        link.close()
 
     def _take(self, link: DataLink, opening: Opening) -> Stream:
         self._busy.add(link)
@@ -272,6 +282,10 @@ class LinkPool:
 
     # How many there should be.
 
+    @property
+    def _in_use(self) -> int:
+        return len(self._links) - len(self._idle) - len(self._leaving)
+
     def start_over(self) -> None:
         """What was asked for over the last control link will not come."""
         self._coming = 0
@@ -283,7 +297,7 @@ class LinkPool:
             return
         now = self._clock.seconds()
         waiting = len(self._waiting) + len(self._lanes)
-        in_use = len(self._links) - len(self._idle) + waiting
+        in_use = self._in_use + waiting
         self._policy.used(now, in_use)
         missing = waiting + self._policy.idle(now, in_use) - len(self._idle) - self._coming
         if missing > 0:
@@ -299,12 +313,14 @@ class LinkPool:
             link = self._flow_links.get(flows)
             if link is not None and now - link.free_since > DATAGRAM_LINK_REST:
                 self._carrier.lost(flows)
-                link.close()
-        in_use = len(self._links) - len(self._idle)
-        surplus = len(self._idle) - self._policy.idle(now, in_use)
+                self._drop(link)
+        surplus = len(self._idle) - self._policy.idle(now, self._in_use)
+        aged = len(self._idle) // AGED_SHARE + 1
         for link in list(self._idle):  # the longest idle first
-            if surplus > 0 or now - link.made_at > LINK_MAX_AGE:
+            if surplus > 0:
                 surplus -= 1
-                del self._idle[link]
-                link.close()
+                self._drop(link)
+            elif aged > 0 and now - link.made_at > LINK_MAX_AGE:
+                aged -= 1
+                self._drop(link)
         self.balance()
