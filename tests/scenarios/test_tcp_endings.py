@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import socket
+import struct
+from collections.abc import Callable
+
 import pytest
 import pytest_twisted
 from attrs import define
+from twisted.internet import reactor
+from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 
+from nodepass.relay.hangup import HangupWatch
+from nodepass.relay.stream import Cause
+from nodepass.relay.tcp import TcpStream
 from nodepass.service import RoleService
 from tests.scenarios.harness import Tunnel, tunnel, until
 from tests.scenarios.programs import Conn, Target, connect, data_of, listen
+from tests.streams import NotingSink
 
 everywhere = pytest.mark.parametrize(("flow", "tls"), [("-", 0), ("+", 0), ("-", 1), ("+", 1)])
 
@@ -189,3 +199,53 @@ async def test_a_link_serves_again_after_every_ending(tls: int) -> None:
         assert visitor.received == 1000
         assert target.received == 1000
     await Session(pair, listener, visitor, target).stop()
+
+
+class Bell:
+    """A reader of the reactor's that does something when a byte comes."""
+
+    def __init__(self, handle: socket.socket, rung: Callable[[], None]) -> None:
+        handle.setblocking(False)
+        self.handle = handle
+        self.rung = rung
+
+    def fileno(self) -> int:
+        return self.handle.fileno()
+
+    def doRead(self) -> None:
+        self.handle.recv(1)
+        self.rung()
+
+    def connectionLost(self, reason: object) -> None:
+        pass
+
+    def logPrefix(self) -> str:
+        return "bell"
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_reset_in_the_round_of_a_resume() -> None:
+    """A reset that the reactor hears of while a stream is paused, and acts on after the stream was
+    resumed in the same round, is no orderly end."""
+    watch = HangupWatch(reactor)
+    rope, handle = socket.socketpair()
+    with socket.socket() as listener, rope, handle:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        where = TCP4ClientEndpoint(reactor, *listener.getsockname())
+        stream = await connectProtocol(where, TcpStream(watch))
+        far, _ = listener.accept()
+        heard = NotingSink()
+        stream.attach(heard)
+        bell = Bell(handle, stream.resume)
+        reactor.addReader(bell)
+        # No turn of the reactor passes until the end of this block.  The bell rings before the
+        # reset, so it comes first among the events of the next one.
+        rope.send(b"!")
+        stream.write(b"?")  # the reactor waits until this can leave, and not for what may come
+        far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        far.close()
+        await until(lambda: stream.gone, what="the end")
+        assert heard.heard == [("closed", Cause.RESET)]
+        reactor.removeReader(bell)
+    watch.stop()
