@@ -67,7 +67,7 @@ class Lobby:
     """All unproven connections of a listener."""
 
     def __init__(self, clock: IReactorTime, log: Log, timeout: float) -> None:
-        self._clock = clock
+        self.clock = clock
         self._log = log
         self._timeout = timeout
         self._guests: OrderedDict[Guest, None] = OrderedDict()
@@ -77,7 +77,7 @@ class Lobby:
 
     def enter(self, transport: Any, address: Endpoint) -> Guest:
         """A connection was accepted."""
-        timer = self._clock.callLater(self._timeout, lambda: self._timed_out(guest))
+        timer = self.clock.callLater(self._timeout, lambda: self._timed_out(guest))
         guest = Guest(self, transport, address, timer)
         self._guests[guest] = None
         if len(self._guests) > LOBBY_SIZE:
@@ -178,7 +178,9 @@ class _Knock(Protocol):
         if data[0] == _TLS_HANDSHAKE:
             inner = Factory.forProtocol(lambda: _EncryptedKnock(self._owner, guest))
             inner.noisy = False
-            factory = TLSMemoryBIOFactory(self._owner.context(), False, inner)
+            factory = TLSMemoryBIOFactory(
+                self._owner.context(), False, inner, self._owner.lobby.clock
+            )
             protocol = factory.buildProtocol(transport.getPeer())
         else:
             protocol = self._owner.dialect.plain(guest, data)
