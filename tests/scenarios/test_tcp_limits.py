@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import pytest_twisted
+from attrs import evolve
 from twisted.internet import reactor
 
-from tests.scenarios.harness import sleep, tunnel, until
+from tests.scenarios.harness import QUICK, sleep, tunnel, until
 from tests.scenarios.programs import Conn, connect, listen
 
 flows = pytest.mark.parametrize("flow", ["-", "+"])
@@ -179,6 +180,21 @@ async def test_visitors_that_leave_at_once() -> None:
     conn = await connect(pair.visitor)
     conn.write(b"hello")
     await until(lambda: any(far.received == 5 for far in target.conns), what="the word")
+    conn.reset()
+    await pair.stop()
+    await target.stop()
+
+
+@flows
+@pytest_twisted.ensureDeferred
+async def test_the_wait_for_a_link_ends_with_it(flow: str) -> None:
+    """NP_POOL_GET_TIMEOUT bounds the wait for a link, not the session."""
+    target = listen()
+    pair = await tunnel(target.endpoint, flow=flow, tuning=evolve(QUICK, pool_get_timeout=0.5))
+    conn = await connect(pair.visitor)
+    far = await target.accept()
+    await sleep(1.0)
+    await served(conn, far)
     conn.reset()
     await pair.stop()
     await target.stop()
