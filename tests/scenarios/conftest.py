@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -10,11 +11,18 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import LogEvent, LogLevel, globalLogPublisher
 
+from tests.scenarios.harness import running
+
 
 async def _settle() -> None:
     # Connections that were aborted are told of it in the reactor's next turns.
     for _ in range(5):
         await deferLater(reactor, 0.02)
+
+
+async def _kill() -> None:
+    for node in list(running):
+        await node.stop(signal.SIGKILL)
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +45,9 @@ def clean_reactor() -> Iterator[None]:
         pytest_twisted.blockon(Deferred.fromCoroutine(_settle()))
     finally:
         globalLogPublisher.removeObserver(observe)
+        forgotten = [node.transport.pid for node in running]
+        pytest_twisted.blockon(Deferred.fromCoroutine(_kill()))
+    assert not forgotten, f"nodes left running: {forgotten}"
     left = (set(reactor.getReaders()) | set(reactor.getWriters())) - before
     late = [call for call in set(reactor.getDelayedCalls()) - timers if call.active()]
     assert not left, f"sockets left behind: {left}"

@@ -246,6 +246,12 @@ class Cutter:
         """Numbers of the connections that are there."""
         return [number for number, leg in enumerate(self.pairs) if not leg.gone]
 
+    def data_links(self) -> list[int]:
+        """Numbers of the data links that are there: what a client says first tells them, plain or
+        encrypted."""
+        marks = (b"NP2D", b"nodepass2-data")
+        return [n for n in self.live() if any(mark in self.pairs[n].recorded for mark in marks)]
+
     def cut(self, number: int) -> None:
         """Reset a connection, both ways."""
         self.pairs[number].cut()

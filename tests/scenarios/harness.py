@@ -114,6 +114,10 @@ async def tunnel(
     return Tunnel(one, two)
 
 
+#: Nodes that were started and have not ended, so that a scenario that fails leaves none behind.
+running: list[Node] = []
+
+
 @define
 class Node(ProcessProtocol):
     """A node in a process of its own: `nodepass URL`."""
@@ -143,7 +147,11 @@ class Node(ProcessProtocol):
 
     errReceived = outReceived
 
+    def connectionMade(self) -> None:
+        running.append(self)
+
     def processEnded(self, reason: Failure) -> None:
+        running[:] = [other for other in running if other is not self]
         status = 0
         if not reason.check(ProcessDone):
             assert isinstance(reason.value, ProcessTerminated)

@@ -69,7 +69,7 @@ def shown(port: int) -> bytes:
 
 async def new_links(nodes: Fleet, cutter: Cutter) -> None:
     """Have all idle data links made anew, and use one."""
-    for number in cutter.live()[1:]:
+    for number in cutter.data_links():
         cutter.cut(number)
     assert await visit(nodes.visitor) == b"1"
     await checkpoint(nodes.server, r"POOL=[1-9]")

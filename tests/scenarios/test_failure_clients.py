@@ -52,11 +52,12 @@ async def test_client_whose_dials_fail_is_passed_over() -> None:
     """A visitor whose client can't reach its target is served by another one, unaware; the log
     names target and cause once; when the target is back its client gets visitors again."""
     one, two = echoing(b"1"), echoing(b"2")
-    nodes = await fleet(one.endpoint, two.endpoint)
+    nodes = await fleet(one.endpoint, two.endpoint, client="log=debug")
     there = one.endpoint
     await one.stop()
     for _ in range(10):
         assert await visit(nodes.visitor) == b"2"
+    assert len(said(nodes.clients[0], "session .*: started")) < 5
     (line,) = said(nodes.server, "WARN.*target")
     assert f"target {there} of" in line and "refused" in line
     one = listen(named(b"1"), there.host, there.port)
