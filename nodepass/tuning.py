@@ -103,7 +103,7 @@ VARIABLES: tuple[Variable, ...] = (
         "NP_SEMAPHORE_LIMIT",
         "semaphore_limit",
         "65536",
-        "most visitors that may wait for a peer",
+        "most visitors that may wait for a peer or a link",
         1_000_000,
     ),
     _count(

@@ -39,6 +39,8 @@ class Carrier:
         self._penalties: dict[Peer, _Penalty] = {}
         self._waiting: OrderedDict[_Visitor, None] = OrderedDict()
         self._stopped = False
+        #: Visitors that wait, for a peer or for a link.
+        self.undialed = 0
 
     # Peers come and go.
 
@@ -93,20 +95,22 @@ class Carrier:
     # Destination
 
     def carry(self, stream: Stream, opening: Opening) -> None:
-        _Visitor(self, self._instance, stream, opening).place()
+        visitor = _Visitor(self, self._instance, stream, opening)
+        if self.undialed > self._instance.tuning.semaphore_limit:
+            self._instance.log.limited(
+                "waiting", "NP_SEMAPHORE_LIMIT: too many visitors wait; one was refused"
+            )
+            visitor.give_up(Cause.NO_SLOT)
+        else:
+            visitor.place()
 
     def open_flow(self, opening: Opening) -> Channel | None:
         peer = self.choose()
         return None if peer is None else peer.open_flow(opening)
 
     def wait(self, visitor: _Visitor) -> bool:
-        """Keep a visitor until a peer is available; False when too many wait, or none may."""
+        """Keep a visitor until a peer is available; False when this node is stopping."""
         if self._stopped:
-            return False
-        if len(self._waiting) >= self._instance.tuning.semaphore_limit:
-            self._instance.log.limited(
-                "waiting", "NP_SEMAPHORE_LIMIT: too many visitors wait for a peer; one was refused"
-            )
             return False
         self._waiting[visitor] = None
         return True
@@ -140,7 +144,9 @@ class _Visitor:
         self._session: Session | None = None
         self._told: Cause | None = None  # the dial failure of this peer that was logged
         self._over = False
-        self._timer: IDelayedCall | None = instance.reactor.callLater(
+        self._settled = False
+        carrier.undialed += 1
+        self._timer: IDelayedCall = instance.reactor.callLater(
             instance.tuning.pool_get_timeout, self._timed_out
         )
         stream.attach(self)
@@ -155,7 +161,7 @@ class _Visitor:
         peer = self._carrier.choose()
         if peer is None:
             if not self._carrier.wait(self):
-                self.give_up(Cause.NO_SLOT)
+                self.give_up(Cause.STOPPED)
             return
         self._peer = peer
         self._opened = opened = peer.open(self._opening)
@@ -168,7 +174,7 @@ class _Visitor:
 
     def _join(self, far: Stream) -> None:
         self._opened = None
-        self._stop_timer()
+        self._settle()
         session = self._session = Session(
             self._stream,
             far,
@@ -227,7 +233,6 @@ class _Visitor:
         self._end()
 
     def _timed_out(self) -> None:
-        self._timer = None
         self._instance.log.limited(
             "no link",
             "visitor {visitor} was refused: no peer could take it within {timeout:g} s",
@@ -241,7 +246,7 @@ class _Visitor:
         if self._over:
             return False
         self._over = True
-        self._stop_timer()
+        self._settle()
         self._carrier.stop_waiting(self)
         if self._opened is not None:
             self._opened.cancel()
@@ -249,10 +254,13 @@ class _Visitor:
         self._instance.meter.tcps -= 1
         return True
 
-    def _stop_timer(self) -> None:
-        timer, self._timer = self._timer, None
-        if timer is not None and timer.active():
-            timer.cancel()
+    def _settle(self) -> None:
+        """It waits no more."""
+        if not self._settled:
+            self._settled = True
+            self._carrier.undialed -= 1
+            if self._timer.active():
+                self._timer.cancel()
 
     # Sink, while it waits
 
