@@ -116,6 +116,11 @@ async def fleet(
     return Fleet(one, clients, tunnel, visitors)
 
 
+async def exit_status(one: Node, timeout: float = 20.0) -> int:
+    """How a node ends that should do so by itself."""
+    return await one.ended.addTimeout(timeout, reactor)
+
+
 def said(one: Node, pattern: str, since: int = 0) -> list[str]:
     """The lines of a node, from line number `since` on, that have `pattern` in them."""
     return [line for line in one.lines[since:] if re.search(pattern, line)]

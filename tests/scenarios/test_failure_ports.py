@@ -15,7 +15,7 @@ from nodepass.config import parse_url
 from nodepass.errors import FatalError
 from nodepass.relay.stream import Endpoint
 from nodepass.service import makeService
-from tests.scenarios.faults import echoing, fleet, said, says, serves, start_client
+from tests.scenarios.faults import echoing, exit_status, fleet, said, says, serves, start_client
 from tests.scenarios.harness import KEY, QUICK, Node, node, sleep
 from tests.scenarios.programs import listen, program
 
@@ -48,7 +48,7 @@ async def test_privileged_port(what: str) -> None:
     """A port that the program may not bind ends it at once with status 1 and one line that names
     the address, the cause and what helps."""
     one = without_privileges(HOPELESS[what])
-    assert await one.ended == 1
+    assert await exit_status(one) == 1
     lines = said(one, "Permission denied")
     assert lines and all("127.0.0.1:801" in line and "above 1023" in line for line in lines)
     assert not said(one, "Traceback")
@@ -59,7 +59,7 @@ async def test_privileged_port(what: str) -> None:
 async def test_address_of_another_host(what: str) -> None:
     """An address that is not this host's ends the program with status 1 likewise."""
     one = node(HOPELESS[what].replace("127.0.0.1:801", f"{ELSEWHERE}:8801"))
-    assert await one.ended == 1
+    assert await exit_status(one) == 1
     lines = said(one, "annot assign requested address")
     assert lines and all(f"{ELSEWHERE}:8801" in line for line in lines)
     assert not said(one, "Traceback")
@@ -72,7 +72,7 @@ async def test_forward_client_without_a_port() -> None:
     target = echoing()
     nodes = await fleet(target.endpoint, flow="+")
     doomed = node(f"client://{KEY}@127.0.0.1:{nodes.tunnel}/{ELSEWHERE}:8801?mode=2")
-    assert await doomed.ended == 1
+    assert await exit_status(doomed) == 1
     assert said(doomed, "annot assign requested address")
     await says(nodes.server, "clients: 1$", len(nodes.server.lines) - 2)
     await serves(nodes.visitor)

@@ -18,6 +18,7 @@ from tests.scenarios.faults import (
     checkpoint,
     download,
     echoing,
+    exit_status,
     fleet,
     lives,
     said,
@@ -71,7 +72,7 @@ async def test_stop_lets_sessions_finish(flow: str, role: str) -> None:
     assert await visitor.read_all() == STREAM
     visitor.finish()
     began = reactor.seconds()
-    assert await stopping.ended == 0
+    assert await exit_status(stopping) == 0
     assert reactor.seconds() - began < 10
     last_words(stopping)
     await says(other, "is gone")
@@ -99,7 +100,7 @@ async def test_stop_cuts_what_does_not_finish(flow: str, role: str) -> None:
     assert await lives(session)
     assert await session.end() == "reset"
     assert await target.conns[0].end() == "reset"
-    assert await stopping.ended == 0
+    assert await exit_status(stopping) == 0
     assert 0.7 < reactor.seconds() - began < 10
     last_words(stopping)
     await checkpoint(other, "TCPS=0")
@@ -133,7 +134,7 @@ async def test_stop_loses_no_byte_that_was_taken(flow: str, role: str) -> None:
     await sleep(0.5)
     visitor.resume()
     assert await visitor.read_all() == data
-    assert await stopping.ended == 0
+    assert await exit_status(stopping) == 0
     last_words(stopping)
     await nodes.stop()
     await target.stop()
@@ -154,7 +155,7 @@ async def test_stop_of_one_client_leaves_the_rest_alone() -> None:
         assert await lives(session)
         session.finish()
         await session.read_all()
-    assert await nodes.clients[0].ended == 0
+    assert await exit_status(nodes.clients[0]) == 0
     assert await visit(nodes.visitor) == b"2"
     await nodes.stop()
     await one.stop()
