@@ -84,10 +84,14 @@ class FlowTable(Generic[K, F]):
         self._unanswered.pop(key, None)
         return None if entry is None else entry.flow
 
-    def expire(self, now: float, idle: float) -> list[tuple[K, F]]:
-        """Take out and return the flows that were silent for ``idle`` seconds or longer."""
+    def expire(self, now: float, idle: float, most: int) -> list[tuple[K, F]]:
+        """
+        Take out and return flows that were silent for ``idle`` seconds or longer.
+
+        :param most: no more than this many at a time, the longest silent ones.
+        """
         expired: list[tuple[K, F]] = []
-        while self._entries:
+        while self._entries and len(expired) < most:
             key, entry = next(iter(self._entries.items()))
             if entry.last + idle > now:
                 break

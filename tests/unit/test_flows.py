@@ -48,9 +48,18 @@ def test_expiry_takes_the_silent_ones() -> None:
     """Flows silent for the whole time go, with those at the very limit; others stay."""
     flows = table("a", "b", "c")
 
-    assert flows.expire(10.9, 10.0) == [("a", "A")]
-    assert flows.expire(11.0, 10.0) == [("b", "B")]
+    assert flows.expire(10.9, 10.0, 100) == [("a", "A")]
+    assert flows.expire(11.0, 10.0, 100) == [("b", "B")]
     assert flows.flows() == ["C"]
+
+
+def test_expiry_is_bounded() -> None:
+    """No more flows go at a time than asked for, the longest silent first; the rest stay due."""
+    flows = table("a", "b", "c")
+
+    assert flows.expire(100.0, 10.0, 2) == [("a", "A"), ("b", "B")]
+    assert flows.next_expiry(10.0) == 12.0
+    assert flows.expire(100.0, 10.0, 2) == [("c", "C")]
 
 
 def test_activity_either_way_postpones_expiry() -> None:
@@ -60,8 +69,8 @@ def test_activity_either_way_postpones_expiry() -> None:
     assert flows.answered("b", 6.0) == "B"
     flows.get("c")
 
-    assert flows.expire(14.0, 10.0) == [("c", "C")]
-    assert flows.expire(16.0, 10.0) == [("a", "A"), ("b", "B")]
+    assert flows.expire(14.0, 10.0, 100) == [("c", "C")]
+    assert flows.expire(16.0, 10.0, 100) == [("a", "A"), ("b", "B")]
 
 
 def test_next_expiry() -> None:
@@ -70,7 +79,7 @@ def test_next_expiry() -> None:
     flows.touch("a", 3.0)
 
     assert flows.next_expiry(10.0) == 11.0
-    flows.expire(100.0, 10.0)
+    flows.expire(100.0, 10.0, 100)
     assert flows.next_expiry(10.0) is None
 
 
@@ -90,7 +99,7 @@ def test_victim_is_the_oldest_unanswered() -> None:
 def test_expired_flows_are_no_victims() -> None:
     """A flow that has expired is not offered as a victim any more."""
     flows = table("a")
-    flows.expire(100.0, 1.0)
+    flows.expire(100.0, 1.0, 100)
 
     assert flows.choose_victim() is None
 
@@ -130,7 +139,7 @@ class Model(RuleBasedStateMachine):
     @rule(idle=st.floats(0, 20))
     def expire(self, idle: float) -> None:
         gone = {key for key, (last, _) in self.model.items() if last + idle <= self.now}
-        assert {key for key, _ in self.flows.expire(self.now, idle)} == gone
+        assert {key for key, _ in self.flows.expire(self.now, idle, 100)} == gone
         for key in gone:
             del self.model[key]
 
