@@ -119,11 +119,15 @@ class Carrier:
         """A visitor waits no more."""
         self._waiting.pop(visitor, None)
 
+    def refuse_waiting(self, cause: Cause) -> None:
+        """No peer will come for those who wait."""
+        for visitor in list(self._waiting):
+            visitor.give_up(cause)
+
     def stop(self) -> None:
         """Refuse those who wait, and from now on all for whom there is no peer."""
         self._stopped = True
-        for visitor in list(self._waiting):
-            visitor.give_up(Cause.STOPPED)
+        self.refuse_waiting(Cause.STOPPED)
 
 
 class _Visitor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -11,7 +11,7 @@ from twisted.internet.interfaces import IProtocol, IProtocolFactory
 from nodepass import __version__
 from nodepass.config import ClientConfig, Mode
 from nodepass.errors import ConfigError
-from nodepass.relay.stream import Channel, Endpoint, Stream
+from nodepass.relay.stream import Cause, Channel, Endpoint, Stream
 from nodepass.resolver import connect_tcp
 from nodepass.tls import ClientTLS
 from nodepass.wire import Flow, Opening, Peer
@@ -56,21 +56,22 @@ class ClientRole(Role):
             minimum=config.min,
             tls=self.tls,
             reactor=self.instance.reactor,
-            dial=self._dial_server,
+            server=config.tunnel,
+            dial=self._dial,
             settings=self._settings,
             handshake_timeout=tuning.handshake_timeout,
-            dial_timeout=tuning.tcp_dial_timeout,
             cooldown=tuning.service_cooldown,
             pool_interval=(tuning.min_pool_interval, tuning.max_pool_interval),
         )
 
-    def _dial_server(self, factory: IProtocolFactory) -> Deferred[IProtocol]:
-        tunnel = self.config.tunnel
+    def _dial(
+        self, hosts: Sequence[str], port: int, factory: IProtocolFactory
+    ) -> Deferred[IProtocol]:
         return connect_tcp(
             self.instance.reactor,
             self.instance.resolver,
-            tunnel.dial_hosts(),
-            tunnel.port,
+            hosts,
+            port,
             factory,
             self.instance.tuning.tcp_dial_timeout,
         )
@@ -128,16 +129,25 @@ class ClientRole(Role):
     # Host
 
     def joined(self, peer: Peer) -> None:
-        self.carrier.add(peer)
         self._tell_joined(peer)
         if self.connector.flow is Flow.FORWARD:
+            self.carrier.add(peer)
             if self.config.proxy:
                 self.warn_proxy("the server dials the target")
             if not self._visiting:
                 self._visiting = True
                 self.visitors.start()
         else:
+            self._stop_visiting()
             self.ready()
+
+    def _stop_visiting(self) -> None:
+        """Close the ports that a server of the other flow had asked for."""
+        if self._visiting:
+            self._visiting = False
+            self.log.info("listening for visitors no more: the server does so now")
+            self.carrier.refuse_waiting(Cause.LOST)
+            self.visitors.stop()
 
     def returned(self, peer: Peer) -> None:
         self._tell_joined(peer, "again")
