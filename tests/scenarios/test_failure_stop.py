@@ -112,31 +112,34 @@ async def test_stop_cuts_what_does_not_finish(flow: str, role: str) -> None:
 @pytest.mark.parametrize("role", ["server", "client"])
 @pytest_twisted.ensureDeferred
 async def test_stop_loses_no_byte_that_was_taken(flow: str, role: str) -> None:
-    """Bytes that a stopping node has taken from its target arrive, however slowly the visitor reads
-    them: the session is over when they have arrived, not when they have been read."""
-    data = data_of(1, 3_000_000)
+    """Bytes that a stopping node has taken from its target arrive, also those that were still on
+    their way between the nodes when its last session was over."""
+    data = data_of(1, 2_000_000)
 
     async def give(conn: Conn) -> None:
         conn.write(await conn.read(1))
         await conn.send(data)
         conn.finish()
 
-    target = listen(give)
-    nodes = await fleet(target.endpoint, flow=flow, env=STOPPING)
+    target, cutter = listen(give), Cutter()
+    nodes = await fleet(target.endpoint, flow=flow, env=STOPPING, through=cutter)
     stopping, _ = at(nodes, role)
     visitor = await connect(nodes.visitor)
     visitor.write(b"!")
     visitor.finish()  # the other direction is over before the stop
     assert await visitor.read(1) == b"!"
-    visitor.pause()
+    for number in cutter.data_links():
+        cutter.hold(number)
     await sleep(0.5)
     stopping.send_signal(signal.SIGTERM)
-    await sleep(0.5)
-    visitor.resume()
+    await sleep(0.3)
+    for number in cutter.data_links():
+        cutter.hold(number, False)
     assert await visitor.read_all() == data
     assert await exit_status(stopping) == 0
     last_words(stopping)
     await nodes.stop()
+    await cutter.stop()
     await target.stop()
 
 
