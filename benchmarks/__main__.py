@@ -43,7 +43,8 @@ def main() -> int:
         load.name: {chain: middle(some) for chain, some in chains.items()}
         for load, chains in samples.items()
     }
-    print("\r" + " " * 40 + "\r" + header(list(memory)))
+    progress("")
+    print(header(list(memory)))
     for load in samples:
         print("\n".join(lines(load, medians[load.name], YARDSTICK)))
     known = [f"{chain}: {size / 1e6:.0f} MB" for chain, size in memory.items() if size is not None]
@@ -140,7 +141,7 @@ def free_address() -> str:
 def progress(text: str) -> None:
     """Say on a terminal what goes on."""
     if sys.stdout.isatty():
-        print(f"\r{text:<40}", end="", flush=True)
+        print(f"\r{text:<60}\r", end="", flush=True)
 
 
 if __name__ == "__main__":

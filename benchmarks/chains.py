@@ -34,12 +34,13 @@ class Process:
     def wait_for(self, pattern: str) -> str:
         """The first group of the pattern's first match in the output, now or soon."""
         deadline = time.monotonic() + PATIENCE
+        text = ""
         while time.monotonic() < deadline and self.child.poll() is None:
             text = Path(self.output.name).read_text()
             if found := re.search(pattern, text):
                 return found[1]
             time.sleep(0.02)
-        raise RuntimeError(f"{self.command[0]} did not come up:\n{text}")
+        raise RuntimeError(f"{Path(self.output.name).stem} did not come up:\n{text}")
 
     def cpu(self) -> float | None:
         """Seconds of CPU time so far; None where the system does not tell."""
