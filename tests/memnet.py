@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from twisted.internet.address import IPv4Address
@@ -19,6 +20,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from nodepass.address import Address
 from nodepass.config import TLSLevel
 from nodepass.identity import Identity, self_signed
 from nodepass.logs import Level, Log
@@ -220,14 +222,15 @@ class Client:
                 about=About(name="the client"),
             )  # fmt: skip
 
-        def dial(factory: Any) -> Deferred[Any]:
-            return HostnameEndpoint(net, "192.0.2.254", 10101).connect(factory)
+        def dial(hosts: Sequence[str], port: int, factory: Any) -> Deferred[Any]:
+            return HostnameEndpoint(net, hosts[0], port).connect(factory)
 
         self.connector = NativeConnector(
             ClientTerms(
                 key=key, node=node, level=level, minimum=minimum,
                 tls=ClientTLS(level, "192.0.2.254", None), reactor=net, dial=dial,
-                settings=settings, handshake_timeout=HANDSHAKE, dial_timeout=30.0, cooldown=3.0,
+                server=Address("192.0.2.254", 10101),
+                settings=settings, handshake_timeout=HANDSHAKE, cooldown=3.0,
                 pool_interval=(0.1, 1.0),
             ),
             log,

@@ -107,7 +107,7 @@ class Lobby:
     def _timed_out(self, guest: Guest) -> None:
         self._log.limited(
             ("handshake timed out", guest.address.host),
-            "access denied: handshake of {address} timed out after {timeout:g} s",
+            "access denied to {address}: handshake timed out after {timeout:g} s",
             address=guest.address.host,
             timeout=self._timeout,
         )
@@ -151,7 +151,7 @@ class TunnelFactory(Factory):
         """Turn somebody away who speaks no dialect of this node."""
         self.log.limited(
             ("refused", what, guest.address.host),
-            "access denied: {address} sent {what}, which is not the native wire; "
+            "access denied to {address}: it sent {what}, which is not the native wire; "
             "nodes that speak it connect with wire=native",
             address=guest.address.host,
             what=what,
@@ -222,7 +222,7 @@ class _EncryptedKnock(Protocol):
         if reason.check(ConnectionClosed) is None:
             self._owner.log.limited(
                 ("tls", self._guest.address.host),
-                "access denied: TLS handshake with {address} failed: {reason}",
+                "access denied to {address}: TLS handshake failed: {reason}",
                 address=self._guest.address.host,
                 reason=tls_reason(reason),
             )

@@ -7,7 +7,9 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import attrs
 import pytest
+from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Protocol
 from twisted.logger import LogEvent, LogLevel, formatEvent, globalLogPublisher
 
@@ -19,6 +21,7 @@ from nodepass.wire import Flow
 from nodepass.wire.listener import LOBBY_SIZE
 from nodepass.wire.native.budget import GUESS_BURST
 from nodepass.wire.native.handshake import ClientHandshake
+from nodepass.wire.native.linkmaker import SIDE_BY_SIDE
 from nodepass.wire.native.messages import MAX_HELLO, Confirm, Hello, Leave, Pin, encode
 from nodepass.wire.native.peer import QUIET_INTERVALS, SILENT_INTERVALS
 from nodepass.wire.native.proof import MAGIC
@@ -371,7 +374,8 @@ def test_a_data_link_of_the_wrong_kind(net: MemoryNet, tls: TLSLevel) -> None:
     """Plain where the server wants TLS, or the other way around: refused."""
     server, client = Server(net, tls=tls), Client(net).start()
     client.connector._maker._terms = type(client.connector._maker._terms)(  # type: ignore
-        reactor=net, log=client.connector.log, dial_timeout=1.0, handshake_timeout=1.0,
+        reactor=net, log=client.connector.log, handshake_timeout=1.0,
+        dial=lambda host, port, factory: client.connector.terms.dial((host,), port, factory),
         interval=(0.1, 1.0),
         creator=None if tls else lambda: client.connector.terms.tls.creator([b"nodepass2-data"]),
     )  # fmt: skip
@@ -492,6 +496,46 @@ def test_draining(net: MemoryNet) -> None:
     stream.write(b"x")
     net.flush()
     assert client.host.served[0][1].data == b"x"
+    client.stop()
+
+
+def test_nobody_waits_for_a_client_that_stops(net: MemoryNet) -> None:
+    """A visitor that waits for a link of a client that is stopping is handed back at once."""
+    server, client = Server(net), Client(net).start()
+    net.flush()
+    client.connector.stop()  # it makes no more links
+    while server.peer.idle:
+        visit(server.peer)
+    refused: list[Any] = []
+    server.peer.open(OPENING).addErrback(refused.append)
+    net.flush()
+    assert refused == []
+    client.peer.drain()
+    net.flush()
+    assert len(refused) == 1
+    client.stop()
+
+
+def test_links_that_fail_are_tried_one_at_a_time(net: MemoryNet) -> None:
+    """While data links fail only one is tried at a time, at the pace of the pool's interval."""
+    server, client = Server(net, tls=TLSLevel.SELF_SIGNED), Client(net).start()
+    net.flush()
+    tries: list[float] = []
+
+    def broken(host: str, port: int, factory: Any) -> Any:
+        tries.append(net.seconds())
+        refused: Deferred[Any] = Deferred()
+        net.callLater(0.01, refused.errback, ConnectionRefusedError())
+        return refused
+
+    maker: Any = client.connector._maker
+    maker._terms = attrs.evolve(maker._terms, dial=broken)
+    for _ in range(40):
+        server.peer.open(OPENING).addErrback(lambda _: None)
+    net.later(10)
+    at_once = sum(1 for when in tries if when == tries[0])
+    assert at_once <= SIDE_BY_SIDE
+    assert len(tries) - at_once <= 12  # one a second, a few quicker ones first
     client.stop()
 
 

@@ -150,6 +150,8 @@ class NativeAcceptor:
                 self._denied(guest, error)
             control.abort()
             return
+        if not control.connected_:
+            return  # it went while another client was asked whether it is there
         guest.admit()
         control.send(welcome)
         self._welcome(control, hello, handshake, secrets, guest)

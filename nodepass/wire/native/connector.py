@@ -6,7 +6,7 @@ import hashlib
 import math
 import platform
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from attrs import frozen
@@ -20,6 +20,7 @@ from twisted.internet.task import deferLater
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
+from nodepass.address import Address
 from nodepass.config import TLSLevel
 from nodepass.errors import PeerError
 from nodepass.logs import Log, printable
@@ -40,6 +41,7 @@ from .linkmaker import LinkMaker, LinkTerms
 from .messages import (
     Answer,
     Hello,
+    M,
     Message,
     Refusal,
     Refuse,
@@ -52,6 +54,10 @@ from .peer import NativePeer, PeerSettings
 
 #: Seconds of the longest pause after a refusal that only its owner can mend, such as a wrong key.
 LONGEST_PAUSE = 300.0
+#: Most idle links, whatever a server says: what the URL accepts for `max`.
+MAX_IDLE = 1_000_000
+#: Certificates that may be shown at once: the present one and two that were announced in a row.
+MAX_PINS = 3
 #: Seconds for which the certificate that the server shows now holds after it announced the next.
 PIN_OVERLAP = 60.0
 #: Share of a pause by which it is varied, so that clients do not return all at once.
@@ -73,7 +79,8 @@ class ClientTerms:
     """What the client brings along.
 
     @ivar level: least TLS level that it accepts.
-    @ivar dial: connects to the server's control port with this factory; fires with the protocol.
+    @ivar server: the server as the URL names it.
+    @ivar dial: connects to the first of these hosts that answers; fires with what was built.
     @ivar settings: for the peer, once the server has said which way visitors flow.
     """
 
@@ -83,10 +90,10 @@ class ClientTerms:
     minimum: int
     tls: ClientTLS
     reactor: Any
-    dial: Callable[[IProtocolFactory], Deferred[IProtocol]]
+    server: Address
+    dial: Callable[[Sequence[str], int, IProtocolFactory], Deferred[IProtocol]]
     settings: Callable[[Flow], PeerSettings]
     handshake_timeout: float
-    dial_timeout: float
     cooldown: float
     pool_interval: tuple[float, float]
 
@@ -118,7 +125,7 @@ class NativeConnector:
         self._pins: dict[bytes, float] = {}  # with the time until which each holds
         self._maker: LinkMaker | None = None
         self._running: Deferred[None] | None = None
-        self._wrong_keys = 0
+        self._hopeless = 0
         self._complaints: set[str] = set()
         self._lost: Deferred[None] | None = None
 
@@ -157,7 +164,7 @@ class NativeConnector:
                 pause = self._pause_after(error)
                 self._complain(error)
             else:
-                self._wrong_keys = 0
+                self._hopeless = 0
                 self._complaints.clear()
                 if self.peer is not None and self.peer.joined:
                     self._lost = Deferred()
@@ -179,10 +186,10 @@ class NativeConnector:
             and error.refusal in (Refusal.WRONG_KEY, Refusal.BUSY, Refusal.KEY_NEEDED)
         )
         if not hopeless:
-            self._wrong_keys = 0
+            self._hopeless = 0
             return self.terms.cooldown
-        self._wrong_keys += 1
-        return min(LONGEST_PAUSE, self.terms.cooldown * 2.0 ** min(self._wrong_keys - 1, 16))
+        self._hopeless += 1
+        return min(LONGEST_PAUSE, self.terms.cooldown * 2.0 ** min(self._hopeless - 1, 16))
 
     def _complain(self, error: Exception) -> None:
         # Once for each reason, as reasons may alternate: a server behind a proxy that is down.
@@ -201,7 +208,9 @@ class NativeConnector:
         inner = Factory.forProtocol(ControlLink)
         inner.noisy = False
         factory = TLSMemoryBIOFactory(creator, True, inner, self.terms.reactor)
-        wrapped: Any = await self.terms.dial(factory)
+        wrapped: Any = await self.terms.dial(
+            self.terms.server.dial_hosts(), self.terms.server.port, factory
+        )
         control: ControlLink = wrapped.wrappedProtocol
         timer = self.terms.reactor.callLater(
             self.terms.handshake_timeout, control.abort, "handshake timed out"
@@ -232,10 +241,10 @@ class NativeConnector:
         handshake = ClientHandshake(terms.key, hello, coming_back)
         control.send_raw(handshake.hello)
         raw = await _tell_timeout(control, control.read())
-        answer: Answer = _accepted(Answer, decode(raw))
+        answer = _accepted(Answer, decode(raw))
         flow, level = _agreed(answer, terms.level)
         control.send(handshake.answered(answer, framed(raw), binding))
-        welcome: Welcome = _accepted(Welcome, decode(await _tell_timeout(control, control.read())))
+        welcome = _accepted(Welcome, decode(await _tell_timeout(control, control.read())))
         secrets = handshake.welcomed(welcome)
         self.flow, self.link_level = flow, level
         self._pinned(welcome.pin)
@@ -260,17 +269,16 @@ class NativeConnector:
                 minimum=self.terms.minimum,
                 maximum=answer.maximum,
             )
-        transport: Any = control.transport
-        address = transport.getPeer()
+        address = control.transport.getPeer()
         self._maker = LinkMaker(self._link_terms(), address.host, address.port)
         settings = self.terms.settings(flow)
         self.peer = NativePeer(
             settings,
             association=welcome.association,
             secrets=secrets,
-            address=f"{address.host}:{address.port}",
+            address=str(Address(address.host, address.port)),
             minimum=self.terms.minimum,
-            maximum=max(1, answer.maximum),
+            maximum=min(max(1, answer.maximum), MAX_IDLE),
             make_links=self._maker.make,
             pinned=self._pinned,
         )
@@ -283,7 +291,7 @@ class NativeConnector:
             reactor=terms.reactor,
             log=self.log,
             creator=None if plain else lambda: terms.tls.creator([ALPN_DATA], self.pins),
-            dial_timeout=terms.dial_timeout,
+            dial=lambda host, port, factory: terms.dial((host,), port, factory),
             handshake_timeout=terms.handshake_timeout,
             interval=terms.pool_interval,
         )
@@ -298,7 +306,8 @@ class NativeConnector:
         if self._pins.get(pin) == math.inf:
             return  # known already: what it shows now is not this one's predecessor
         until = self.terms.reactor.seconds() + PIN_OVERLAP
-        self._pins = {old: min(until, self._pins[old]) for old in self.pins()[-1:]}
+        recent = self.pins()[1 - MAX_PINS :]
+        self._pins = {old: min(until, self._pins[old]) for old in recent}
         self._pins[pin] = math.inf
 
 
@@ -314,7 +323,7 @@ async def _tell_timeout(control: ControlLink, waiting: Awaitable[Any]) -> Any:
         raise
 
 
-def _accepted(cls: Any, message: Message | None) -> Any:
+def _accepted(cls: type[M], message: Message | None) -> M:
     """The message, unless the server refused or said something else."""
     if isinstance(message, Refuse):
         raise Refused(message.refusal, f"the server refuses: {printable(message.reason)}")

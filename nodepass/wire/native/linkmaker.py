@@ -7,11 +7,12 @@ from typing import Any
 
 from attrs import frozen
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.interfaces import (
     IDelayedCall,
     IHandshakeListener,
     IOpenSSLClientConnectionCreator,
+    IProtocol,
+    IProtocolFactory,
 )
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.protocols.tls import TLSMemoryBIOFactory
@@ -38,13 +39,14 @@ class LinkTerms:
     """How data links are made.
 
     @ivar creator: what checks the server's certificate; asked for each link; None on plain links.
+    @ivar dial: connects to an address; fires with what the factory built.
     @ivar interval: seconds between two tries after failures, the shortest and the longest.
     """
 
     reactor: Any
     log: Log
     creator: Callable[[], IOpenSSLClientConnectionCreator] | None
-    dial_timeout: float
+    dial: Callable[[str, int, IProtocolFactory], Deferred[IProtocol]]
     handshake_timeout: float
     interval: tuple[float, float]
 
@@ -84,11 +86,14 @@ class LinkMaker:
             making.cancel()
 
     def _go_on(self, peer: NativePeer) -> None:
+        # After a failure one at a time shows whether things are well again.
+        most = 1 if self._failures else SIDE_BY_SIDE
         while (
             self._wanted > 0
             and self._pause is None
-            and not (self._stopped or peer.closed)
-            and len(self._making) < SIDE_BY_SIDE
+            and peer.joined
+            and not self._stopped
+            and len(self._making) < most
         ):
             self._wanted -= 1
             number, self._next = self._next, self._next % 0xFFFFFFFF + 1
@@ -134,10 +139,7 @@ class LinkMaker:
         factory.noisy = False
         if terms.creator is not None:
             factory = TLSMemoryBIOFactory(terms.creator(), True, factory, terms.reactor)
-        endpoint = HostnameEndpoint(
-            terms.reactor, self._host, self._port, timeout=terms.dial_timeout
-        )
-        protocol: Any = await endpoint.connect(factory)
+        protocol: Any = await terms.dial(self._host, self._port, factory)
         fresh: _NewLink = protocol.wrappedProtocol if encrypted else protocol
         timer = terms.reactor.callLater(terms.handshake_timeout, fresh.time_out)
         try:

@@ -301,6 +301,8 @@ class NativePeer:
                 self.settings.host.joined(self)
         elif isinstance(message, Drain):
             self.draining = True
+            # It makes no more links: who waits for one may find another client.
+            self.links.refuse_waiting(Cause.STOPPED, "it is stopping")
         elif isinstance(message, Leave):
             reason = f"it left: {printable(message.reason)}" if message.reason else "it left"
             self.close(Cause.STOPPED, reason, linger=True)
