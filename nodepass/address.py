@@ -1,14 +1,15 @@
-"""Addresses as URLs give them: ``example.org:443``, ``[::1]:80``, ``:8080``."""
+"""Addresses as URLs give them (``example.org:443``, ``[::1]:80``, ``:8080``) and as sockets do."""
 
 from __future__ import annotations
 
 import re
 from ipaddress import IPv4Address, IPv6Address
+from typing import NamedTuple, Protocol
 from urllib.parse import unquote
 
 from attrs import frozen
 
-__all__ = ["Address", "parse_address"]
+__all__ = ["Address", "Endpoint", "endpoint_of", "mapped", "parse_address", "unmapped"]
 
 _WILDCARDS = ("", "0.0.0.0", "::")
 
@@ -18,6 +19,9 @@ _LONGEST_LABEL = 63
 
 #: The zone of a link-local address is an interface's name or number.
 _ZONE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+#: RFC 4291, 2.5.5.2: how a socket of IPv6 shows an IPv4 address.
+_MAPPED_PREFIX = "::ffff:"
 
 
 @frozen
@@ -46,6 +50,44 @@ class Address:
     def dial_hosts(self) -> tuple[str, ...]:
         """Return the hosts to dial, in order: a wildcard means this host."""
         return ("127.0.0.1", "::1") if self.wildcard else (self.host,)
+
+
+class Endpoint(NamedTuple):
+    """An IP address literal and a port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        """``host:port``, IPv6 addresses in brackets."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class _HostAndPort(Protocol):
+    @property
+    def host(self) -> str: ...
+
+    @property
+    def port(self) -> int: ...
+
+
+def endpoint_of(address: _HostAndPort) -> Endpoint:
+    """Return the endpoint of a transport's address: IPv4 as IPv4, and without a zone."""
+    return Endpoint(unmapped(address.host.partition("%")[0]), address.port)
+
+
+def unmapped(host: str) -> str:
+    """Return an IPv4-mapped IPv6 address as IPv4, anything else as it is."""
+    if host.startswith(_MAPPED_PREFIX):
+        tail = host[len(_MAPPED_PREFIX) :]
+        if "." in tail and ":" not in tail:
+            return tail
+    return host
+
+
+def mapped(host: str) -> str:
+    """Return the reverse of `unmapped`: the address as a socket of IPv6 takes it."""
+    return host if ":" in host else _MAPPED_PREFIX + host
 
 
 def parse_address(text: str) -> Address:

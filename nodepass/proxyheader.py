@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from nodepass.relay.stream import Endpoint
+from nodepass.address import Endpoint
 
 #: The header for what can't be described: the target is to use what it sees of the connection.
 UNKNOWN = b"PROXY UNKNOWN\r\n"

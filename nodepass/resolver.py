@@ -30,7 +30,7 @@ from twisted.internet.error import (
 from twisted.internet.interfaces import IDelayedCall, IProtocol, IProtocolFactory
 from twisted.python.failure import Failure
 
-from nodepass.relay.stream import Endpoint
+from nodepass.address import Endpoint
 
 __all__ = ["CachingResolver", "LookupTimeout", "connect_tcp", "dial_cause", "resolve_udp"]
 

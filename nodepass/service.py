@@ -16,10 +16,10 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import CannotListenError
 from twisted.python.failure import Failure
 
+from nodepass.address import Endpoint
 from nodepass.config import ClientConfig, Mode, ServerConfig, TLSLevel, parse_url
 from nodepass.errors import ConfigError, FatalError
 from nodepass.logs import Log
-from nodepass.relay.stream import Endpoint
 from nodepass.tls import ClientTLS, load_identity
 from nodepass.tuning import Tuning
 

@@ -20,12 +20,12 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from nodepass.address import Address
+from nodepass.address import Address, Endpoint
 from nodepass.config import TLSLevel
 from nodepass.identity import Identity, self_signed
 from nodepass.logs import Level, Log
 from nodepass.relay.hangup import HangupWatch
-from nodepass.relay.stream import Cause, Endpoint, Stream
+from nodepass.relay.stream import Cause, Stream
 from nodepass.tls import ClientTLS, server_context
 from nodepass.wire import Flow, Opening
 from nodepass.wire.listener import Lobby, TunnelFactory

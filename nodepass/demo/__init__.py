@@ -24,9 +24,9 @@ from twisted.web.client import Agent, HTTPConnectionPool, ResponseNeverReceived
 from twisted.web.server import Site
 
 from nodepass import __version__
+from nodepass.address import Endpoint
 from nodepass.keys import new_key
 from nodepass.logs import Level, LineObserver
-from nodepass.relay.stream import Endpoint
 from nodepass.service import RoleService, makeService
 from nodepass.tuning import Tuning
 

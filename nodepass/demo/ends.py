@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
 from zope.interface import implementer
 
-from nodepass.relay.stream import Endpoint
+from nodepass.address import Endpoint
 
 #: Datagrams under way at a time, far fewer than fill a socket's buffer.
 DATAGRAMS_AT_ONCE = 32

@@ -15,6 +15,8 @@ import sys
 from functools import lru_cache
 from ipaddress import ip_address
 
+from nodepass.address import mapped, unmapped
+
 #: A control message as ``sendmsg`` takes it: level, type, data.
 Ancillary = tuple[int, int, bytes]
 
@@ -32,8 +34,6 @@ _V6 = struct.Struct("@16sI")
 
 #: A host has a few addresses, but one routed a whole prefix may be written to at any of it.
 _CACHED_ADDRESSES = 1024
-
-_MAPPED_PREFIX = "::ffff:"
 
 
 def space() -> int:
@@ -64,8 +64,8 @@ def decode(level: int, kind: int, data: bytes) -> str | None:
     """
     Read one control message that came with a datagram.
 
-    :return: the IP address that the datagram was written to, as :func:`plain` writes it and with
-        the interface's index as its scope where it is link-local; None when the message says
+    :return: the IP address that the datagram was written to, IPv4 never as IPv6, and with the
+        interface's index as its scope where it is link-local; None when the message says
         something else, or names a group, which nobody can answer from.
     """
     if level == socket.IPPROTO_IP and kind == _IP_PKTINFO and len(data) >= _V4.size:
@@ -73,7 +73,7 @@ def decode(level: int, kind: int, data: bytes) -> str | None:
         return socket.inet_ntop(socket.AF_INET, answer_from)
     if level == socket.IPPROTO_IPV6 and kind == _IPV6_PKTINFO and len(data) >= _V6.size:
         packed, interface = _V6.unpack_from(data)
-        host = plain(socket.inet_ntop(socket.AF_INET6, packed))
+        host = unmapped(socket.inet_ntop(socket.AF_INET6, packed))
         address = ip_address(host)
         if address.is_multicast:
             return None
@@ -97,17 +97,3 @@ def encode(host: str, family: socket.AddressFamily) -> tuple[Ancillary, ...]:
     # An index only where the address means nothing without: else the routes decide.
     data = _V6.pack(socket.inet_pton(socket.AF_INET6, bare), int(scope or 0))
     return ((socket.IPPROTO_IPV6, _IPV6_PKTINFO, data),)
-
-
-def plain(host: str) -> str:
-    """An IPv4-mapped IPv6 address as IPv4, anything else as it is."""
-    if host.startswith(_MAPPED_PREFIX):
-        tail = host[len(_MAPPED_PREFIX) :]
-        if "." in tail and ":" not in tail:
-            return tail
-    return host
-
-
-def mapped(host: str) -> str:
-    """The reverse of :func:`plain`: the address as a socket of IPv6 takes it."""
-    return host if ":" in host else _MAPPED_PREFIX + host

@@ -16,13 +16,13 @@ from twisted.internet.interfaces import IAddress, IListeningPort
 from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 
-from nodepass.address import Address
+from nodepass.address import Address, Endpoint, endpoint_of
 from nodepass.logs import Log
 from nodepass.resolver import CachingResolver, LookupTimeout, connect_tcp, dial_cause, resolve_udp
 
 from .hangup import HangupWatch
-from .stream import Cause, Channel, Endpoint, FlowSink, Stream
-from .tcp import DialedStream, TcpStream, endpoint_of
+from .stream import Cause, Channel, FlowSink, Stream
+from .tcp import DialedStream, TcpStream
 from .udp import DatagramPort, DatagramReceiver, TargetSocket, connect_udp, listen_udp
 
 #: Connections that wait to be accepted: a burst of visitors between two turns of the reactor.

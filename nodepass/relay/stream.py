@@ -8,17 +8,7 @@ them and never learns which kinds they are.
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import NamedTuple, Protocol
-
-
-class Endpoint(NamedTuple):
-    """An IP address literal and a port."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+from typing import Protocol
 
 
 class Cause(IntEnum):

@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from .hangup import HangupWatch
-from .stream import Cause, Endpoint, Sink
+from .stream import Cause, Sink
 
 #: Keep-alive of every leg: a peer that vanished is noticed after 15 + 3 * 5 seconds, before the
 #: usual 60 s after which small NATs forget a connection.
@@ -43,17 +43,6 @@ def tune(transport: Any) -> None:
     ):
         if hasattr(socket, name) and hasattr(handle, "setsockopt"):
             handle.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-
-
-def plain(host: str) -> str:
-    """An address literal without a scope, and a v4-mapped one as IPv4."""
-    host = host.partition("%")[0]
-    return host[7:] if host.startswith("::ffff:") and "." in host else host
-
-
-def endpoint_of(address: Any) -> Endpoint:
-    """The endpoint of a Twisted address."""
-    return Endpoint(plain(address.host), address.port)
 
 
 @implementer(IHalfCloseableProtocol, IPushProducer)

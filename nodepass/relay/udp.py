@@ -21,9 +21,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from nodepass.address import Address
+from nodepass.address import Address, Endpoint, mapped, unmapped
 from nodepass.relay import pktinfo
-from nodepass.relay.stream import Endpoint
 
 #: Asked of the system for the visitors' socket, in bytes, so that a burst survives while TCP has
 #: its turn; the system may grant less.
@@ -187,7 +186,7 @@ class DatagramPort(Port):
             return False
         destination: tuple[str, int] | tuple[str, int, int, int] = visitor
         if self.addressFamily == socket.AF_INET6:
-            host, _, scope = pktinfo.mapped(visitor.host).partition("%")
+            host, _, scope = mapped(visitor.host).partition("%")
             destination = (host, visitor.port, 0, int(scope or 0))
         if local is not None and self._tells_local:
             source = pktinfo.encode(local.host, self.addressFamily)
@@ -219,7 +218,7 @@ class DatagramPort(Port):
         if self.addressFamily == socket.AF_INET:
             return data, Endpoint(*peer), local
         host, port, _, scope = peer
-        return data, Endpoint(f"{host}%{scope}" if scope else pktinfo.plain(host), port), local
+        return data, Endpoint(f"{host}%{scope}" if scope else unmapped(host), port), local
 
     def _deliver_oversized(self, visitor: Endpoint | None) -> None:
         try:

@@ -9,9 +9,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocol, IProtocolFactory
 
 from nodepass import __version__
+from nodepass.address import Endpoint
 from nodepass.config import ClientConfig, Mode
 from nodepass.errors import ConfigError
-from nodepass.relay.stream import Cause, Channel, Endpoint, Stream
+from nodepass.relay.stream import Cause, Channel, Stream
 from nodepass.resolver import connect_tcp
 from nodepass.tls import ClientTLS
 from nodepass.wire import Flow, Opening, Peer

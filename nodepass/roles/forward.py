@@ -9,9 +9,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import Factory, Protocol
 
+from nodepass.address import Endpoint
 from nodepass.config import ClientConfig, Mode
 from nodepass.relay.session import Session
-from nodepass.relay.stream import Cause, Channel, Endpoint, Stream
+from nodepass.relay.stream import Cause, Channel, Stream
 from nodepass.resolver import connect_tcp
 from nodepass.wire import Opening
 

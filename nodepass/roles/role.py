@@ -9,10 +9,11 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import deferLater
 
+from nodepass.address import Endpoint
 from nodepass.config import ClientConfig, Mode, ServerConfig
 from nodepass.errors import FatalError
 from nodepass.logs import Log
-from nodepass.relay.stream import Cause, Endpoint
+from nodepass.relay.stream import Cause
 from nodepass.tuning import Tuning
 from nodepass.wire import Peer
 

@@ -10,10 +10,11 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IDelayedCall, IListeningPort
 
 from nodepass import __version__
+from nodepass.address import Endpoint
 from nodepass.config import Mode, ServerConfig, TLSLevel
 from nodepass.errors import ConfigError
 from nodepass.relay.portable import listen_tcp
-from nodepass.relay.stream import Channel, Endpoint, Stream
+from nodepass.relay.stream import Channel, Stream
 from nodepass.tls import Identity, ServerTLS
 from nodepass.wire import Flow, Opening, Peer
 from nodepass.wire.listener import Lobby, TunnelFactory

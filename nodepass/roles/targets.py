@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nodepass.address import Address
+from nodepass.address import Address, Endpoint
 from nodepass.proxyheader import proxy_v1
 from nodepass.relay.flow import FlowSet
 from nodepass.relay.session import Session
-from nodepass.relay.stream import Cause, Channel, Endpoint, Stream
+from nodepass.relay.stream import Cause, Channel, Stream
 from nodepass.wire import Opening
 
 from .instance import Instance

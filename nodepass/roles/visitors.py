@@ -10,11 +10,11 @@ from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IDelayedCall, IListeningPort
 
-from nodepass.address import Address
+from nodepass.address import Address, Endpoint
 from nodepass.errors import FatalError
 from nodepass.relay.flow import FlowSet
 from nodepass.relay.portable import literal
-from nodepass.relay.stream import Cause, Channel, Endpoint, FlowSink, Stream
+from nodepass.relay.stream import Cause, Channel, FlowSink, Stream
 from nodepass.relay.udp import DatagramPort
 from nodepass.wire import Opening
 

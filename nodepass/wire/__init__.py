@@ -12,7 +12,8 @@ from typing import Protocol
 from attrs import frozen
 from twisted.internet.defer import Deferred
 
-from ..relay.stream import Cause, Channel, Endpoint, Stream
+from ..address import Endpoint
+from ..relay.stream import Cause, Channel, Stream
 
 
 class Flow(Enum):

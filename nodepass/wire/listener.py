@@ -25,9 +25,8 @@ from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from nodepass.address import Endpoint, endpoint_of
 from nodepass.logs import Log
-from nodepass.relay.stream import Endpoint
-from nodepass.relay.tcp import endpoint_of
 from nodepass.tls import tls_reason
 
 #: Unproven connections held at once; the oldest goes when one more comes.

@@ -16,9 +16,8 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import SkipTest, TestCase
 from zope.interface.verify import verifyObject
 
-from nodepass.address import Address
+from nodepass.address import Address, Endpoint
 from nodepass.relay import pktinfo
-from nodepass.relay.stream import Endpoint
 from nodepass.relay.udp import (
     BATCH,
     DatagramPort,

@@ -18,8 +18,8 @@ from OpenSSL import SSL
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
+from nodepass.address import Endpoint
 from nodepass.identity import self_signed
-from nodepass.relay.stream import Endpoint
 from nodepass.wire import Opening
 from nodepass.wire.native.frames import Frame, FrameReader
 from nodepass.wire.native.handshake import (

@@ -12,9 +12,9 @@ from twisted.internet import reactor
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.protocol import DatagramProtocol
 
+from nodepass.address import Endpoint
 from nodepass.config import parse_url
 from nodepass.meter import Meter
-from nodepass.relay.stream import Endpoint
 from nodepass.relay.udp import TargetSocket
 from nodepass.service import RoleService, makeService
 from nodepass.wire.native.datalink import DataLink

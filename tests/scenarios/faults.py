@@ -15,7 +15,7 @@ from twisted.internet.error import ConnectError
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 
-from nodepass.relay.stream import Endpoint
+from nodepass.address import Endpoint
 from tests.scenarios.harness import KEY, Node, node, sleep
 from tests.scenarios.programs import Conn, Script, Target, connect, echo, listen, program
 

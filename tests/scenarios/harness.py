@@ -17,8 +17,8 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
+from nodepass.address import Endpoint
 from nodepass.config import parse_url
-from nodepass.relay.stream import Endpoint
 from nodepass.service import RoleService, makeService
 from nodepass.tuning import Tuning
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nodepass.relay.stream import Endpoint
+from nodepass.address import Endpoint
 from tests.scenarios.harness import KEY, Node, node
 
 

@@ -17,7 +17,7 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from nodepass.relay.stream import Endpoint
+from nodepass.address import Endpoint
 
 #: Where targets listen: a loopback address of this process alone, so that programs of other test
 #: runs, which still dial a port that was theirs, are not taken for visitors.

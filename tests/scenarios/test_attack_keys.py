@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import pytest_twisted
 
-from nodepass.relay.stream import Endpoint
+from nodepass.address import Endpoint
 from nodepass.wire.native.handshake import Secrets
 from nodepass.wire.native.messages import MAX_HELLO, Refusal, Refuse, Welcome
 from tests.scenarios.attackers import Client, Interceptor, attack

@@ -6,7 +6,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.error import ConnectionRefusedError
 
-from nodepass.relay.stream import Endpoint
+from nodepass.address import Endpoint
 from nodepass.service import RoleService, makeService
 from tests.scenarios.harness import KEY, QUICK, until
 from tests.scenarios.programs import HERE, connect, echo, listen

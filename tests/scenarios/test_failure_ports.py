@@ -11,9 +11,9 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.protocol import DatagramProtocol
 
+from nodepass.address import Endpoint
 from nodepass.config import parse_url
 from nodepass.errors import FatalError
-from nodepass.relay.stream import Endpoint
 from nodepass.service import makeService
 from tests.scenarios.faults import echoing, exit_status, fleet, said, says, serves, start_client
 from tests.scenarios.harness import KEY, QUICK, Node, node, sleep

@@ -9,7 +9,7 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.error import ConnectionRefusedError
 
-from nodepass.relay.stream import Endpoint
+from nodepass.address import Endpoint
 from tests.scenarios.faults import (
     STREAM,
     Cutter,

@@ -10,7 +10,7 @@ from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 
-from nodepass.relay.stream import Endpoint
+from nodepass.address import Endpoint
 from tests.certs import Authority
 from tests.scenarios.harness import tunnel
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import pytest_twisted
 
-from nodepass.relay.stream import Endpoint
+from nodepass.address import Endpoint
 from nodepass.service import makeService
 from tests.scenarios.harness import KEY, QUICK, tunnel
 from tests.scenarios.programs import connect, echo, listen

@@ -10,7 +10,7 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 
-from nodepass.relay.stream import Endpoint
+from nodepass.address import Endpoint
 from tests.scenarios.harness import Node, sleep, tunnel, until
 from tests.scenarios.pairs import node_pair
 from tests.scenarios.programs import Conn, connect, descriptors_of, listen, memory_of

@@ -12,7 +12,7 @@ from attrs import evolve
 from twisted.internet import reactor
 from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 
-from nodepass.relay.stream import Endpoint
+from nodepass.address import Endpoint
 from tests.scenarios.harness import QUICK, sleep, tunnel, until
 from tests.scenarios.programs import connect, listen
 

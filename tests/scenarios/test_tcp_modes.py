@@ -8,7 +8,7 @@ import pytest_twisted
 from attrs import evolve
 from twisted.internet import reactor
 
-from nodepass.relay.stream import Endpoint
+from nodepass.address import Endpoint
 from nodepass.service import RoleService, makeService
 from tests.scenarios.harness import KEY, QUICK, sleep, until
 from tests.scenarios.programs import HERE, connect, data_of, echo, listen

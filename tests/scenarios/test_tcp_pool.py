@@ -6,8 +6,8 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred, gatherResults
 
+from nodepass.address import Endpoint
 from nodepass.pool import policy
-from nodepass.relay.stream import Endpoint
 from nodepass.service import RoleService
 from tests.scenarios.harness import Tunnel, tunnel, until
 from tests.scenarios.programs import Conn, connect, listen

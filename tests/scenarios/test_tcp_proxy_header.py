@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 
-from nodepass.relay.stream import Endpoint
+from nodepass.address import Endpoint
 from nodepass.service import makeService
 from tests.scenarios.harness import QUICK, sleep, tunnel
 from tests.scenarios.programs import connect, listen, program

@@ -8,7 +8,7 @@ import pytest
 import pytest_twisted
 from attrs import evolve
 
-from nodepass.relay.stream import Endpoint
+from nodepass.address import Endpoint
 from tests.scenarios.datagrams import LARGEST, WAYS, Programs, Way, way
 from tests.scenarios.harness import QUICK, sleep, until
 

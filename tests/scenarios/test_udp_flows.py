@@ -13,10 +13,9 @@ from twisted.internet.defer import gatherResults, maybeDeferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.protocol import Factory, Protocol
 
-from nodepass.address import Address
+from nodepass.address import Address, Endpoint
 from nodepass.config import parse_url
 from nodepass.relay.portable import PortableRelay
-from nodepass.relay.stream import Endpoint
 from nodepass.roles.visitors import VisitorPorts
 from nodepass.service import makeService
 from tests.scenarios.datagrams import WAYS, Programs, Visitor, Way, target_sockets, way

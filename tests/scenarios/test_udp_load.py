@@ -17,7 +17,7 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.utils import getProcessOutput
 from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 
-from nodepass.relay.stream import Endpoint
+from nodepass.address import Endpoint
 from nodepass.wire.native.datagrams import BACKLOG_BYTES
 from tests.scenarios.datagrams import Programs, Visitor, way
 from tests.scenarios.faults import fleet, start_client

@@ -8,8 +8,8 @@ import pytest
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock
 
+from nodepass.address import Endpoint
 from nodepass.logs import Level, Log
-from nodepass.relay.stream import Endpoint
 from nodepass.wire.listener import LOBBY_SIZE, Guest, Lobby, TunnelFactory
 from tests.loopback import connect, flush
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from twisted.internet.task import Clock
 
+from nodepass.address import Endpoint
 from nodepass.relay.hangup import HangupWatch
-from nodepass.relay.stream import Cause, Endpoint, Stream
+from nodepass.relay.stream import Cause, Stream
 from nodepass.wire import Opening
 from nodepass.wire.native.datalink import RESET_ANSWER_TIMEOUT, RESET_PATIENCE, DataLink
 from nodepass.wire.native.frames import MAX_DATA, data_header

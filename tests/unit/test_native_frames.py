@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nodepass.relay.stream import Cause, Endpoint
+from nodepass.address import Endpoint
+from nodepass.relay.stream import Cause
 from nodepass.wire import Opening
 from nodepass.wire.native.frames import (
     MAX_DATA,

@@ -10,7 +10,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from nodepass.relay.stream import Cause, Endpoint
+from nodepass.address import Endpoint
+from nodepass.relay.stream import Cause
 from nodepass.wire import Opening
 from nodepass.wire.native.frames import (
     Data,

@@ -8,11 +8,12 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
+from nodepass.address import Endpoint
 from nodepass.errors import PeerError
 from nodepass.logs import Level, Log
 from nodepass.pool.policy import MEMORY, STEP
 from nodepass.relay.hangup import HangupWatch
-from nodepass.relay.stream import Cause, Endpoint, Stream
+from nodepass.relay.stream import Cause, Stream
 from nodepass.wire import Opening
 from nodepass.wire.native.linkpool import (
     AGED_SHARE,

@@ -84,22 +84,6 @@ def test_what_was_read_can_be_written(address: ipaddress.IPv6Address, interface:
         assert data[:16] == bare
 
 
-@pytest.mark.parametrize(
-    ("shown", "plain"),
-    [
-        ("::ffff:192.0.2.1", "192.0.2.1"),
-        ("192.0.2.1", "192.0.2.1"),
-        ("2001:db8::1", "2001:db8::1"),
-        ("::ffff:0:102:304", "::ffff:0:102:304"),
-        ("::ffff:0:1.2.3.4", "::ffff:0:1.2.3.4"),
-    ],
-)
-def test_plain(shown: str, plain: str) -> None:
-    """Only an IPv4-mapped address becomes IPv4, not one that begins alike."""
-    assert pktinfo.plain(shown) == plain
-    assert pktinfo.plain(pktinfo.mapped(plain)) == plain
-
-
 def test_a_socket_that_cannot_tell() -> None:
     """Where the socket has no control messages, that is said and nothing is raised."""
 

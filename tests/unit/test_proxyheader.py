@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.protocols.haproxy._v1parser import V1Parser
 
+from nodepass.address import Endpoint
 from nodepass.proxyheader import UNKNOWN, proxy_v1
-from nodepass.relay.stream import Endpoint
 
 V4 = Endpoint("192.0.2.1", 1000)
 V6 = Endpoint("2001:db8::1", 1000)

@@ -22,7 +22,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from nodepass.relay.stream import Endpoint
+from nodepass.address import Endpoint
 from nodepass.resolver import (
     ATTEMPT_DELAY,
     FRESH,

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.task import Clock
@@ -20,8 +19,8 @@ from twisted.python.failure import Failure
 
 from nodepass.relay import hangup
 from nodepass.relay.hangup import LOOK_INTERVAL, HangupWatch
-from nodepass.relay.stream import Cause, Endpoint
-from nodepass.relay.tcp import DIAL_BUFFER, DialedStream, TcpStream, endpoint_of, plain
+from nodepass.relay.stream import Cause
+from nodepass.relay.tcp import DIAL_BUFFER, DialedStream, TcpStream
 from tests.streams import NotingSink
 
 
@@ -475,18 +474,6 @@ def test_attached_after_the_connection() -> None:
     dial.stream.attach(dial.sink)
     dial.case.stream.dataReceived(b"x")
     assert dial.sink.heard == [b"x"]
-
-
-# Addresses.
-
-
-def test_endpoint_of() -> None:
-    """A v4-mapped address is shown as IPv4, and a scope is left out."""
-    assert endpoint_of(IPv4Address("TCP", "192.0.2.1", 5)) == Endpoint("192.0.2.1", 5)
-    mapped = IPv6Address("TCP", "::ffff:192.0.2.1", 5)
-    assert endpoint_of(mapped) == Endpoint("192.0.2.1", 5)
-    assert plain("fe80::1%eth0") == "fe80::1"
-    assert plain("::ffff:c000:201") == "::ffff:c000:201"
 
 
 class AnyOrder(RuleBasedStateMachine):

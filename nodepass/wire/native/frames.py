@@ -22,8 +22,9 @@ from enum import IntEnum
 
 from attrs import frozen
 
+from ...address import Endpoint
 from ...errors import PeerError
-from ...relay.stream import Cause, Endpoint
+from ...relay.stream import Cause
 from .. import Opening
 
 
