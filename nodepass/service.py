@@ -1,27 +1,33 @@
 """Tunnels as Twisted services, for programs that run them beside services of their own.
 
-tunnel = makeService("server://KEY@:10101/:8080?tls=1")
-tunnel.setServiceParent(application)
-await tunnel.whenReady()
+An application that has one::
+
+    tunnel = makeService("server://KEY@:10101/:8080?tls=1")
+    tunnel.setServiceParent(application)
+    tunnel.whenReady().addCallback(lambda _: print("up"))
 """
 
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, TypeVar
 
 from attrs import frozen
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import CannotListenError
 from twisted.python.failure import Failure
 
 from nodepass.address import Endpoint
 from nodepass.config import ClientConfig, Mode, ServerConfig, TLSLevel, parse_url
 from nodepass.errors import ConfigError, FatalError
+from nodepass.keys import outside_key
 from nodepass.logs import Log
 from nodepass.tls import ClientTLS, load_identity
 from nodepass.tuning import Tuning
+
+T = TypeVar("T")
 
 #: Bits that a key should hold at least, so that guessing it over the network is hopeless.
 STRONG_KEY_BITS = 40
@@ -76,6 +82,7 @@ class RoleService(Service):
         self._role: Any = None
         self._error: FatalError | None = None
         self._is_ready = False
+        self._stopping: Deferred[None] | None = None
         self._ready: list[Deferred[None]] = []
         self._failures: list[Deferred[FatalError]] = []
 
@@ -91,9 +98,10 @@ class RoleService(Service):
     # What a program asks.
 
     def whenReady(self) -> Deferred[None]:
-        """Fires when the tunnel can serve for the first time: its ports are bound and, unless it is
-        a plain forwarder, the first peer has joined.  Fails with FatalError when it never can."""
-        result: Deferred[None] = Deferred(self._forget_ready)
+        """Fires when the tunnel can serve for the first time since it was started: its ports are
+        bound and, unless it is a plain forwarder, the first peer has joined.  Fails with FatalError
+        when it never can, and with Twisted's CancelledError when it is stopped before."""
+        result: Deferred[None] = Deferred(self._ready.remove)
         if self._is_ready:
             result.callback(None)
         elif self._error is not None:
@@ -102,15 +110,14 @@ class RoleService(Service):
             self._ready.append(result)
         return result
 
-    def _forget_ready(self, cancelled: Deferred[None]) -> None:
-        self._ready.remove(cancelled)
-
     def whenFailed(self) -> Deferred[FatalError]:
-        """Fires with the error when the tunnel meets what retrying can't mend."""
+        """Fires with the error when the tunnel meets what retrying can't mend.  Being stopped is no
+        failure: it goes on waiting, for a failure after the next start."""
+        result: Deferred[FatalError] = Deferred(self._failures.remove)
         if self._error is not None:
-            return succeed(self._error)
-        result: Deferred[FatalError] = Deferred()
-        self._failures.append(result)
+            result.callback(self._error)
+        else:
+            self._failures.append(result)
         return result
 
     @property
@@ -156,27 +163,41 @@ class RoleService(Service):
         self._build()
 
     def startService(self) -> None:
-        if self._role is None and self._error is None:
-            self._build()
+        self._build()
         super().startService()  # type: ignore[no-untyped-call]
         if self._role is not None and self._error is None:
             self._role.start()
 
     def stopService(self) -> Deferred[None] | None:
+        """Stop gracefully: no new sessions, and up to `Tuning.shutdown_timeout` seconds for those
+        under way.  Fires when all is closed; asked again meanwhile, it gives the same Deferred."""
         super().stopService()  # type: ignore[no-untyped-call]
         role, self._role = self._role, None
         self._is_ready = False
-        if role is None:
-            return None
-        return Deferred.fromCoroutine(self._stop(role))
+        self._error = None
+        for result in _taken(self._ready):
+            result.errback(CancelledError("the tunnel was stopped"))
+        if role is not None:
+            stopping = self._stopping = Deferred.fromCoroutine(self._stop(role))
+            stopping.addBoth(self._stopped, stopping)
+            return stopping
+        return self._stopping
 
     async def _stop(self, role: Any) -> None:
         await role.stop()
         role.log.info("stopped: {url}", url=self.config.effective_url())
 
+    def _stopped(self, result: None, stopping: Deferred[None]) -> None:
+        if self._stopping is stopping:
+            self._stopping = None
+        return result
+
     # How it comes to be.
 
     def _build(self) -> None:
+        """Make the role and bind its ports, unless that was done or can't be."""
+        if self._role is not None or self._error is not None:
+            return
         reactor = self._reactor
         if reactor is None:
             from twisted.internet import reactor  # the one that runs this process
@@ -187,7 +208,6 @@ class RoleService(Service):
             tuning, warnings = Tuning.from_environ(os.environ)
         for warning in (*config.warnings, *warnings, *_key_warnings(config)):
             log.warn("{warning}", warning=warning)
-        self._error = None
         try:
             self._role = self._make_role(config, tuning, reactor, log)
             self._role.bind()
@@ -230,8 +250,7 @@ class RoleService(Service):
     def _now_ready(self) -> None:
         if not self._is_ready:
             self._is_ready = True
-            waiting, self._ready = self._ready, []
-            for result in waiting:
+            for result in _taken(self._ready):
                 result.callback(None)
 
     def _failed(self, error: FatalError) -> None:
@@ -239,12 +258,18 @@ class RoleService(Service):
             return
         self._error = error
         Log(self.config.log).error("{error}", error=error)
-        ready, self._ready = self._ready, []
-        for waiting in ready:
-            waiting.errback(Failure(error))
-        failures, self._failures = self._failures, []
-        for result in failures:
+        for ready in _taken(self._ready):
+            ready.errback(Failure(error))
+        for result in _taken(self._failures):
             result.callback(error)
+
+
+def _taken(waiting: list[T]) -> Iterator[T]:
+    """Those that wait now, each taken out at its turn, as its callbacks may cancel others."""
+    for result in list(waiting):
+        if result in waiting:
+            waiting.remove(result)
+            yield result
 
 
 def makeService(
@@ -256,7 +281,7 @@ def makeService(
     @param tuning: limits and timeouts; those of the environment unless given.
     @raise ConfigError: the URL, or a file that it names, can't be used.
     """
-    config = parse_url(url, key=os.environ.get("NODEPASS_KEY")) if isinstance(url, str) else url
+    config = parse_url(url, key=outside_key(None, os.environ)) if isinstance(url, str) else url
     _check_files(config)
     return RoleService(config, tuning=tuning, reactor=reactor)
 
