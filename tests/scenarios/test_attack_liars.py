@@ -14,6 +14,7 @@ from nodepass.relay.stream import Cause
 from nodepass.wire.native.frames import (
     Data,
     Datagram,
+    Done,
     Fin,
     FlowClose,
     FlowOpen,
@@ -68,6 +69,7 @@ BROKEN: list[tuple[str, str, list[Frame] | bytes]] = [
     ("-", "bytes outside a session", [Data(b"hello")]),
     ("-", "an end out of turn", [Fin(1)]),
     ("-", "a reset of what never was", [Reset(7, Cause.RESET)]),
+    ("-", "the last word on what never was", [Done(1)]),
     ("-", "a datagram on a link that has none", [Datagram(1, b"hello")]),
     ("-", "the end of a flow that never was", [FlowClose(1, None)]),
     ("-", "noise", os.urandom(4096)),
@@ -76,6 +78,7 @@ BROKEN: list[tuple[str, str, list[Frame] | bytes]] = [
     ("+", "a session out of turn", [Open(5, OPENING)]),
     ("+", "a session within a session", [Open(1, OPENING), Open(2, OPENING)]),
     ("+", "an end of another session", [Open(1, OPENING), Fin(2)]),
+    ("+", "the other end's last word", [Open(1, OPENING), Fin(1), Done(1)]),
     ("+", "an opening of a wrong form", b"\1\0\0\x08" + bytes(8)),
 ]
 

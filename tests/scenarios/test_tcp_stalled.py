@@ -100,6 +100,43 @@ async def test_a_stalled_visitor_resumes(flow: str) -> None:
     await target.stop()
 
 
+@pytest.mark.parametrize(("flow", "tls"), [("-", 0), ("+", 1)])
+@pytest_twisted.ensureDeferred
+async def test_a_target_that_drains_slowly_delays_nobody(flow: str, tls: int) -> None:
+    """A target that ended early and does not read what its visitor left behind holds that visitor's
+    link alone: the next visitors are served at once, and every byte arrives when it reads."""
+    target = listen()
+    pair = await tunnel(target.endpoint, flow=flow, tls=tls, client="min=1")
+    visitor = await connect(pair.visitor)
+    visitor.write(b"?")
+    far = await target.accept()
+    assert await far.read(1) == b"?"
+    far.pause()
+    far.finish()
+    assert await visitor.read_all() == b""
+    said = hashlib.shake_256(b"said").digest(BETWEEN)
+    visitor.write(said)
+    visitor.finish()
+    assert await visitor.end() == "closed"
+    taking = pair.server if flow == "-" else pair.client
+    await until(lambda: not taking.stats.tcps, what="the visitor's end")
+    assert pair.server.stats.tcps + pair.client.stats.tcps == 1, "nothing is left to drain"
+    for number in range(3):
+        following = await connect(pair.visitor)
+        following.write(bytes([number]))
+        other = await target.accept()
+        assert await other.read(1) == bytes([number])
+        other.finish()
+        following.finish()
+        assert await following.end() == "closed"
+    far.resume()
+    assert await far.read_all() == said
+    assert await far.end() == "closed"
+    await until(lambda: not pair.server.stats.tcps and not pair.client.stats.tcps, what="the end")
+    await pair.stop()
+    await target.stop()
+
+
 @pytest.mark.parametrize("stalled", ["visitor", "target"])
 @pytest.mark.parametrize("who", ["visitor", "target"])
 @pytest.mark.parametrize(

@@ -15,11 +15,13 @@ from nodepass.relay.hangup import HangupWatch
 from nodepass.relay.stream import Cause, Stream
 from nodepass.wire import Opening
 from nodepass.wire.native.datalink import RESET_ANSWER_TIMEOUT, RESET_PATIENCE, DataLink
-from nodepass.wire.native.frames import MAX_DATA, data_header
+from nodepass.wire.native.frames import MAX_DATA, Reset, data_header, encode
 from tests.loopback import connect, flush
 from tests.streams import NotingSink
 
 OPENING = Opening(visitor=Endpoint("192.0.2.1", 1), local=Endpoint("192.0.2.2", 2))
+#: All that may be on its way on an idle link: a RESET that the taking end sent after its FIN.
+RESET_SIZE = len(encode(Reset(1, Cause.RESET)))
 SMALL = 40  # bytes that a transport of these tests holds before it is congested
 
 
@@ -115,6 +117,46 @@ def test_a_visitors_bytes_follow_at_once() -> None:
     near.write(b"first")
     case.pair[0].deliver()
     assert case.serving.sessions[0][1].data == b"first"
+
+
+def test_a_link_is_free_when_its_last_bytes_have_arrived() -> None:
+    """A target that ends early and reads slowly holds up its own session's bytes, and the link
+    with them: the visitor is done with it, and the next one does not get it before DONE."""
+    case = Case()
+    (near, heard_near), (far, heard_far) = case.open()
+    far.finish()
+    case.flush()
+    far.pause()
+    near.write(b"slowly read")
+    near.finish()
+    case.flush()
+    assert heard_near.heard == ["ended", ("closed", None)]
+    assert case.taker.over and not case.taker.idle
+    assert case.taking.free == case.serving.free == 0
+    case.clock.advance(RESET_ANSWER_TIMEOUT + 1)
+    assert case.taking.lost == []
+    far.resume()
+    case.flush()
+    assert heard_far.heard == [b"slowly read", "ended", ("closed", None)]
+    assert case.taking.free == case.serving.free == 1
+    case.idle()
+
+
+def test_who_drains_slowly_may_still_be_reset() -> None:
+    """The serving end gives up what the taking end had ended: the link is free again."""
+    case = Case()
+    (near, heard_near), (far, _) = case.open()
+    far.finish()
+    case.flush()
+    far.pause()
+    near.write(b"never read")
+    near.finish()
+    case.flush()
+    far.abort(Cause.IDLE)
+    case.flush()
+    assert heard_near.heard == ["ended", ("closed", None)]
+    assert case.taking.free == case.serving.free == 1
+    case.idle()
 
 
 @pytest.mark.parametrize("side", ["taking", "serving"])
@@ -449,6 +491,14 @@ class AnyLink(RuleBasedStateMachine):
     def lose(self) -> None:
         if self.case.pair[0].connected:
             self.case.pair[0].lose()
+
+    @invariant()
+    def an_idle_link_is_empty(self) -> None:
+        if hasattr(self, "case") and self.case.taker.idle:
+            assert self.case.server.idle
+            to_server, to_taker = (end.outbox for end in self.case.pair)
+            assert to_taker == b""
+            assert len(to_server) <= RESET_SIZE
 
     @invariant()
     def sessions_keep_to_themselves(self) -> None:

@@ -18,6 +18,7 @@ from nodepass.wire.native.frames import (
     MAX_SMALL,
     Data,
     Datagram,
+    Done,
     Fin,
     FlowClose,
     FlowOpen,
@@ -45,6 +46,7 @@ FRAMES = st.one_of(
     st.builds(FlowOpen, NUMBERS, OPENINGS),
     st.builds(Datagram, NUMBERS, st.binary(max_size=200)),
     st.builds(FlowClose, NUMBERS, st.none() | CAUSES),
+    st.builds(Done, NUMBERS),
 )
 
 
@@ -129,7 +131,7 @@ def test_longest_bodies(kind: FrameType) -> None:
         FrameReader().feed(struct.pack(">I", kind << 24 | (limit + 1)))
 
 
-@pytest.mark.parametrize("kind", [0, 8, 255])
+@pytest.mark.parametrize("kind", [0, 9, 255])
 def test_unknown_types_are_refused(kind: int) -> None:
     """A type that version 1 does not have ends the link, as nobody knows what it would mean."""
     with pytest.raises(FrameError, match=f"unknown frame type {kind}"):

@@ -16,6 +16,7 @@ from nodepass.wire import Opening
 from nodepass.wire.native.frames import (
     Data,
     Datagram,
+    Done,
     Fin,
     FlowClose,
     FlowOpen,
@@ -27,12 +28,19 @@ from nodepass.wire.native.frames import (
 )
 from nodepass.wire.native.link import End, LinkError, LinkState
 
+#: All that may be on its way on an idle link: a RESET that the taking end sent after its FIN.
+RESET_SIZE = len(encode(Reset(1, Cause.RESET)))
 OPENING = Opening(visitor=Endpoint("192.0.2.1", 1), local=Endpoint("192.0.2.2", 2))
+
+
+def frames_in(raw: bytes) -> list[Frame]:
+    """All frames in these bytes."""
+    return FrameReader().feed(raw)
 
 
 def decoded(raw: bytes) -> Frame:
     """The one frame in these bytes."""
-    (frame,) = FrameReader().feed(raw)
+    (frame,) = frames_in(raw)
     return frame
 
 
@@ -44,15 +52,64 @@ def opened() -> tuple[LinkState, LinkState]:
 
 
 def test_a_session_ends_with_both_fins() -> None:
-    """The link is idle at each end once both FINs are there, and may be taken again."""
+    """The link is idle at each end once both FINs are there and DONE came, and may be taken
+    again."""
     taker, server = opened()
     fin = decoded(taker.finish())
     assert server.receive(fin) == Fin(1)
     assert not taker.idle and not server.idle
-    taker.receive(decoded(server.finish()))
-    assert taker.idle and server.idle
+    fin, done = frames_in(server.finish())
+    assert (fin, done) == (Fin(1), Done(1))
+    assert server.idle and server.conclude() == b""
+    taker.receive(fin)
+    assert taker.over and not taker.idle
+    assert taker.receive(done) == done
+    assert taker.idle and taker.conclude() == b""
 
     assert server.receive(decoded(taker.open(OPENING))) == Open(2, OPENING)
+
+
+def test_a_link_is_not_idle_before_the_serving_end_is_done() -> None:
+    """The serving end ended first, so that the taking end is over while its FIN is still on its
+    way; what is behind it would wait."""
+    taker, server = opened()
+    taker.receive(decoded(server.finish()))
+    fin = decoded(taker.finish())
+    assert taker.over and not taker.idle
+    with pytest.raises(RuntimeError):
+        taker.open(OPENING)
+    server.receive(fin)
+    assert not server.idle
+    taker.receive(decoded(server.conclude()))
+    assert server.idle and taker.idle
+
+
+def test_an_opening_before_done_is_an_error() -> None:
+    """The serving end has not said that the link may be taken again."""
+    taker, server = opened()
+    server.finish()
+    server.receive(decoded(taker.finish()))
+    with pytest.raises(LinkError):
+        server.receive(Open(2, OPENING))
+
+
+def test_done_out_of_turn_ends_the_link() -> None:
+    """To the serving end, before a session, within one, with the peer's end alone, of another
+    number, or twice."""
+    taker, server = opened()
+    for end, frame in ((server, Done(1)), (LinkState(True), Done(0)), (taker, Done(1))):
+        with pytest.raises(LinkError):
+            end.receive(frame)
+    taker.receive(Fin(1))
+    with pytest.raises(LinkError):
+        taker.receive(Done(1))
+    taker.finish()
+    for number in (0, 2):
+        with pytest.raises(LinkError):
+            taker.receive(Done(number))
+    taker.receive(Done(1))
+    with pytest.raises(LinkError):
+        taker.receive(Done(1))
 
 
 def test_only_an_idle_link_is_taken_and_only_by_its_taker() -> None:
@@ -72,9 +129,11 @@ def test_a_reset_is_answered_once() -> None:
     taker, server = opened()
     reset = decoded(taker.reset(Cause.IDLE))
     assert server.receive(reset) == Reset(1, Cause.IDLE)
-    answer = server.reset(Cause.IDLE)
-    assert server.idle and not taker.idle
-    assert taker.receive(decoded(answer)) is None
+    answer, done = frames_in(server.reset(Cause.IDLE))
+    assert server.idle and not taker.over
+    assert taker.receive(answer) is None
+    assert taker.over
+    taker.receive(done)
     assert taker.idle
     assert taker.reset(Cause.IDLE) == b"" == server.reset(Cause.IDLE)
 
@@ -85,38 +144,42 @@ def test_a_fin_sent_before_is_answer_enough() -> None:
     fin = decoded(server.finish())
     reset = decoded(taker.reset(Cause.RESET))
     assert server.receive(reset) == reset
-    assert server.idle
+    assert server.over
     assert server.reset(Cause.RESET) == b""
     assert taker.receive(fin) is None
-    assert taker.idle
-
-
-def test_a_late_reset_reaches_no_later_session() -> None:
-    """A RESET that crossed with the end of its session is ignored in the next one."""
-    taker, server = opened()
-    fin = decoded(taker.finish())
-    late = [decoded(server.finish()), decoded(server.reset(Cause.LOST))]
-    taker.receive(late[0])
-    assert taker.idle
-    reopened = decoded(taker.open(OPENING))
-    assert taker.receive(late[1]) is None
-    assert taker.reset(Cause.RESET) != b"", "the second session is under way"
-    server.receive(fin)
-    assert server.receive(reopened) == reopened
+    assert taker.over
+    taker.receive(decoded(server.conclude()))
+    assert taker.idle and server.idle
 
 
 @pytest.mark.parametrize("takes", [True, False])
-def test_a_late_reset_does_not_disturb_a_datagram_link(takes: bool) -> None:
-    """A RESET that crossed with the end of the last TCP session means nothing to the flows."""
+def test_a_reset_that_crossed_with_the_end_is_ignored(takes: bool) -> None:
+    """Where the session is over in order already, and before anything else begins."""
     taker, server = opened()
     end, other = (taker, server) if takes else (server, taker)
     fin = decoded(end.finish())
-    frames = [decoded(other.finish()), decoded(other.reset(Cause.LOST))]
-    other.receive(fin)
-    end.receive(frames[0])
-    end.datagrams = True
-    assert end.receive(frames[1]) is None
+    late = [decoded(other.finish()), decoded(other.reset(Cause.LOST))]
+    assert end.receive(late[0]) == Fin(1)
+    assert end.over
+    done = end.conclude()
+    assert end.receive(late[1]) is None
     assert end.reset(Cause.LOST) == b"", "there is no session to reset"
+    other.receive(fin)
+    taker.receive(decoded(done + server.conclude()))
+    assert taker.idle and server.idle
+
+
+@pytest.mark.parametrize("takes", [True, False])
+def test_a_reset_of_an_earlier_session_ends_the_link(takes: bool) -> None:
+    """It can't have crossed with anything, as DONE came between."""
+    ends = opened()
+    taker, server = ends
+    server.receive(decoded(taker.finish()))
+    for frame in frames_in(server.finish()):
+        taker.receive(frame)
+    server.receive(decoded(taker.open(OPENING)))
+    with pytest.raises(LinkError):
+        ends[0 if takes else 1].receive(Reset(1, Cause.RESET))
 
 
 def test_data_after_ones_own_reset_is_dropped() -> None:
@@ -136,6 +199,7 @@ def test_data_after_ones_own_reset_is_dropped() -> None:
         Fin(2),
         Fin(0),
         Reset(2, Cause.RESET),
+        Done(1),
         Datagram(1, b""),
         FlowClose(1, None),
         FlowOpen(1, OPENING),
@@ -188,13 +252,13 @@ def test_a_datagram_link_stays_one() -> None:
 Queue = tuple[tuple[Frame, int], ...]
 World = tuple[LinkState, LinkState, Queue, Queue, frozenset[int], frozenset[int]]
 
-SESSIONS = 3
+SESSIONS = 4
 ON_THE_WAY = 4
 
 
 def _key(world: World) -> object:
     taker, server, *rest = world
-    return tuple((e.number, e.sent, e.got) for e in (taker, server)), *rest
+    return tuple((e.number, e.sent, e.got, e.done) for e in (taker, server)), *rest
 
 
 def _acted(world: World, takes: bool, act: Callable[[LinkState], bytes]) -> World:
@@ -203,8 +267,7 @@ def _acted(world: World, takes: bool, act: Callable[[LinkState], bytes]) -> Worl
     me = 0 if takes else 1
     raw = act(ends[me])
     queues = [world[2], world[3]]
-    if raw:
-        queues[1 - me] += ((decoded(raw), ends[me].number),)
+    queues[1 - me] += tuple((frame, ends[me].number) for frame in frames_in(raw))
     return ends[0], ends[1], queues[0], queues[1], world[4], world[5]
 
 
@@ -231,7 +294,9 @@ def _delivered(world: World, takes: bool) -> World:
         assert session == ends[me].number, f"{frame} of session {session} reached another"
     world = ends[0], ends[1], queues[0], queues[1], world[4], world[5]
     if isinstance(heard, Reset):
-        return _acted(world, takes, lambda end: end.reset(heard.cause))
+        world = _acted(world, takes, lambda end: end.reset(heard.cause))
+    if isinstance(frame, (Fin, Reset)):
+        world = _acted(world, takes, LinkState.conclude)
     return world
 
 
@@ -271,17 +336,23 @@ def _next(world: World) -> Iterator[World]:
 
 def test_every_order_of_events() -> None:
     """An exhaustive search: in no order of events does anything of one session reach another, is
-    a rule broken, or does an end wait for what will never come."""
+    a rule broken, is a link idle with something on it, or does an end wait for what will never
+    come."""
     nothing: Queue = ()
     first = (LinkState(True), LinkState(False), nothing, nothing, frozenset(), frozenset())
     seen, todo = {_key(first)}, [first]
     while todo:
         world = todo.pop()
         taker, server, to_taker, to_server, *_ = world
+        if taker.idle:
+            assert server.idle and not to_taker
+            # It may have reset what it had finished, before it heard that the session was over.
+            assert to_server in ((), ((Reset(taker.number, Cause.RESET), taker.number),))
         if not to_taker and not to_server:
             assert taker.number == server.number
             assert (taker.sent is End.OPEN) == (server.got is End.OPEN)
             assert (server.sent is End.OPEN) == (taker.got is End.OPEN)
+            assert taker.over == taker.idle == server.over == server.idle
         for after in _next(world):
             key = _key(after)
             if key not in seen:
@@ -384,6 +455,8 @@ class TwoEnds(RuleBasedStateMachine):
                 assert heard.session == number
                 self._hear_reset(end, number)
                 self._send(end, end.state.reset(heard.cause))
+            if isinstance(frame, (Fin, Reset)):
+                self._send(end, end.state.conclude())
 
     def _hear_reset(self, end: _End, number: int) -> None:
         assert number in self._other(end).gave_up, "a reset that nobody asked for"
@@ -400,6 +473,13 @@ class TwoEnds(RuleBasedStateMachine):
             for number in end.fins:
                 assert number in other.finished
                 assert end.heard.get(number, b"") == other.sent.get(number, b"")
+
+    @invariant()
+    def an_idle_link_is_empty(self) -> None:
+        if hasattr(self, "taker") and self.taker.state.idle:
+            assert self.server.state.idle
+            assert self.taker.inbox == b""
+            assert len(self.server.inbox) <= RESET_SIZE
 
     @invariant()
     def numbers_agree(self) -> None:

@@ -176,6 +176,50 @@ def test_what_comes_back_serves_who_waits() -> None:
     assert case.pool.idle == 0
 
 
+def slow_to_drain(case: Case) -> Stream:
+    """A session whose visitor has ended it, and whose target ended early and reads nothing; the
+    serving end's stream."""
+    stream = case.visit().result
+    case.flush()
+    far = case.served[-1]
+    far.finish()
+    case.flush()
+    far.pause()
+    stream.write(b"last bytes")
+    stream.finish()
+    case.flush()
+    assert stream._sink is None, "the visitor was told"
+    return far
+
+
+def test_a_link_that_still_drains_is_not_given() -> None:
+    """The next visitor takes another link, and is served at once; the first comes back when its
+    target has read all."""
+    case = start(2)
+    far = slow_to_drain(case)
+    assert (case.pool.idle, case.pool.sessions) == (1, 1)
+    first = far._link.number
+    streams = [case.visit(), case.visit()]
+    assert streams[0].result._link.number != first
+    case.flush()
+    assert len(case.served) == 2
+    assert not streams[1].called, "it was given the link that still drains"
+    far.resume()
+    case.flush()
+    assert streams[1].result._link.number == first
+    assert case.streams[0].heard == [b"last bytes", "ended", ("closed", None)]
+    assert len(case.served) == 3
+
+
+def test_a_link_that_breaks_while_it_drains() -> None:
+    """It is no longer counted, and the target is reset."""
+    case = start(1)
+    slow_to_drain(case)
+    case.pairs[0][0].lose()
+    assert case.pool.sessions == 0
+    assert case.streams[0].heard == [("closed", Cause.LOST)]
+
+
 def test_who_stops_waiting_gets_nothing() -> None:
     """The link stays in the pool."""
     case = start(1)
@@ -252,14 +296,43 @@ def test_old_links_are_replaced_a_few_at_a_time() -> None:
     assert min(link.number for link in case.pool._idle) > 16
 
 
-def test_a_retired_link_is_closed_if_it_is_idle() -> None:
-    """One with a session, or one that is not known, is let be."""
+def test_a_retired_link_is_closed_when_it_is_free() -> None:
+    """At once if it is idle; one with a session afterwards, and it serves nobody else."""
     case = start(2)
-    case.visit()
+    stream = case.visit().result
     for number in (1, 2, 77):
         case.pool.retire(number)
     case.flush()
-    assert (case.pool.get(1), case.pool.get(2) is None, 2 in case.pool) == (None, False, True)
+    assert (1 in case.pool, 2 in case.pool) == (False, True)
+    assert stream._over is None, "its session was cut"
+    waiting = [case.visit(), case.visit()]
+    stream.abort(Cause.RESET)
+    case.flush()
+    assert 2 not in case.pool
+    assert not waiting[0].called
+    case.bring()
+    assert all(visitor.called for visitor in waiting)
+    assert not case.pool._retired
+
+
+def test_a_link_retired_before_it_is_ready() -> None:
+    """It is closed instead of being put into the pool."""
+    case = start(1)
+    link = case.pool.add(9)
+    connect(link, case.other.add(9))
+    case.pool.retire(9)
+    case.pool.ready(link)
+    assert case.pool.idle == 1
+    assert not link.idle
+
+
+def test_the_serving_end_retires_nothing() -> None:
+    """Only the end that takes links closes idle ones."""
+    case = start(1)
+    case.other.retire(1)
+    case.visit().result.abort(Cause.RESET)
+    assert case.links == case.pool.idle == 1
+    assert not case.other._retired
 
 
 def test_nothing_is_asked_for_without_a_control_link() -> None:
@@ -383,6 +456,18 @@ def test_idle_links_part_in_order_and_sessions_may_linger() -> None:
     case.flush()
     assert case.streams[0].heard == [("closed", Cause.LOST)]
     assert not case.clock.getDelayedCalls()
+
+
+def test_a_link_that_drains_parts_in_order() -> None:
+    """When the end with the visitors stops, what they sent last still arrives."""
+    case = start(1)
+    far = slow_to_drain(case)
+    case.pool.close(Cause.STOPPED, "stopping", linger=False)
+    case.flush()
+    far.resume()
+    case.flush()
+    assert case.streams[0].heard == [b"last bytes", "ended", ("closed", None)]
+    assert not case.pairs
 
 
 def test_a_closed_pool_asks_for_nothing() -> None:

@@ -19,6 +19,7 @@ from .datagrams import DatagramLink
 from .frames import (
     Data,
     Datagram,
+    Done,
     Fin,
     FlowClose,
     FlowOpen,
@@ -45,7 +46,7 @@ class LinkOwner(Interface):
         """The peer opened a session on the link."""
 
     def link_free(self, link: DataLink) -> None:
-        """The link's session is over; it may be taken again."""
+        """The link's session is over at both ends; it may be taken again."""
 
     def link_backed_up(self, link: DataLink, session: int, cause: Cause) -> bool:
         """A RESET can't leave at once, or was not answered; whether it was passed on by another
@@ -159,7 +160,17 @@ class DataLink(Protocol):
     @property
     def idle(self) -> bool:
         """Whether the link may be taken."""
-        return self.state.idle and not self._closing and not self._lost
+        return self.state.idle and self._usable
+
+    @property
+    def over(self) -> bool:
+        """Whether the link carries nothing: idle, or its last session is over here, and its last
+        bytes may still be on their way."""
+        return self.state.over and not self.state.datagrams and self._usable
+
+    @property
+    def _usable(self) -> bool:
+        return not self._closing and not self._lost
 
     # The taking end
 
@@ -205,7 +216,7 @@ class DataLink(Protocol):
             self.abort("a session had to be reset, and nothing could be sent")
             return
         self.read_on(True)
-        if not self.state.idle:
+        if not self.state.over:
             self._answer_timer = self._clock.callLater(
                 RESET_PATIENCE, self._repeat_reset, self.state.number, cause
             )
@@ -238,7 +249,7 @@ class DataLink(Protocol):
             self.reset(cause)
 
     def close(self) -> None:
-        """Close an idle link."""
+        """Close a link whose session is over, after what was written has left."""
         if not self._closing and not self._lost:
             self._closing = True
             self.transport.unregisterProducer()
@@ -285,6 +296,8 @@ class DataLink(Protocol):
             if stream is not None:
                 stream.closed(frame.cause)
             self.reset(frame.cause)
+        elif isinstance(frame, Done):
+            self._become_free()
         elif isinstance(frame, Open):
             self._stream = LinkStream(self, frame.session)
             self._owner.link_opened(self, frame.opening, self._stream)
@@ -302,16 +315,22 @@ class DataLink(Protocol):
             self.transport.write(frame)
 
     def _check_over(self) -> None:
-        if self._lost or not self.state.idle:
+        if self._lost or not self.state.over:
             return
+        self._send(self.state.conclude())
         stream, self._stream = self._stream, None
         if stream is None:
             return  # told before
         self._stop_answer_timer()
         self.read_on(True)
         stream.closed(None)
-        self.free_since = self._clock.seconds()
-        self._owner.link_free(self)
+        if not self.state.takes:
+            self._become_free()
+
+    def _become_free(self) -> None:
+        if self.idle:
+            self.free_since = self._clock.seconds()
+            self._owner.link_free(self)
 
     def _end(self, reason: str, cause: Cause) -> None:
         self._lost = True

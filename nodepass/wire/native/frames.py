@@ -10,6 +10,7 @@ the body in the lower 24.  Bodies, with u32 and u16 in network order:
     FLOW_OPEN   u32 flow, u16 target, address visitor, address local
     DATAGRAM    u32 flow, the datagram
     FLOW_CLOSE  u32 flow, u8 cause (255: none)
+    DONE        u32 session
 
 An address is u8 4 or 6, the 4 or 16 bytes of it, u16 port.
 """
@@ -38,6 +39,7 @@ class FrameType(IntEnum):
     FLOW_OPEN = 5
     DATAGRAM = 6
     FLOW_CLOSE = 7
+    DONE = 8
 
 
 #: Longest body of a DATA frame: what one pipe or TLS buffer is ever asked to carry at once.
@@ -55,6 +57,7 @@ _LIMITS = {
     FrameType.FLOW_OPEN: MAX_SMALL,
     FrameType.DATAGRAM: 4 + MAX_DATAGRAM,
     FrameType.FLOW_CLOSE: MAX_SMALL,
+    FrameType.DONE: MAX_SMALL,
 }
 
 _NO_CAUSE = 255
@@ -124,7 +127,14 @@ class FlowClose:
     cause: Cause | None
 
 
-Frame = Open | Data | Fin | Reset | FlowOpen | Datagram | FlowClose
+@frozen
+class Done:
+    """The session is over at the serving end too; the link may be taken again."""
+
+    session: int
+
+
+Frame = Open | Data | Fin | Reset | FlowOpen | Datagram | FlowClose | Done
 
 
 def data_header(length: int) -> bytes:
@@ -156,6 +166,8 @@ def _body(frame: Frame) -> tuple[FrameType, bytes]:
         return FrameType.FLOW_OPEN, _pack_opening(frame.flow, frame.opening)
     if isinstance(frame, Datagram):
         return FrameType.DATAGRAM, _WORD.pack(frame.flow) + frame.data
+    if isinstance(frame, Done):
+        return FrameType.DONE, _WORD.pack(frame.session)
     cause = _NO_CAUSE if frame.cause is None else frame.cause
     return FrameType.FLOW_CLOSE, _RESET.pack(frame.flow, cause)
 
@@ -206,6 +218,8 @@ def _decode(kind: int, body: bytes) -> Frame:
             return Datagram(_WORD.unpack_from(body)[0], body[4:])
         if kind == FrameType.FIN:
             return Fin(_WORD.unpack(body)[0])
+        if kind == FrameType.DONE:
+            return Done(_WORD.unpack(body)[0])
         if kind == FrameType.RESET:
             number, cause = _RESET.unpack(body)
             return Reset(number, _cause(cause))

@@ -3,15 +3,20 @@
 Rule 1: one TCP session at a time.  Sessions are numbered from 1; an OPEN that is not the last
 number + 1, or that comes before the last session is over, is an error.
 
-Rule 2: a session is over when each end has sent its FIN or RESET.  Then the link is idle and may be
-taken again; nothing of the last session can follow on the wire but a RESET with its number.
+Rule 2: a session is over at an end that has sent its own FIN or RESET and has the peer's.
 
-Rule 3: a RESET of the current session is answered with one's own FIN or RESET unless that was sent
-before.  A RESET of an earlier session crossed with its end and means nothing any more.
+Rule 3: the serving end sends DONE when a session is over there.  By then it is over at the taking
+end too, as the FIN or RESET of either end went before.  With DONE the link is idle and may be taken
+again: nothing of the session is left on it, in either direction, but perhaps the taking end's RESET
+behind its FIN.  Without DONE the next OPEN would wait behind bytes that the last session's target
+is slow to read.
 
-Rule 4: a link that closes while a session is not over has reset it.
+Rule 4: a RESET of the current session is answered with one's own FIN or RESET unless that was sent
+before.  One that comes when the session is over has crossed with its end and means nothing.
 
-Rule 5: a FLOW_OPEN on an idle link makes it a datagram link, for good.
+Rule 5: a link that closes while a session is not over has reset it.
+
+Rule 6: a FLOW_OPEN on an idle link makes it a datagram link, for good.
 """
 
 from __future__ import annotations
@@ -21,7 +26,7 @@ from enum import Enum
 from ...errors import PeerError
 from ...relay.stream import Cause
 from .. import Opening
-from .frames import Data, Datagram, Fin, FlowClose, FlowOpen, Frame, Open, Reset, encode
+from .frames import Data, Datagram, Done, Fin, FlowClose, FlowOpen, Frame, Open, Reset, encode
 
 
 class LinkError(PeerError):
@@ -41,26 +46,28 @@ class LinkState:
 
     @ivar takes: this end opens sessions; the other end serves them.
     @ivar number: the current session, or the last one; 0 before the first.
+    @ivar done: DONE of this session was sent, or at the taking end came.
     """
 
-    __slots__ = ("datagrams", "got", "number", "sent", "takes")
+    __slots__ = ("datagrams", "done", "got", "number", "sent", "takes")
 
     def __init__(self, takes: bool) -> None:
         self.takes = takes
         self.number = 0
         self.sent = End.FIN
         self.got = End.FIN
+        self.done = True
         self.datagrams = False
 
     @property
     def over(self) -> bool:
-        """Whether no session is under way."""
+        """Whether no session is under way at this end."""
         return self.sent is not End.OPEN and self.got is not End.OPEN
 
     @property
     def idle(self) -> bool:
         """Whether the link may be taken."""
-        return self.over and not self.datagrams
+        return self.over and self.done and not self.datagrams
 
     # What this end does.
 
@@ -76,14 +83,21 @@ class LinkState:
         if self.sent is not End.OPEN:
             return b""
         self.sent = End.FIN
-        return encode(Fin(self.number))
+        return encode(Fin(self.number)) + self.conclude()
 
     def reset(self, cause: Cause) -> bytes:
         """Give the current session up; what the peer still sends of it is dropped."""
         if self.sent is End.RESET or self.over:
             return b""
         self.sent = End.RESET
-        return encode(Reset(self.number, cause))
+        return encode(Reset(self.number, cause)) + self.conclude()
+
+    def conclude(self) -> bytes:
+        """At the serving end: say, once, that the session is over."""
+        if self.takes or self.done or not self.over:
+            return b""
+        self.done = True
+        return encode(Done(self.number))
 
     # What the other end does.
 
@@ -91,7 +105,7 @@ class LinkState:
         """Judge a frame.  What comes back concerns the local stream; None: nothing does.
 
         After a `Reset` came back the caller must answer with `reset` (it returns nothing where no
-        answer is due).
+        answer is due).  After each FIN and RESET it must send what `conclude` gives.
 
         @raise LinkError: the peer broke a rule; the link must be closed.
         """
@@ -118,12 +132,17 @@ class LinkState:
                 raise LinkError(f"session {frame.session} ended out of turn")
             self.got = End.FIN
             return None if self.sent is End.RESET else frame
+        if isinstance(frame, Done):
+            if not self.takes or frame.session != self.number or self.done or not self.over:
+                raise LinkError(f"session {frame.session} done out of turn")
+            self.done = True
+            return frame
         return self._receive_reset(frame)
 
     def _receive_reset(self, frame: Reset) -> Frame | None:
-        if frame.session > self.number:
-            raise LinkError(f"session {frame.session} reset before it was opened")
-        if frame.session < self.number or self.got is End.RESET or self.over:
+        if frame.session != self.number:
+            raise LinkError(f"session {frame.session} reset out of turn")
+        if self.got is End.RESET or self.over:
             return None
         self.got = End.RESET
         return None if self.sent is End.RESET else frame
@@ -131,3 +150,4 @@ class LinkState:
     def _begin(self, number: int) -> None:
         self.number = number
         self.sent = self.got = End.OPEN
+        self.done = False

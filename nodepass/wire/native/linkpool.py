@@ -85,7 +85,8 @@ class LinkPool:
         self._policy = DemandPolicy(minimum, maximum)
         self._links: dict[int, DataLink] = {}
         self._idle: dict[DataLink, None] = {}  # of the taking end; the newest is taken first
-        self._busy: set[DataLink] = set()  # carrying a TCP session
+        self._busy: set[DataLink] = set()  # carrying a TCP session, or the last bytes of one
+        self._retired: set[DataLink] = set()  # to be closed when they become free
         self._leaving: set[DataLink] = set()  # being closed
         self._coming = 0  # links asked for and not there yet
         self._waiting: dict[Deferred[Stream], Opening] = {}  # visitors, the first comes first
@@ -164,16 +165,22 @@ class LinkPool:
             self._put(link)
 
     def retire(self, number: int) -> None:
-        """Close this link if it is idle."""
+        """At the taking end: close this link, now if it is idle, else when it becomes free.
+
+        A datagram link is let be: it is closed soon after its last flow anyway.
+        """
         link = self._links.get(number)
-        if link is not None and link in self._idle:
+        if link is None or not self._takes:
+            return
+        if link in self._idle:
             self._drop(link)
+        else:
+            self._retired.add(link)
 
     def close(self, cause: Cause, reason: str, *, linger: bool) -> Deferred[None]:
         """Refuse who waits and close all links.
 
-        Idle links are closed in order: the last bytes of their last session may still be on their
-        way.
+        Links whose session is over are closed in order: its last bytes may still be on their way.
 
         :param linger: let sessions under way end by themselves, as the peer has closed its end.
         :return: fires when no link is left, within `PARTING_TIMEOUT`.
@@ -181,7 +188,7 @@ class LinkPool:
         self._closed = True
         self.refuse_waiting(cause, reason)
         for link in list(self._links.values()):
-            if link.idle and cause is Cause.STOPPED:
+            if link.over and cause is Cause.STOPPED:
                 link.close()
             elif not linger:
                 link.abort(reason, cause)
@@ -216,6 +223,7 @@ class LinkPool:
         self._idle.pop(link, None)
         self._busy.discard(link)
         self._leaving.discard(link)
+        self._retired.discard(link)
         if link.flows is not None:
             self._carrier.lost(link.flows)
             self._flow_links.pop(link.flows, None)
@@ -246,10 +254,12 @@ class LinkPool:
         return None
 
     def _put(self, link: DataLink) -> None:
-        """An idle link: for who waits, or to be kept."""
+        """An idle link: for who waits, or to be kept, unless it was retired."""
         if not link.idle or self._closed:
             return
-        if self._waiting:
+        if link in self._retired:
+            self._drop(link)
+        elif self._waiting:
             result = next(iter(self._waiting))
             opening = self._waiting.pop(result)
             result.callback(self._take(link, opening))
