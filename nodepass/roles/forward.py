@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import Factory, Protocol
 
@@ -94,6 +94,8 @@ class ForwardRole(Role):
                 factory,
                 instance.tuning.report_interval,
             )
+        except CancelledError:
+            return  # stopping: what was measured last stands
         except Exception:
             self._ping = 0.0  # a target for UDP alone, or none that answers
             return
