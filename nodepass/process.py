@@ -20,35 +20,13 @@ from twisted.python.failure import Failure
 
 from nodepass.errors import NodePassError
 from nodepass.logs import mask
+from nodepass.openfiles import raise_open_files
 
 if TYPE_CHECKING:
     from nodepass.service import RoleService
 
-try:
-    import resource
-except ImportError:  # Windows has no such limit
-    resource = None  # type: ignore[assignment]
-
-# macOS calls its hard limit unlimited, then refuses any value above its OPEN_MAX.
-_OPEN_MAX = 10240
-
 # How shells report a process that a signal ended.
 _SIGNAL_STATUS = 128
-
-
-def raise_open_files() -> None:
-    """Raise the limit of open files to the hard limit: every session takes two descriptors."""
-    if resource is None:
-        return
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    for wanted in (hard, _OPEN_MAX):
-        if soft == hard or (wanted != resource.RLIM_INFINITY and wanted <= soft):
-            return
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-        except (ValueError, OSError):
-            continue
-        return
 
 
 def hide_keys(program: str, arguments: Sequence[str]) -> None:

@@ -7,9 +7,10 @@ from collections.abc import Callable, Hashable
 from attrs import frozen
 from twisted.internet.interfaces import IDelayedCall
 
-from nodepass.limits import PacedQueue, RateLimiter, Slots
+from nodepass.rate import PacedQueue, RateLimiter
+from nodepass.slots import Slots
 
-from .flows import FlowTable
+from .flowtable import FlowTable
 from .session import SessionContext
 from .stream import Cause, Channel
 

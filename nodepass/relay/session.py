@@ -10,9 +10,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
-from ..limits import RateLimiter, Waiter
 from ..logs import Log
 from ..meter import Meter
+from ..rate import RateLimiter, Waiter
 from .stream import DIAL_FAILURES, Cause, Stream
 
 #: A session that may be moved to another client keeps what its visitor has sent so far, up to this

@@ -5,15 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from nodepass.config import ClientConfig, Mode, ServerConfig
-from nodepass.limits import RateLimiter, Slots, open_files
 from nodepass.logs import Log
 from nodepass.meter import Meter
+from nodepass.openfiles import open_files
+from nodepass.rate import RateLimiter
 from nodepass.relay.flow import FlowLimits
 from nodepass.relay.hangup import HangupWatch
 from nodepass.relay.portable import PortableRelay, Relay
 from nodepass.relay.session import Session, SessionContext
 from nodepass.relay.stream import Cause
 from nodepass.resolver import CachingResolver
+from nodepass.slots import Slots
 from nodepass.tuning import Tuning
 
 _MEGABIT = 1_000_000

@@ -11,13 +11,13 @@ from twisted.internet.task import Clock
 
 from nodepass.address import Endpoint
 from nodepass.errors import PeerError
-from nodepass.limits import Slots
 from nodepass.logs import Level, Log
 from nodepass.meter import Meter
 from nodepass.relay.session import Session, SessionContext
 from nodepass.relay.stream import Cause
 from nodepass.roles.carrier import FIRST_PENALTY, LONGEST_PENALTY, Carrier
 from nodepass.roles.instance import Instance
+from nodepass.slots import Slots
 from nodepass.tuning import Tuning
 from nodepass.wire import Opening
 from tests.streams import FakeStream

@@ -11,15 +11,16 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from nodepass.address import Address
-from nodepass.limits import RateLimiter, Slots
 from nodepass.logs import Level, Log
 from nodepass.meter import Meter
+from nodepass.rate import RateLimiter
 from nodepass.relay import flow as flow_module
 from nodepass.relay import portable
 from nodepass.relay.flow import EXPIRY_BATCH, OVERHEAD, FlowLimits, FlowSession, FlowSet
 from nodepass.relay.portable import PortableRelay
 from nodepass.relay.session import SessionContext
 from nodepass.relay.stream import Cause, FlowSink
+from nodepass.slots import Slots
 
 IDLE = 120.0
 

@@ -13,9 +13,9 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
 from nodepass.errors import PeerError
-from nodepass.limits import RateLimiter
 from nodepass.logs import Level, Log
 from nodepass.meter import Meter
+from nodepass.rate import RateLimiter
 from nodepass.relay.session import REPLAY_LIMIT, Session, SessionContext
 from nodepass.relay.stream import DIAL_FAILURES, Cause
 from tests.streams import FakeStream

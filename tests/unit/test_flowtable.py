@@ -11,7 +11,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from nodepass.relay.flows import FlowTable
+from nodepass.relay.flowtable import FlowTable
 
 
 def table(*keys: str) -> FlowTable[str, str]:

@@ -1,4 +1,4 @@
-"""What an instance allows itself: a number of sessions, and a rate of bytes."""
+"""What an instance allows itself: a rate of bytes, shared by its sessions in turn."""
 
 from __future__ import annotations
 
@@ -7,11 +7,6 @@ from collections.abc import Callable
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
-
-try:
-    import resource
-except ImportError:  # Windows has no such limits
-    resource = None  # type: ignore[assignment]
 
 #: The bucket holds what the rate yields in this many seconds.
 BURST_SECONDS = 1.0
@@ -34,66 +29,6 @@ QUEUE_BYTES = 256 * 1024
 #: Most datagrams that one queue keeps, so that tiny ones are bounded as well; enough of the small
 #: ones of a call or a game for a whole turn.
 QUEUE_DATAGRAMS = 1024
-
-
-def open_files() -> int | None:
-    """How many files this process may have open; None where that is not limited."""
-    if resource is None:
-        return None
-    soft: int = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return None if soft == resource.RLIM_INFINITY else soft
-
-
-class Slots:
-    """
-    The sessions under way, counted against the most that are allowed.
-
-    Flows (UDP) take at most half, because anybody can open them with forged addresses; TCP sessions
-    may take all.
-
-    :param limit: most sessions of both kinds together; 0 means no limit.
-    :param files: the files that the process may have open; flows take at most half of them too,
-        as a visitor whose connection finds no file left is lost.  None means no limit.
-    """
-
-    __slots__ = ("flow_limit", "limit", "tcp", "udp")
-
-    def __init__(self, limit: int, files: int | None = None) -> None:
-        self.limit = limit
-        #: TCP sessions under way.
-        self.tcp = 0
-        #: Flows under way.
-        self.udp = 0
-        halves = [bound // 2 for bound in (limit, files) if bound]
-        #: Most flows, None without a limit.  A limit of one still lets a flow in when no TCP
-        #: session is there.
-        self.flow_limit = max(1, min(halves)) if halves else None
-
-    def acquire_tcp(self) -> bool:
-        """Take a slot for a TCP session; False when all are taken."""
-        if self.limit and self.tcp + self.udp >= self.limit:
-            return False
-        self.tcp += 1
-        return True
-
-    def release_tcp(self) -> None:
-        """Give back the slot of a TCP session."""
-        assert self.tcp > 0, "released more TCP sessions than were acquired"
-        self.tcp -= 1
-
-    def acquire_udp(self) -> bool:
-        """Take a slot for a flow; False when all, or the half that is for flows, are taken."""
-        if self.flow_limit is not None and self.udp >= self.flow_limit:
-            return False
-        if self.limit and self.tcp + self.udp >= self.limit:
-            return False
-        self.udp += 1
-        return True
-
-    def release_udp(self) -> None:
-        """Give back the slot of a flow."""
-        assert self.udp > 0, "released more flows than were acquired"
-        self.udp -= 1
 
 
 class TokenBucket:

@@ -1,8 +1,7 @@
-"""Slots, the token bucket, and how sessions share a rate."""
+"""The token bucket, and how sessions share a rate."""
 
 from __future__ import annotations
 
-import resource
 from collections import Counter
 
 import pytest
@@ -11,75 +10,11 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 
-from nodepass import limits
-from nodepass.limits import PacedQueue, RateLimiter, Slots, TokenBucket, Waiter
+from nodepass import rate
+from nodepass.rate import PacedQueue, RateLimiter, TokenBucket, Waiter
 
 CHUNK = 64 * 1024
 MEGABIT = 1_000_000
-
-
-def test_slots_bound_both_kinds_together() -> None:
-    """TCP sessions and flows share one bound, and a slot given back can be taken again."""
-    slots = Slots(4)
-    assert [slots.acquire_udp(), slots.acquire_tcp()] == [True, True]
-    assert [slots.acquire_tcp(), slots.acquire_tcp()] == [True, True]
-
-    assert not slots.acquire_tcp()
-    assert not slots.acquire_udp()
-    slots.release_udp()
-    assert slots.acquire_tcp()
-    assert (slots.tcp, slots.udp) == (4, 0)
-
-
-def test_flows_take_at_most_half() -> None:
-    """Flows stop at half of the slots, while TCP sessions may take all."""
-    slots = Slots(5)
-
-    assert [slots.acquire_udp() for _ in range(3)] == [True, True, False]
-    assert [slots.acquire_tcp() for _ in range(4)] == [True, True, True, False]
-    slots.release_udp()
-    slots.release_tcp()
-    assert slots.acquire_udp()
-
-
-def test_flows_leave_files_to_connections() -> None:
-    """Flows stop at half of the open files where that is less than half of the slots."""
-    assert [Slots(100, 4).flow_limit, Slots(4, 100).flow_limit, Slots(0, 4).flow_limit] == [2, 2, 2]
-    slots = Slots(0, 4)
-
-    assert [slots.acquire_udp() for _ in range(3)] == [True, True, False]
-    assert all(slots.acquire_tcp() for _ in range(10))
-
-
-def test_the_files_of_this_process() -> None:
-    """The bound is the one that the system enforces."""
-    assert limits.open_files() in (None, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-
-
-def test_a_single_slot_serves_either_kind() -> None:
-    """With one slot a flow is let in as long as no TCP session is there."""
-    slots = Slots(1)
-
-    assert slots.acquire_udp()
-    assert not slots.acquire_tcp()
-    slots.release_udp()
-    assert slots.acquire_tcp()
-    assert not slots.acquire_udp()
-
-
-def test_no_limit() -> None:
-    """A limit of 0 refuses nobody and still counts."""
-    slots = Slots(0)
-
-    assert all(slots.acquire_tcp() and slots.acquire_udp() for _ in range(1000))
-    assert (slots.tcp, slots.udp) == (1000, 1000)
-
-
-@pytest.mark.parametrize("release", ["release_tcp", "release_udp"])
-def test_slots_are_given_back_once(release: str) -> None:
-    """Giving back more than was taken is noticed instead of raising the limit."""
-    with pytest.raises(AssertionError):
-        getattr(Slots(10), release)()
 
 
 def test_bucket_starts_full_and_never_overflows() -> None:
@@ -383,7 +318,7 @@ def test_the_queue_is_bounded_in_bytes() -> None:
 
     taken = sum(queue.offer(60_000, lambda: sent.append("sent")) for _ in range(100))
 
-    assert taken == limits.QUEUE_BYTES // 60_000
+    assert taken == rate.QUEUE_BYTES // 60_000
     run(clock, 10_000.0)
     assert len(sent) == taken
 
@@ -392,7 +327,7 @@ def test_the_queue_is_bounded_in_datagrams() -> None:
     """Datagrams of no bytes are bounded by number."""
     queue = PacedQueue(spent(Clock()))
 
-    assert sum(queue.offer(0, lambda: None) for _ in range(5000)) == limits.QUEUE_DATAGRAMS
+    assert sum(queue.offer(0, lambda: None) for _ in range(5000)) == rate.QUEUE_DATAGRAMS
 
 
 def test_clear_forgets_the_delayed() -> None:

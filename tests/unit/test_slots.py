@@ -1,0 +1,66 @@
+"""Slots: who gets in when they are taken."""
+
+from __future__ import annotations
+
+import pytest
+
+from nodepass.slots import Slots
+
+
+def test_slots_bound_both_kinds_together() -> None:
+    """TCP sessions and flows share one bound, and a slot given back can be taken again."""
+    slots = Slots(4)
+    assert [slots.acquire_udp(), slots.acquire_tcp()] == [True, True]
+    assert [slots.acquire_tcp(), slots.acquire_tcp()] == [True, True]
+
+    assert not slots.acquire_tcp()
+    assert not slots.acquire_udp()
+    slots.release_udp()
+    assert slots.acquire_tcp()
+    assert (slots.tcp, slots.udp) == (4, 0)
+
+
+def test_flows_take_at_most_half() -> None:
+    """Flows stop at half of the slots, while TCP sessions may take all."""
+    slots = Slots(5)
+
+    assert [slots.acquire_udp() for _ in range(3)] == [True, True, False]
+    assert [slots.acquire_tcp() for _ in range(4)] == [True, True, True, False]
+    slots.release_udp()
+    slots.release_tcp()
+    assert slots.acquire_udp()
+
+
+def test_flows_leave_files_to_connections() -> None:
+    """Flows stop at half of the open files where that is less than half of the slots."""
+    assert [Slots(100, 4).flow_limit, Slots(4, 100).flow_limit, Slots(0, 4).flow_limit] == [2, 2, 2]
+    slots = Slots(0, 4)
+
+    assert [slots.acquire_udp() for _ in range(3)] == [True, True, False]
+    assert all(slots.acquire_tcp() for _ in range(10))
+
+
+def test_a_single_slot_serves_either_kind() -> None:
+    """With one slot a flow is let in as long as no TCP session is there."""
+    slots = Slots(1)
+
+    assert slots.acquire_udp()
+    assert not slots.acquire_tcp()
+    slots.release_udp()
+    assert slots.acquire_tcp()
+    assert not slots.acquire_udp()
+
+
+def test_no_limit() -> None:
+    """A limit of 0 refuses nobody and still counts."""
+    slots = Slots(0)
+
+    assert all(slots.acquire_tcp() and slots.acquire_udp() for _ in range(1000))
+    assert (slots.tcp, slots.udp) == (1000, 1000)
+
+
+@pytest.mark.parametrize("release", ["release_tcp", "release_udp"])
+def test_slots_are_given_back_once(release: str) -> None:
+    """Giving back more than was taken is noticed instead of raising the limit."""
+    with pytest.raises(AssertionError):
+        getattr(Slots(10), release)()
