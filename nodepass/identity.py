@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import datetime, timedelta, timezone
 from typing import Any, cast
 
@@ -120,11 +121,16 @@ def load_identity(crt_path: str, key_path: str) -> Identity:
     return identity
 
 
+def _open_now(path: str, flags: int) -> int:
+    """Open a file; a FIFO that nobody writes to reads as empty, rather than hang the node."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
 def _read(parameter: str, path: str) -> bytes:
     """Read a PEM file, bounded."""
     try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_PEM_BYTES + 1)
+        with open(path, "rb", opener=_open_now) as file:
+            data = file.read(MAX_PEM_BYTES + 1) or b""
     except (OSError, ValueError) as error:
         cause = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise ConfigError(

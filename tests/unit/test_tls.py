@@ -9,6 +9,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from OpenSSL import SSL
 from twisted.internet.interfaces import (
@@ -603,3 +604,11 @@ class ReloadTests(TLSCase):
         """Level 2 without both paths is refused, never served by something weaker."""
         for files in ({}, {"crt": self.leaf.crt}, {"key_file": self.leaf.key}):
             self.assertRaises(ConfigError, ServerTLS, TLSLevel.FILES, ALPN, **files)
+
+
+def test_a_fifo_is_no_certificate(tmp_path: Path) -> None:
+    """A FIFO that nobody writes to is refused at once, rather than waited for."""
+    fifo = tmp_path / "fifo.pem"
+    os.mkfifo(fifo)
+    with pytest.raises(ConfigError, match=r"fifo\.pem: no usable certificate"):
+        load_identity(str(fifo), str(fifo))
