@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IProtocol, IProtocolFactory
 
 from nodepass import __version__
 from nodepass.address import Endpoint
-from nodepass.config import ClientConfig, Mode
+from nodepass.config import ClientConfig, Mode, TLSLevel
 from nodepass.errors import ConfigError
 from nodepass.relay.stream import Cause, Channel, Stream
 from nodepass.resolver import connect_tcp
@@ -107,6 +107,8 @@ class ClientRole(Role):
     def start(self) -> None:
         super().start()
         self.connector.start()
+        if self.config.tls is TLSLevel.FILES and self.config.ca:
+            self.keep_reloading()
 
     async def stop_accepting(self) -> None:
         self._stopping = True

@@ -45,6 +45,7 @@ class Role:
         self.ready = ready
         self.failed = failed
         self._checkpoint: IDelayedCall | None = None
+        self._reload_timer: IDelayedCall | None = None
         self._departed: set[Peer] = set()  # peers that left, while something of them lingers
 
     # For the service.
@@ -62,6 +63,9 @@ class Role:
 
     async def stop(self) -> None:
         """Accept nobody new, give the sessions their time, then close all."""
+        if self._reload_timer is not None:
+            self._reload_timer.cancel()
+            self._reload_timer = None
         await self.stop_accepting()
         await self._drained()
         for session in list(self.instance.sessions):
@@ -101,6 +105,11 @@ class Role:
         """Close all else."""
         raise NotImplementedError
 
+    def keep_reloading(self) -> None:
+        """Read certificate files again each `NP_RELOAD_INTERVAL`, until the role stops."""
+        interval = self.instance.tuning.reload_interval
+        self._reload_timer = self.instance.reactor.callLater(interval, self._reload_due)
+
     def departed(self, peer: Peer) -> None:
         """A peer has left: what lingers of it is cut when this role stops."""
         self._departed.add(peer)
@@ -124,6 +133,10 @@ class Role:
         """Log the checkpoint line."""
         pool = sum(peer.idle for peer in self.peers)
         self.log.event("{line}", line=self.instance.checkpoint(self.mode, self.ping(), pool))
+
+    def _reload_due(self) -> None:
+        self.keep_reloading()
+        self.reload()
 
     def _schedule_checkpoint(self) -> None:
         interval = self.instance.tuning.report_interval

@@ -56,7 +56,6 @@ class ServerRole(Role):
         self._lobby = Lobby(self.instance.reactor, self.log, self.instance.tuning.handshake_timeout)
         self._port: IListeningPort | None = None
         self._retry: IDelayedCall | None = None
-        self._reload_timer: IDelayedCall | None = None
         self._commit_timer: IDelayedCall | None = None
         self._next: Identity | None = None  # announced to clients, not yet shown
         self._stopping = False
@@ -96,13 +95,15 @@ class ServerRole(Role):
             if self.config.proxy:
                 self.warn_proxy("clients dial the target")
             self.visitors.start()
-        self._schedule_reload()
+        if self.config.tls is TLSLevel.FILES:
+            self._warn_expired()
+            self.keep_reloading()
 
     async def stop_accepting(self) -> None:
         self._stopping = True
         if self.acceptor is not None:
             self.acceptor.stopping = True
-        for timer in (self._retry, self._reload_timer, self._commit_timer):
+        for timer in (self._retry, self._commit_timer):
             if timer is not None and timer.active():
                 timer.cancel()
         for peer in self.peers:
@@ -211,6 +212,7 @@ class ServerRole(Role):
             self._commit_timer.cancel()
         self._next = None
         if fresh is self.tls.identity:
+            self._warn_expired()
             return
         self._next = fresh
         assert self.acceptor is not None
@@ -222,20 +224,21 @@ class ServerRole(Role):
         self._next = None
         self.tls.commit(fresh)
         self.log.info("certificate reloaded, valid until {until:%Y-%m-%d}", until=fresh.not_after)
+        self._warn_expired()
+
+    def _warn_expired(self) -> None:
+        identity = self.tls.identity
+        if identity.expired:
+            self.log.warn(
+                "certificate {crt} expired on {day:%Y-%m-%d}: clients with tls=2 refuse it",
+                crt=self.config.crt,
+                day=identity.not_after,
+            )
 
     def _announce_next(self, peer: Peer) -> None:
         """A client that comes between a certificate's announcement and its use needs it too."""
         if self._next is not None and isinstance(peer, NativePeer):
             peer.announce_pin(self._next.pin)
-
-    def _schedule_reload(self) -> None:
-        if self.config.tls is TLSLevel.FILES:
-            interval = self.instance.tuning.reload_interval
-            self._reload_timer = self.instance.reactor.callLater(interval, self._reload_due)
-
-    def _reload_due(self) -> None:
-        self._schedule_reload()
-        self.reload()
 
     # Host
 

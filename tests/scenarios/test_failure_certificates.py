@@ -23,9 +23,10 @@ from tests.scenarios.faults import (
     lives,
     said,
     says,
+    start_client,
     visit,
 )
-from tests.scenarios.harness import sleep
+from tests.scenarios.harness import sleep, until
 
 
 class Files:
@@ -186,4 +187,49 @@ async def test_certificate_for_another_name(tmp_path: Path) -> None:
     await says(nodes.clients[0], "tunnel established again|tunnel established with", 5)
     await nodes.stop()
     await cutter.stop()
+    await target.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_expired_certificate_is_warned_about(tmp_path: Path) -> None:
+    """A server whose certificate has expired says so at its start and at a reload, whether the file
+    is still the same or a new one; a renewed one ends that."""
+    files, target = Files(tmp_path), echoing()
+    expired = files.authority.expired("127.0.0.1")
+    files.install(expired)
+    nodes = await fleet(target.endpoint, server=files.server)
+    warning = f"WARN.*{files.crt} expired on {expired.certificate.not_valid_after_utc:%Y-%m-%d}"
+    assert len(said(nodes.server, warning)) == 1
+    nodes.server.send_signal(signal.SIGHUP)
+    await until(lambda: len(said(nodes.server, warning)) == 2, what="the warning at a reload")
+    for leaf, warnings in ((files.first, 0), (expired, 1)):
+        files.install(leaf)
+        mark = len(nodes.server.lines)
+        nodes.server.send_signal(signal.SIGHUP)
+        await says(nodes.server, "certificate reloaded", mark)
+        await sleep(0.1)
+        assert len(said(nodes.server, warning, mark)) == warnings
+    await nodes.stop()
+    await target.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_roots_are_read_again(tmp_path: Path) -> None:
+    """A client that does not trust the server joins once the right root was put in place, without a
+    signal."""
+    files, target = Files(tmp_path), echoing()
+    nodes = await fleet(target.endpoint, server=files.server)
+    ca = tmp_path / "roots.pem"
+    shutil.copy(Authority(tmp_path, "another root").ca, ca)
+    client = start_client(
+        target.endpoint,
+        nodes.tunnel,
+        more=f"tls=2&ca={ca}",
+        env={"NP_RELOAD_INTERVAL": "300ms"},
+    )
+    nodes.clients.append(client)
+    await says(client, "certificate is not trusted")
+    shutil.copy(files.authority.ca, ca)
+    await says(client, "tunnel established")
+    await nodes.stop()
     await target.stop()
