@@ -2,7 +2,7 @@
 
 ::
 
-    <core>://[key@]<tunnel host>:<port>/<target host>:<port>[,<target>...]?<parameter>=<value>&...
+    server|client://[KEY@]TUNNEL_HOST:PORT/TARGET_HOST:PORT[,TARGET...]?NAME=VALUE&...
 
 `parse_url` is strict about what it knows, and lets pass what it does not: a bad value of a known
 parameter is an error, an unknown parameter is a warning, so that URLs written for newer versions
@@ -12,7 +12,9 @@ still start. No message ever contains the key.
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Callable
+from difflib import get_close_matches
 from typing import Any, ClassVar
 from urllib.parse import quote, unquote, unquote_plus
 
@@ -20,6 +22,7 @@ from attrs import field, frozen
 
 from nodepass.address import Address, parse_address
 from nodepass.errors import ConfigError
+from nodepass.keys import ENVIRONMENT
 from nodepass.logs import Level, printable
 from nodepass.parameters import (
     PARAMETERS,
@@ -45,7 +48,7 @@ __all__ = [
 #: Most targets in one list: their index fits a byte.
 MAX_TARGETS = 255
 
-_FORM = "<core>://[key@]<tunnel host>:<port>/<target host>:<port>"
+_FORM = "server|client://[KEY@]TUNNEL_HOST:PORT/TARGET_HOST:PORT"
 _ENCODE_KEY = "in a key write '/', '?', '#' and '@' as %2F, %3F, %23 and %40"
 
 
@@ -158,23 +161,31 @@ def parse_url(url: str, *, key: str | None = None) -> ServerConfig | ClientConfi
 
     Args:
         url: as the user wrote it.
-        key: the tunnel key where the URL has none.
+        key: the tunnel key where the URL has none; an empty one counts as none, with a warning.
 
     Raises:
         ConfigError: it can't be used.
     """
     parts = _split(url.strip())
-    key = _parse_key(parts.user) or key or None
+    own_key = _parse_key(parts.user)
     tunnel, targets = _parse_addresses(parts)
     values, warnings = _parse_query(parts.core, parts.query)
     values["flow_read"] = values.get("read") or None
     warnings += _settle_files(parts.core, values)
+    if own_key is None and key == "":
+        warnings.append(f"the key from {ENVIRONMENT} is empty: it counts as none")
     role: Callable[..., ServerConfig | ClientConfig]
     role = ServerConfig if parts.core == "server" else ClientConfig
     config = role(
-        key=key, tunnel=tunnel, targets=targets, warnings=tuple(warnings), url=url, **values
+        key=own_key or key or None,
+        tunnel=tunnel,
+        targets=targets,
+        warnings=tuple(warnings),
+        url=url,
+        **values,
     )
     _check_dialed_ports(config)
+    _check_circles(config)
     return config
 
 
@@ -240,17 +251,19 @@ def _parse_named_address(name: str, text: str, doubtful: bool) -> Address:
 
 def _parse_query(core: str, query: str) -> tuple[dict[str, Any], list[str]]:
     """Return the fields that the query sets, and warnings for what it sets in vain."""
-    given: dict[str, str] = {}
+    given: defaultdict[str, list[str]] = defaultdict(list)
     for pair in query.split("&"):
         name, _, value = pair.partition("=")
         # Paths may be any bytes, as Python's file names can.
-        given.setdefault(unquote_plus(name), unquote_plus(value, errors="surrogateescape"))
+        given[unquote_plus(name)].append(unquote_plus(value, errors="surrogateescape"))
     values: dict[str, Any] = {}
     warnings = []
-    for name, text in given.items():
+    for name, (text, *others) in given.items():
+        parameter = find_parameter(core, name)
+        if parameter is not None and any(other != text for other in others):
+            warnings.append(f"parameter {name}: given more than once, the first value counts")
         if not text:
             continue
-        parameter = find_parameter(core, name)
         if parameter is None:
             warnings.append(_explain_ignored(core, name))
             continue
@@ -284,7 +297,10 @@ def _explain_ignored(core: str, name: str) -> str:
     if not re.fullmatch("[A-Za-z0-9_.-]+", name):
         # It may be the rest of a key with a "?" in it.
         return "a parameter whose name has odd characters: ignored"
-    return f"parameter {printable(name, 40)}: ignored, it is unknown to this version"
+    names = {parameter.name for parameter in PARAMETERS if core in parameter.cores}
+    close = get_close_matches(name.lower(), sorted(names), n=1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    return f"parameter {printable(name, 40)}: ignored, it is unknown to this version{hint}"
 
 
 def _check_dialed_ports(config: ServerConfig | ClientConfig) -> None:
@@ -308,6 +324,36 @@ def _check_dialed_ports(config: ServerConfig | ClientConfig) -> None:
             raise ConfigError(
                 f"{name} address '{address}': port 0 can't be dialed; accepted: 1 to 65535"
             )
+
+
+def _check_circles(config: ServerConfig | ClientConfig) -> None:
+    """Refuse a tunnel that meets itself, where the mode says what is bound and what is dialed."""
+    tunnel = config.tunnel
+    if config.mode is not Mode.ONE or tunnel.port == 0:
+        return
+    if isinstance(config, ServerConfig):
+        target = config.targets[0]  # the one that is bound
+        same = tunnel.host == target.host or (tunnel.wildcard and target.wildcard)
+        if same and tunnel.port == target.port:
+            raise ConfigError(
+                f"tunnel address '{tunnel}' and target address '{target}' are one, and with "
+                "mode=1 clients connect to the first, visitors to the second; accepted: two ports"
+            )
+        return
+    for target in config.targets:
+        same = tunnel.host == target.host or target.dial_hosts()[0] in _loopback(tunnel)
+        if same and tunnel.port == target.port:
+            raise ConfigError(
+                f"target address '{target}': with mode=1 that is where this client itself "
+                "listens, so it would forward to itself for ever; accepted: another port or host"
+            )
+
+
+def _loopback(bound: Address) -> tuple[str, ...]:
+    """Return the hosts that surely reach a listener at ``bound`` from the same machine."""
+    if bound.host == "0.0.0.0":
+        return ("127.0.0.1",)
+    return ("::1",) if bound.host == "::" else bound.dial_hosts()
 
 
 def _settle_files(core: str, values: dict[str, Any]) -> list[str]:

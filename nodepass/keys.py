@@ -24,17 +24,17 @@ def new_key() -> str:
 
 
 def outside_key(key_file: str | None, environ: Mapping[str, str]) -> str | None:
-    """Return the key for URLs that have none, or None where nobody gave one.
+    """Return the key for URLs that have none; None where nobody gave one, "" for an empty one.
 
     Args:
         key_file: path of a file whose only line is the key; goes before the environment.
-        environ: looked into for ``NODEPASS_KEY``; an empty value counts as absent.
+        environ: looked into for ``NODEPASS_KEY``.
 
     Raises:
         ConfigError: the file can't be read or does not hold one line.
     """
     if key_file is None:
-        return environ.get(ENVIRONMENT) or None
+        return environ.get(ENVIRONMENT)
     try:
         with open(key_file, encoding="utf-8") as file:
             text = file.read(_MOST_BYTES + 1)

@@ -64,7 +64,8 @@ def tls_reason(failure: Failure) -> str:
         return openssl_words(error)
     if isinstance(error, ConnectionClosed):
         return "the other end closed the connection during the handshake"
-    return str(error) or type(error).__name__
+    # Twisted ends its messages with a full stop; here more may follow.
+    return str(error).removesuffix(".") or type(error).__name__
 
 
 #: Part of OpenSSL's text -> what it means to a user. The first that fits counts.

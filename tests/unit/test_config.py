@@ -26,7 +26,7 @@ from nodepass.errors import ConfigError
 from nodepass.logs import Level
 from nodepass.parameters import find_parameter
 
-FORM = "<core>://[key@]<tunnel host>:<port>/<target host>:<port>"
+FORM = "server|client://[KEY@]TUNNEL_HOST:PORT/TARGET_HOST:PORT"
 ENCODE = "in a key write '/', '?', '#' and '@' as %2F, %3F, %23 and %40"
 
 
@@ -277,6 +277,38 @@ def test_port_0_dialed(url: str, bad: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("server://:1/:1?mode=1", "tunnel address ':1' and target address ':1' are one,"),
+        ("server://:1/0.0.0.0:1?mode=1", "tunnel address ':1' and target address '0.0.0.0:1' are"),
+        ("client://h:1/h:1?mode=1", "target address 'h:1': with mode=1 that is where this client"),
+        ("client://:1/t:2,127.0.0.1:1?mode=1", "target address '127.0.0.1:1': with mode=1"),
+        ("client://127.0.0.1:1/:1?mode=1", "target address ':1': with mode=1"),
+        ("client://[::]:1/[::1]:1?mode=1", "target address '[::1]:1': with mode=1"),
+    ],
+)
+def test_circles(url: str, message: str) -> None:
+    """A tunnel that would listen twice at one place, or forward to itself, is refused."""
+    assert refusal(url).startswith(message)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "server://:1/:1?mode=2",
+        "server://127.0.0.1:1/127.0.0.2:1?mode=1",
+        "client://h:1/h:1?mode=2",
+        "client://:1/t:1?mode=1",
+        "client://0.0.0.0:1/[::1]:1?mode=1",
+        "client://[::1]:1/:1?mode=1",
+    ],
+)
+def test_no_circles(url: str) -> None:
+    """One port at two places, or an address that is only dialed, is no circle."""
+    parse_url(url)
+
+
+@pytest.mark.parametrize(
     "url",
     [
         "server://:0/:0?mode=1",
@@ -334,6 +366,24 @@ def test_empty_values_count_as_absent() -> None:
             ("parameter quic: ignored, it is unknown to this version",),
         ),
         (
+            "server://:1/t:2?tsl=1&MODE=1",
+            (
+                "parameter tsl: ignored, it is unknown to this version; did you mean tls?",
+                "parameter MODE: ignored, it is unknown to this version; did you mean mode?",
+            ),
+        ),
+        (
+            "server://:1/t:2?mni=1",
+            ("parameter mni: ignored, it is unknown to this version",),
+        ),
+        (
+            "server://:1/t:2?tls=1&tls=0&max=&max=6&slot=7&slot=7",
+            (
+                "parameter tls: given more than once, the first value counts",
+                "parameter max: given more than once, the first value counts",
+            ),
+        ),
+        (
             "server://:1/t:2?a%0Ab=1",
             ("a parameter whose name has odd characters: ignored",),
         ),
@@ -386,6 +436,9 @@ def test_key(user: str, key: str | None) -> None:
     assert config.url == url
     assert parse_url(url, key="other").key == (key or "other")
     assert parse_url(url, key="").key == key
+    assert parse_url(url).warnings == ()
+    empty = "the key from NODEPASS_KEY is empty: it counts as none"
+    assert parse_url(url, key="").warnings == (() if key else (empty,))
 
 
 @pytest.mark.parametrize(
@@ -437,10 +490,12 @@ KEYS = st.text(min_size=1, max_size=20).filter(
     lambda text: not any(0xD800 <= ord(char) < 0xE000 for char in text)
 )
 HOSTS = st.sampled_from(["", "h", "b\u00fccher.example", "192.0.2.1", "::1", "fe80::1%eth0"])
-ADDRESSES = st.builds(Address, HOSTS, st.integers(1, 65535))
+# Ports of tunnels and targets differ, so that no tunnel meets itself.
+TUNNELS = st.builds(Address, HOSTS, st.integers(1, 999))
+TARGETS = st.builds(Address, HOSTS, st.integers(1000, 65535))
 COMMON = {
-    "tunnel": ADDRESSES,
-    "targets": st.lists(ADDRESSES, min_size=1, max_size=4).map(tuple),
+    "tunnel": TUNNELS,
+    "targets": st.lists(TARGETS, min_size=1, max_size=4).map(tuple),
     "key": st.none() | KEYS,
     "log": st.sampled_from(Level),
     "mode": st.sampled_from(Mode),

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from OpenSSL import SSL
+from twisted.internet.error import DNSLookupError
 from twisted.internet.interfaces import (
     IOpenSSLClientConnectionCreator,
     IOpenSSLServerConnectionCreator,
@@ -433,6 +434,11 @@ class HandshakeTests(TLSCase):
         server.dataReceived(b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n")
         failure = server._reason
         self.assertEqual(tls_reason(failure), "the other end does not speak TLS")
+
+    def test_no_full_stop(self) -> None:
+        """A reason that is a sentence loses its full stop, so that more can follow it."""
+        failure = Failure(DNSLookupError("h: name not known"))
+        self.assertTrue(tls_reason(failure).endswith("h: name not known"))
 
     def test_closed_during_handshake(self) -> None:
         """A connection that just ends has a reason in words too."""
