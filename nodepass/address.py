@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import re
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import NamedTuple, Protocol
 from urllib.parse import unquote
 
 from attrs import frozen
 
-__all__ = ["Address", "Endpoint", "endpoint_of", "mapped", "parse_address", "unmapped"]
+__all__ = [
+    "Address",
+    "Endpoint",
+    "endpoint_of",
+    "is_literal",
+    "mapped",
+    "parse_address",
+    "unmapped",
+]
 
 _WILDCARDS = ("", "0.0.0.0", "::")
 
@@ -74,6 +82,15 @@ class _HostAndPort(Protocol):
 def endpoint_of(address: _HostAndPort) -> Endpoint:
     """Return the endpoint of a transport's address: IPv4 as IPv4, and without a zone."""
     return Endpoint(unmapped(address.host.partition("%")[0]), address.port)
+
+
+def is_literal(host: str) -> bool:
+    """Whether ``host`` is an IP address, with or without a zone, and so needs no look-up."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def unmapped(host: str) -> str:

@@ -12,13 +12,21 @@ from typing import Any, cast
 from typing import Protocol as Interface
 
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import CannotListenError, DNSLookupError
 from twisted.internet.interfaces import IAddress, IListeningPort
 from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 
-from nodepass.address import Address, Endpoint, endpoint_of
+from nodepass.address import Address, Endpoint, endpoint_of, is_literal
 from nodepass.logs import Log
-from nodepass.resolver import CachingResolver, LookupTimeout, connect_tcp, dial_cause, resolve_udp
+from nodepass.resolver import (
+    LOCALHOST,
+    CachingResolver,
+    LookupTimeout,
+    connect_tcp,
+    dial_cause,
+    resolve_udp,
+)
 
 from .hangup import HangupWatch
 from .stream import Cause, Channel, FlowSink, Stream
@@ -48,14 +56,16 @@ _CAUSES = {
 class Relay(Interface):
     """What a role needs of the sockets beneath it."""
 
+    # Names are for the caller to look up: whoever listens again and again must not wait for one.
+
     def listen_tcp(self, address: Address, accepted: Accepted) -> IListeningPort:
-        """Accept visitors; raises CannotListenError."""
+        """Accept visitors on an IP address or every interface; raises CannotListenError."""
 
     def dial_tcp(self, targets: Sequence[Address], timeout: float, header: Header | None) -> Stream:
         """A stream to the first of the targets that answers."""
 
     def listen_udp(self, address: Address, receiver: DatagramReceiver, limit: int) -> DatagramPort:
-        """Receive visitors' datagrams; raises CannotListenError."""
+        """Receive visitors' datagrams likewise; raises CannotListenError."""
 
     def dial_udp(
         self, target: Address, timeout: float, limit: int, oversized: Callable[[], None]
@@ -116,7 +126,7 @@ class PortableRelay:
         raise AssertionError("there is at least one target")
 
     def listen_udp(self, address: Address, receiver: DatagramReceiver, limit: int) -> DatagramPort:
-        return listen_udp(self._reactor, literal(address), receiver, limit)
+        return listen_udp(self._reactor, address, receiver, limit)
 
     def dial_udp(
         self, target: Address, timeout: float, limit: int, oversized: Callable[[], None]
@@ -136,7 +146,7 @@ class PortableRelay:
 def listen_tcp(reactor: Any, address: Address, factory: Factory) -> IListeningPort:
     """Listen on an address, every interface of both families where the host is empty.
 
-    @raise CannotListenError: as Twisted does.
+    @raise CannotListenError: it can't be bound, or its name has no address.
     """
     host = literal(address).host
     if not host:
@@ -149,15 +159,21 @@ def listen_tcp(reactor: Any, address: Address, factory: Factory) -> IListeningPo
 def literal(address: Address) -> Address:
     """The address with a literal for its host, so that it can be bound.
 
-    Names are looked up at once: it happens at start, before there is anybody to keep waiting.
+    It blocks while a name is looked up: for use at start, before there is anybody to keep waiting.
+
+    @raise CannotListenError: the name has no address, or none can be had now.
     """
-    if not address.host or ":" in address.host or address.host[-1].isdigit():
+    host, port = address.host, address.port
+    if not host or is_literal(host):
         return address
+    if host.lower() == "localhost":
+        return Address(LOCALHOST[0], port)  # as the resolver has it
     try:
-        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
-    except OSError:
-        return address  # listening fails, and says why
-    return Address(str(found[0][4][0]), address.port)
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CannotListenError(host, port, DNSLookupError(f"{host}: {reason}")) from error
+    return Address(str(found[0][4][0]), port)
 
 
 class _VisitorFactory(Factory):

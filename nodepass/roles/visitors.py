@@ -6,9 +6,10 @@ import errno
 from collections.abc import Callable
 from typing import Protocol as Interface
 
-from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IDelayedCall, IListeningPort
+from twisted.python.failure import Failure
 
 from nodepass.address import Address, Endpoint
 from nodepass.errors import FatalError
@@ -77,6 +78,10 @@ class VisitorPorts:
         self._tcp: IListeningPort | None = None
         self._udp: DatagramPort | None = None
         self._retry: IDelayedCall | None = None
+        # Found once: a name with several addresses goes on to mean the same one of them, and a
+        # port that is tried again keeps nobody waiting for a name server.
+        self._numeric: Address | None = None
+        self._looking: Deferred[tuple[str, ...]] | None = None
         self.flows = FlowSet(instance.context, instance.flow_limits, near_answers=False)
         self._channels: dict[tuple[Endpoint, Endpoint | None], VisitorChannel] = {}
 
@@ -89,12 +94,13 @@ class VisitorPorts:
         return Endpoint(host.host, host.port)  # type: ignore[attr-defined]
 
     def bind(self) -> None:
-        """Bind both ports, or neither.
+        """Bind both ports, or neither.  It blocks while a name is looked up for the first time.
 
-        @raise CannotListenError: one of them can't be bound.
+        @raise CannotListenError: one of them can't be bound, or the name has no address.
         """
-        # Both from the same look-up, so that a name with several addresses means one of them.
-        address = literal(self._address)
+        if self._numeric is None:
+            self._numeric = literal(self._address)
+        address = self._numeric
         tries = 1 if address.port else FREE_PORT_TRIES
         while True:
             tries -= 1
@@ -119,8 +125,28 @@ class VisitorPorts:
         self._tcp = tcp
 
     def start(self) -> None:
-        """Bind if that was not done yet, and go on trying while the address is in use."""
+        """Bind if that was not done yet, and go on trying while the address is in use, or its
+        name is not found."""
         self._retry = None
+        host = self._address.host
+        if self._tcp is None and self._numeric is None and host:
+            self._looking = self._instance.resolver.lookup(host)
+            self._looking.addCallbacks(self._found, self._not_found)
+        else:
+            self._open()
+
+    def _found(self, addresses: tuple[str, ...]) -> None:
+        self._looking = None
+        self._numeric = Address(addresses[0], self._address.port)
+        self._open()
+
+    def _not_found(self, failure: Failure) -> None:
+        self._looking = None
+        if not failure.check(CancelledError):
+            host, port = self._address.host, self._address.port
+            self._try_later(CannotListenError(host, port, failure.value))
+
+    def _open(self) -> None:
         if self._tcp is None:
             try:
                 self.bind()
@@ -128,15 +154,8 @@ class VisitorPorts:
                 hopeless = fatal(error, f"visitors' address {self._address}")
                 if hopeless is not None:
                     self._failed(hopeless)
-                    return
-                self._instance.log.once(
-                    "visitors' port",
-                    "can't listen for visitors on {address}: {reason}; trying on",
-                    address=self._address,
-                    reason=str(error.socketError),
-                )
-                cooldown = self._instance.tuning.service_cooldown
-                self._retry = self._instance.reactor.callLater(cooldown, self.start)
+                else:
+                    self._try_later(error)
                 return
         self._instance.log.forget("visitors' port")
         self._instance.log.info(
@@ -144,8 +163,20 @@ class VisitorPorts:
         )
         self._opened()
 
+    def _try_later(self, error: CannotListenError) -> None:
+        self._instance.log.once(
+            "visitors' port",
+            "can't listen for visitors on {address}: {reason}; trying on",
+            address=self._address,
+            reason=str(error.socketError),
+        )
+        cooldown = self._instance.tuning.service_cooldown
+        self._retry = self._instance.reactor.callLater(cooldown, self.start)
+
     def stop_listening(self) -> Deferred[object]:
         """Accept no new visitors; the flows that are there go on until `stop`."""
+        if self._looking is not None:
+            self._looking.cancel()
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None

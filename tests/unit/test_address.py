@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from twisted.internet.address import IPv4Address, IPv6Address
 
-from nodepass.address import Endpoint, endpoint_of, mapped, unmapped
+from nodepass.address import Endpoint, endpoint_of, is_literal, mapped, unmapped
 
 
 def test_endpoint_text() -> None:
@@ -19,6 +19,12 @@ def test_endpoint_of() -> None:
     assert endpoint_of(IPv4Address("TCP", "192.0.2.1", 5)) == Endpoint("192.0.2.1", 5)
     assert endpoint_of(IPv6Address("TCP", "::ffff:192.0.2.1", 5)) == Endpoint("192.0.2.1", 5)
     assert endpoint_of(IPv6Address("TCP", "fe80::1%eth0", 5)) == Endpoint("fe80::1", 5)
+
+
+def test_is_literal() -> None:
+    """An IP address in full is one; a name is none because it ends in a digit."""
+    assert all(map(is_literal, ["192.0.2.1", "::1", "fe80::1%eth0", "::ffff:192.0.2.1"]))
+    assert not any(map(is_literal, ["web1", "0x7f000001", "127.1", "a.test", "", "[::1]"]))
 
 
 @pytest.mark.parametrize(
