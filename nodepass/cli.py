@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -26,6 +27,9 @@ Usage: nodepass [--key-file FILE] URL [URL...]   run tunnels, one URL each
        nodepass --help | --version
 """
 
+#: What was meant for a command; short, as a key that "nodepass key" made must not be repeated.
+_WORD = "[A-Za-z]{1,12}"
+
 
 def console() -> NoReturn:
     """Run the command with the process's own arguments, and exit."""
@@ -41,6 +45,11 @@ def main(arguments: Sequence[str]) -> int:
     try:
         if command is not None:
             return command(arguments[1:])
+        if re.fullmatch(_WORD, arguments[0]):
+            raise ConfigError(
+                f"{arguments[0]}: neither a URL nor a command; accepted: server://..., "
+                f"client://... or one of {', '.join(sorted(COMMANDS))}; see: nodepass --help"
+            )
         return run(arguments)
     except ConfigError as error:
         return complain(error)
@@ -57,7 +66,7 @@ def run(arguments: Sequence[str]) -> int:
     from nodepass.process import hide_keys
 
     hide_keys("nodepass", arguments)
-    configs = parse_urls(Parser("nodepass").parse_args(arguments))
+    configs = parse_urls(Parser("nodepass", general_help()).read(arguments))
 
     # Not at the top: these install the reactor, which --help and the other commands don't need.
     from twisted.internet import reactor
@@ -94,7 +103,7 @@ def print_key(arguments: Sequence[str]) -> int:
     """``nodepass key``: print a new key."""
     from nodepass.keys import new_key
 
-    Parser("nodepass key", urls=False).parse_args(arguments)
+    Parser("nodepass key", help.KEY, urls=False).read(arguments)
     print(new_key())
     return 0
 
@@ -104,15 +113,20 @@ def save_tap(arguments: Sequence[str]) -> int:
     from nodepass.process import hide_keys
 
     hide_keys("nodepass tap", arguments)
-    parser = Parser("nodepass tap")
+    parser = Parser("nodepass tap", help.TAP)
     parser.add_argument("-o", "--output", metavar="FILE", default="nodepass.tap")
-    options = parser.parse_args(arguments)
+    options = parser.read(arguments)
     configs = parse_urls(options)
+    # Whoever starts the application may not be there to read them.
+    for config in configs:
+        for warning in config.warnings:
+            print(f"nodepass: warning: {warning}", file=sys.stderr)
 
     from nodepass.tap import write_tap
 
-    write_tap(configs, options.output)
-    print(f"{options.output} holds the key, readable for you alone")
+    replaced = write_tap(configs, options.output)
+    done = "replaced" if replaced else "written"
+    print(f"{options.output} {done}; keys are in it, so it is readable for you alone")
     print(f"start it with: twistd -f {options.output}")
     return 0
 
@@ -144,27 +158,50 @@ def parse_urls(options: argparse.Namespace) -> list[Any]:
     return [parse_url(url, key=key) for url in options.urls]
 
 
+def general_help() -> str:
+    """Return the help of ``nodepass`` itself: all about its commands and about URLs."""
+    return "\n".join([help.version(), "", USAGE, help.reference(), help.EXAMPLES])
+
+
 class Parser(argparse.ArgumentParser):
     """Options of one command; whatever is wrong with them is one line and status 2.
 
     Args:
-        program: the command's name in its help.
+        program: the command's name.
+        text: its whole help.
         urls: whether it takes URLs and the options about their keys.
     """
 
-    def __init__(self, program: str, *, urls: bool = True) -> None:
-        super().__init__(
-            prog=program, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
-        )
+    def __init__(self, program: str, text: str, *, urls: bool = True) -> None:
+        super().__init__(prog=program, allow_abbrev=False)
+        self.text = text
+        self.urls = urls
         self.add_argument("--version", action="version", version=help.version())
         if urls:
-            self.add_argument("urls", metavar="URL", nargs="+")
-            self.add_argument("--key-file", metavar="FILE", help="its only line is the key")
+            self.add_argument("--key-file", metavar="FILE")
+
+    def read(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """Return the options, and as ``urls`` all that is none.
+
+        URLs are not left to argparse: where one is missing it says so, and is silent about the
+        misspelt option that is there.
+        """
+        options, rest = self.parse_known_args(arguments)
+        for argument in rest:
+            if argument.startswith("-") and argument != "--":
+                # A value may be a key.
+                self.error(f"{argument.partition('=')[0]}: unknown option")
+        options.urls = [argument for argument in rest if argument != "--"]
+        if self.urls and not options.urls:
+            self.error("a URL is needed")
+        if not self.urls and options.urls:
+            self.error(f"{options.urls[0]}: not expected here")
+        return options
 
     def format_help(self) -> str:
-        """Return one text for the whole command: there is little enough of it."""
-        return "\n".join([help.version(), "", USAGE, help.reference(), help.EXAMPLES])
+        """Return the command's own text."""
+        return self.text
 
     def error(self, message: str) -> NoReturn:
         """End with status 2 and ``message`` alone, without argparse's usage lines above it."""
-        self.exit(2, f"nodepass: {mask(message)}; see: nodepass --help\n")
+        self.exit(2, f"nodepass: {mask(message)}; see: {self.prog} --help\n")

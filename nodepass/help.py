@@ -1,4 +1,4 @@
-"""What ``--help`` and ``--version`` say, the same for every command."""
+"""What ``--help`` and ``--version`` say."""
 
 from __future__ import annotations
 
@@ -35,9 +35,36 @@ EXAMPLES = """\
 Examples:
   reach an inner service from outside (the server's port 8080 to the client's 80):
     nodepass "server://KEY@:10101/:8080?tls=1"
-    nodepass "client://KEY@server.example.org:10101/127.0.0.1:80"
+    nodepass "client://KEY@server.example.org:10101/127.0.0.1:80?mode=2&tls=1"
   forward a local port, no server needed:
     nodepass "client://127.0.0.1:5432/db.example.org:5432?mode=1"
+"""
+
+
+KEY = f"""\
+Usage: nodepass key
+
+  Prints a new random key: 32 letters, digits, "-" and "_". Both nodes of a
+  tunnel need the same one, in the URL (KEY@), from --key-file or in
+  {ENVIRONMENT}. To keep it in a file:  (umask 077; nodepass key > tunnel.key)
+"""
+
+TAP = """\
+Usage: nodepass tap [--key-file FILE] [-o FILE] URL [URL...]
+
+  Saves the tunnels, keys included, as an application for "twistd -f FILE".
+  -o, --output FILE   what to write, readable for you alone; an older one is
+                      replaced [default nodepass.tap]
+  --key-file FILE     its only line is the key, for URLs without one
+  "nodepass --help" says what a URL is.
+"""
+
+DEMO = """\
+Usage: nodepass demo [--once]
+
+  Runs a web site, a UDP echo and a tunnel to both on 127.0.0.1, visits them
+  through it, prints what it measured, and stays up until Ctrl-C.
+  --once   end after the measurements; status 0 if all went well, else 1
 """
 
 

@@ -42,7 +42,8 @@ def _unusable(message: str) -> SystemExit:
 class Options(usage.Options):
     """The command line of ``twistd nodepass``; ``configs`` holds the URLs' configurations."""
 
-    synopsis = "Usage: twistd [options] nodepass [--key-file FILE] URL [URL...]"
+    # twistd puts "Usage: twistd [options] nodepass" in front.
+    synopsis = "[--key-file FILE] URL [URL...]"
     longdesc = "Each URL is one tunnel endpoint; several run side by side in one process."
 
     optParameters = [
@@ -145,7 +146,7 @@ class NeverSaved:
         """Leave the disk alone."""
 
 
-def write_tap(configs: Sequence[ServerConfig | ClientConfig], path: str) -> None:
+def write_tap(configs: Sequence[ServerConfig | ClientConfig], path: str) -> bool:
     """Save an Application with one role per configuration, for ``twistd -f path``.
 
     The file holds the keys: only its owner may read it (mode 0600). It is complete or absent, and
@@ -154,6 +155,9 @@ def write_tap(configs: Sequence[ServerConfig | ClientConfig], path: str) -> None
     Args:
         configs: as from ``parse_url``.
         path: the file to write.
+
+    Returns:
+        Whether there was one already.
 
     Raises:
         ConfigError: a configuration or the path can't be used.
@@ -168,9 +172,11 @@ def write_tap(configs: Sequence[ServerConfig | ClientConfig], path: str) -> None
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(content)
+            replaced = os.path.lexists(path)
             os.replace(temporary, path)
         except BaseException:
             os.unlink(temporary)
             raise
     except OSError as error:
         raise ConfigError(f"-o {path}: {error.strerror or error}") from None
+    return replaced

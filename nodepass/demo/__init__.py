@@ -149,7 +149,7 @@ class Demo:
         self.visitor = server.visitor_address
         self.urls = [
             f"server://{key}@{address}/{self.visitor}?tls=1",
-            f"client://{key}@{address}/{target}",
+            f"client://{key}@{address}/{target}?mode=2&tls=1",
         ]
         return f"server and client joined, TLS 1.3, in {_show(time.perf_counter() - began)}"
 
@@ -279,11 +279,12 @@ def main(arguments: Sequence[str]) -> int:
     Returns:
         The exit status: 0 when everything held, else 1.
     """
+    from nodepass import help
     from nodepass.cli import Parser
 
-    parser = Parser("nodepass demo", urls=False)
-    parser.add_argument("--once", action="store_true", help="end after the measurements")
-    options = parser.parse_args(arguments)
+    parser = Parser("nodepass demo", help.DEMO, urls=False)
+    parser.add_argument("--once", action="store_true")
+    options = parser.read(arguments)
 
     # Not at the top: importing it installs it.
     from twisted.internet import reactor

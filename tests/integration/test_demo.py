@@ -10,7 +10,7 @@ import urllib.request
 
 import pytest
 
-from nodepass.config import parse_url
+from nodepass.config import Mode, TLSLevel, parse_url
 from nodepass.demo.ends import PAGE
 
 STEPS = ["tunnel", "page fetched", "datagrams echoed", "visitors served", "bulk fetched"]
@@ -61,6 +61,7 @@ def test_demo_stays_up() -> None:
         server, client = (parse_url(url) for url in urls)
         assert server.tunnel == client.tunnel
         assert server.key == client.key
+        assert (client.mode, client.tls) == (Mode.TWO, TLSLevel.SELF_SIGNED)
         assert f"http://{server.targets[0]}/" == address[1]
         program.send_signal(signal.SIGINT)
         _, errors = program.communicate(timeout=30)

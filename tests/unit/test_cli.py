@@ -30,7 +30,7 @@ def test_no_arguments(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Usage: nodepass" in err
 
 
-@pytest.mark.parametrize("arguments", [["-h"], ["--help"], ["tap", "--help"], ["key", "-h"]])
+@pytest.mark.parametrize("arguments", [["-h"], ["--help"]])
 def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """Help goes to stdout with status 0 and names every command, parameter and variable."""
     with pytest.raises(SystemExit) as ended:
@@ -41,6 +41,28 @@ def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     for name in [*names, *cli.COMMANDS, "--key-file", "NODEPASS_KEY"]:
         assert re.search(rf"(^|\s){name}\b", out), name
     assert max(map(len, out.splitlines())) <= 82
+
+
+@pytest.mark.parametrize(
+    ("command", "named"),
+    [
+        ("key", ["NODEPASS_KEY", "umask 077"]),
+        ("tap", ["-o", "--key-file", "nodepass.tap"]),
+        ("demo", ["--once"]),
+    ],
+)
+def test_help_of_a_command(
+    command: str, named: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A command's help is its own few lines, which name its options and defaults."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main([command, "--help"])
+    out, err = capsys.readouterr()
+    assert (ended.value.code, err) == (0, "")
+    assert out.startswith(f"Usage: nodepass {command}")
+    assert len(out.splitlines()) <= 8
+    for name in named:
+        assert name in out
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -58,6 +80,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["server://:1/:2?mode=7"], "mode"),
         (["ftp://:1/:2"], "ftp"),
+        (["bogus"], "bogus: neither a URL nor a command; accepted: server://..., client://... or"),
+        (["bogus"], "one of demo, key, tap"),
         ([URL, "client://nowhere"], "nowhere"),
         (["--key-file", "/nonexistent/key", URL], "/nonexistent/key"),
         (["tap", "server://:1/:2?slot=x"], "slot"),
@@ -74,16 +98,28 @@ def test_unusable(arguments: list[str], named: str, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--colour", URL], ["tap"], ["key", "server://s3cret@:1/:2"]]
+    ("arguments", "message"),
+    [
+        (["--colour", URL], "--colour: unknown option; see: nodepass --help"),
+        (["--colour"], "--colour: unknown option; see: nodepass --help"),
+        (["--key=s3cret", URL], "--key: unknown option; see: nodepass --help"),
+        (["tap"], "a URL is needed; see: nodepass tap --help"),
+        (["tap", "-o"], "argument -o/--output: expected one argument; see: nodepass tap --help"),
+        (
+            ["key", "server://s3cret@:1/:2"],
+            "server://***@:1/:2: not expected here; see: nodepass key --help",
+        ),
+    ],
 )
-def test_wrong_options(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """A wrong option gives status 2 and one line, which never shows a key."""
+def test_wrong_options(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A wrong option gives status 2 and one line that names it, and never shows a key."""
     with pytest.raises(SystemExit) as ended:
         cli.main(arguments)
     err = capsys.readouterr().err
     assert ended.value.code == 2
-    assert err.count("\n") == 1
-    assert "s3cret" not in err
+    assert err == f"nodepass: {message}\n"
 
 
 def test_key(capsys: pytest.CaptureFixture[str]) -> None:
@@ -105,7 +141,7 @@ def test_key_never_reads_as_option(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def keys_of(*arguments: str) -> list[str | None]:
-    configs = cli.parse_urls(cli.Parser("nodepass").parse_args(arguments))
+    configs = cli.parse_urls(cli.Parser("nodepass", "").read(arguments))
     return [config.key for config in configs]
 
 
@@ -121,6 +157,31 @@ def test_key_sources(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert keys_of("--key-file", str(file), *urls) == ["own", "from-file"]
     monkeypatch.setenv("NODEPASS_KEY", "")
     assert keys_of(*urls) == ["own", None]
+
+
+def test_urls_among_options(tmp_path: Path) -> None:
+    """URLs may stand before, between and after options."""
+    file = tmp_path / "key"
+    file.write_text("from-file\n")
+    url = "server://:1/:2"
+    assert keys_of(url, "--key-file", str(file), "--", url) == ["from-file", "from-file"]
+
+
+def test_tap_says_what_it_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``nodepass tap`` shows the URL's warnings on stderr, and says if it replaced a file."""
+    monkeypatch.chdir(tmp_path)
+    url = "server://:1/127.0.0.1:2?tsl=1"
+    assert cli.main(["tap", url]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("nodepass.tap written; ")
+    assert err.startswith("nodepass: warning: parameter tsl: ")
+    assert err.endswith("did you mean tls?\n")
+    assert cli.main(["tap", "server://:1/127.0.0.1:2"]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("nodepass.tap replaced; ")
+    assert err == ""
 
 
 @pytest.mark.parametrize(

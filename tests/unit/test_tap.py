@@ -85,6 +85,19 @@ def test_help() -> None:
     assert any("--key-file" in line for line in lines)
 
 
+def test_help_under_twistd() -> None:
+    """With twistd's own words in front the synopsis is one line of usage."""
+    program = usage.Options()
+    program.synopsis = "Usage: twistd [options]"
+    program.subCommand = "nodepass"
+    options = tap.Options()
+    options.parent = program
+    assert options.getSynopsis().split() == [
+        *("Usage:", "twistd", "[options]", "nodepass"),
+        *("[--key-file", "FILE]", "URL", "[URL...]"),
+    ]
+
+
 def test_plugin() -> None:
     """The plugin is what twistd looks for, and leads to these options and this service."""
     plugin = nodepass_plugin.nodepass
