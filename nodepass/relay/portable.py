@@ -278,6 +278,9 @@ class TargetChannel:
     def oversized(self) -> None:
         self._tell_oversized()
 
+    def lost(self) -> None:
+        self._end(Cause.LOST)
+
     def refused(self) -> None:
         self._log.debug("UDP target {target}: refused", target=self._target)
 

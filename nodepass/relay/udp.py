@@ -68,6 +68,9 @@ class TargetReceiver(Protocol):
     def oversized(self) -> None:
         """A datagram over the limit came and was dropped."""
 
+    def lost(self) -> None:
+        """The reactor gave the socket up; it is closed."""
+
     def refused(self) -> None:
         """The target, or a router before it, said that nobody is there.  The socket stays."""
 
@@ -309,6 +312,13 @@ class TargetSocket:
             except Exception:
                 self._log.failure("a datagram's receiver failed")
 
+    def doWrite(self) -> None:
+        """For the reactor: nothing.
+
+        It is asked when an event of the descriptor's last owner, a connection that was being made,
+        is left in the round in which this socket got the descriptor.
+        """
+
     def connectionLost(self, reason: Failure) -> None:
         """
         For the reactor: it has stopped watching the socket.
@@ -323,6 +333,7 @@ class TargetSocket:
             self.doRead()
         else:
             self.close()
+            self._receiver.lost()
 
     def _tell_refused(self) -> None:
         try:

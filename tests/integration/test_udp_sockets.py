@@ -13,6 +13,7 @@ from twisted.internet.defer import maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SkipTest, TestCase
 from zope.interface.verify import verifyObject
 
@@ -69,6 +70,9 @@ class Target:
 
     def refused(self) -> None:
         self.refusals += 1
+
+    def lost(self) -> None:
+        self.losses += 1
 
 
 class SocketsCase(TestCase):
@@ -531,6 +535,26 @@ class Closing(Target):
         super().refused()
         assert self.socket is not None
         self.socket.close()
+
+
+class ForeignEventTests(SocketsCase):
+    """Events that belong to somebody else, and a reactor that gives the socket up."""
+
+    def test_a_stale_event_to_write_is_nothing(self) -> None:
+        """An event left of a connection that had the same descriptor ends no flow."""
+        target = Target()
+        connected = self.connect("127.0.0.1", 9, target)
+        connected.doWrite()
+        self.assertTrue(connected.fileno() >= 0)
+        self.assertEqual(target.losses, 0)
+
+    def test_a_socket_that_is_given_up_is_told(self) -> None:
+        """Whoever uses a socket that the reactor drops hears of it, so that its flow can end."""
+        target = Target()
+        connected = self.connect("127.0.0.1", 9, target)
+        connected.connectionLost(Failure(RuntimeError("broken")))
+        self.assertEqual(connected.fileno(), -1)
+        self.assertEqual(target.losses, 1)
 
 
 class FullSocket:
