@@ -58,6 +58,7 @@ class Target:
     came: list[bytes] = Factory(list)
     too_large: int = 0
     refusals: int = 0
+    losses: int = 0
     on_datagram: Callable[[bytes], object] | None = None
 
     def datagram(self, data: bytes) -> None:
