@@ -21,7 +21,8 @@ __version__ = "2.0.0a1"
 if TYPE_CHECKING:
     from nodepass.config import ClientConfig, ServerConfig, parse_url
     from nodepass.errors import ConfigError, FatalError, NodePassError, PeerError
-    from nodepass.service import RoleService, Stats, makeService
+    from nodepass.meter import Stats
+    from nodepass.service import RoleService, makeService
     from nodepass.tuning import Tuning
 
 _HOMES = {
@@ -32,7 +33,7 @@ _HOMES = {
     "PeerError": "nodepass.errors",
     "RoleService": "nodepass.service",
     "ServerConfig": "nodepass.config",
-    "Stats": "nodepass.service",
+    "Stats": "nodepass.meter",
     "Tuning": "nodepass.tuning",
     "makeService": "nodepass.service",
     "parse_url": "nodepass.config",

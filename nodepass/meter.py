@@ -1,10 +1,8 @@
-"""What an instance counts, and the checkpoint line that reports it."""
+"""What an instance counts, and the record and the line that report it."""
 
 from __future__ import annotations
 
 from attrs import define, frozen
-
-from nodepass.config import Mode
 
 
 @define(kw_only=True, eq=False)
@@ -28,45 +26,45 @@ class Meter:
     #: Datagrams given up because they were larger than the datagram buffer.
     udp_oversized: int = 0
 
-    def checkpoint(self, *, mode: Mode, ping_ms: int, pool: int) -> Checkpoint:
-        """
-        Freeze the counters as they are now.
-
-        :param mode: the run mode that is in effect.
-        :param ping_ms: the latest round trip to the peer in milliseconds, 0 without a peer.
-        :param pool: idle links, 0 without a peer.
-        """
-        return Checkpoint(
-            mode=mode,
-            ping_ms=ping_ms,
-            pool=pool,
-            tcps=self.tcps,
-            udps=self.udps,
-            tcp_rx=self.tcp_rx,
-            tcp_tx=self.tcp_tx,
-            udp_rx=self.udp_rx,
-            udp_tx=self.udp_tx,
-        )
-
 
 @frozen(kw_only=True)
-class Checkpoint:
-    """The state of an instance at one moment, as its periodic event line shows it."""
+class Stats:
+    """How a tunnel is at one moment.
 
-    mode: Mode
-    ping_ms: int
-    pool: int
-    tcps: int
-    udps: int
-    tcp_rx: int
-    tcp_tx: int
-    udp_rx: int
-    udp_tx: int
+    @ivar mode: the run mode in effect; 0 before it is decided.
+    @ivar ping: seconds that the slowest peer's latest answer took, or for a plain forwarder its
+        target's; 0 without one.
+    @ivar pool: idle links.
+    @ivar peers: nodes that it is joined with now.
+    @ivar tcps: TCP sessions under way.
+    @ivar udps: UDP sessions under way.
+    @ivar tcp_rx, tcp_tx, udp_rx, udp_tx: bytes read from and written to visitors or targets since
+        the start.
+    @ivar udp_dropped: datagrams given up since the start because nothing could take them in time:
+        no link, a full queue, a full socket.
+    @ivar udp_oversized: datagrams given up since the start because they were larger than
+        `NP_UDP_DATA_BUF_SIZE`.
+    """
+
+    mode: int = 0
+    ping: float = 0.0
+    pool: int = 0
+    peers: int = 0
+    tcps: int = 0
+    udps: int = 0
+    tcp_rx: int = 0
+    tcp_tx: int = 0
+    udp_rx: int = 0
+    udp_tx: int = 0
+    udp_dropped: int = 0
+    udp_oversized: int = 0
 
     def line(self) -> str:
-        """The text of the event line; programs parse it, so that its form never changes."""
+        """The checkpoint line; programs parse it, so that its form never changes."""
+        # 0 says that nothing answered, so that the fastest answer counts a whole millisecond.
+        milliseconds = 0 if self.ping <= 0 else max(1, round(self.ping * 1000))
         return (
-            f"CHECK_POINT|MODE={int(self.mode)}|PING={self.ping_ms}ms|POOL={self.pool}"
+            f"CHECK_POINT|MODE={self.mode}|PING={milliseconds}ms|POOL={self.pool}"
             f"|TCPS={self.tcps}|UDPS={self.udps}|TCPRX={self.tcp_rx}|TCPTX={self.tcp_tx}"
             f"|UDPRX={self.udp_rx}|UDPTX={self.udp_tx}"
         )

@@ -13,7 +13,6 @@ import os
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
-from attrs import frozen
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import CannotListenError
@@ -24,6 +23,7 @@ from nodepass.config import ClientConfig, Mode, ServerConfig, TLSLevel, parse_ur
 from nodepass.errors import ConfigError, FatalError
 from nodepass.keys import outside_key
 from nodepass.logs import Log
+from nodepass.meter import Stats
 from nodepass.tls import ClientTLS, load_identity
 from nodepass.tuning import Tuning
 
@@ -31,32 +31,6 @@ T = TypeVar("T")
 
 #: Bits that a key should hold at least, so that guessing it over the network is hopeless.
 STRONG_KEY_BITS = 40
-
-
-@frozen(kw_only=True)
-class Stats:
-    """How a tunnel is at one moment.
-
-    @ivar mode: the run mode in effect; 0 before it is decided.
-    @ivar ping: seconds that the slowest peer's latest answer took; 0 without a peer.
-    @ivar pool: idle links.
-    @ivar peers: nodes that it is joined with.
-    @ivar tcps: TCP sessions under way.
-    @ivar udps: UDP sessions under way.
-    @ivar tcp_rx, tcp_tx, udp_rx, udp_tx: bytes read from and written to visitors or targets since
-        the start.
-    """
-
-    mode: int = 0
-    ping: float = 0.0
-    pool: int = 0
-    peers: int = 0
-    tcps: int = 0
-    udps: int = 0
-    tcp_rx: int = 0
-    tcp_tx: int = 0
-    udp_rx: int = 0
-    udp_tx: int = 0
 
 
 class RoleService(Service):
@@ -122,24 +96,8 @@ class RoleService(Service):
 
     @property
     def stats(self) -> Stats:
-        """How the tunnel is now; all zero before it starts."""
-        role = self._role
-        if role is None:
-            return Stats()
-        meter = role.instance.meter
-        peers = list(role.peers)
-        return Stats(
-            mode=int(role.mode),
-            ping=role.ping(),
-            pool=sum(peer.idle for peer in peers),
-            peers=len(peers),
-            tcps=meter.tcps,
-            udps=meter.udps,
-            tcp_rx=meter.tcp_rx,
-            tcp_tx=meter.tcp_tx,
-            udp_rx=meter.udp_rx,
-            udp_tx=meter.udp_tx,
-        )
+        """How the tunnel is now; all zero while it is stopped."""
+        return Stats() if self._role is None else self._role.stats
 
     @property
     def tunnel_address(self) -> Endpoint | None:

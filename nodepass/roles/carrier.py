@@ -254,8 +254,7 @@ class _Visitor:
         self._carrier.stop_waiting(self)
         if self._opened is not None:
             self._opened.cancel()
-        self._instance.slots.release_tcp()
-        self._instance.meter.tcps -= 1
+        self._instance.release_tcp()
         return True
 
     def _settle(self) -> None:

@@ -132,6 +132,7 @@ class ClientRole(Role):
     # Host
 
     def joined(self, peer: Peer) -> None:
+        self.present.add(peer)
         self._tell_joined(peer)
         if self.connector.flow is Flow.FORWARD:
             self.carrier.add(peer)
@@ -153,14 +154,17 @@ class ClientRole(Role):
             self.visitors.stop()
 
     def returned(self, peer: Peer) -> None:
+        self.present.add(peer)
         self._tell_joined(peer, "again")
         self.carrier.available()
 
     def lost(self, peer: Peer) -> None:
+        self.present.discard(peer)
         self.log.info("restarting: {url}", url=self.config.effective_url())
         self.connector.control_lost()
 
     def left(self, peer: Peer) -> None:
+        self.present.discard(peer)
         self.carrier.remove(peer)
         self.departed(peer)
         self.log.info("server {peer} is gone", peer=peer.name)

@@ -11,8 +11,7 @@ from twisted.internet.protocol import Factory, Protocol
 
 from nodepass.address import Endpoint
 from nodepass.config import ClientConfig, Mode
-from nodepass.relay.session import Session
-from nodepass.relay.stream import Cause, Channel, Stream
+from nodepass.relay.stream import Channel, Stream
 from nodepass.resolver import connect_tcp
 from nodepass.wire import Opening
 
@@ -108,23 +107,11 @@ class ForwardRole(Role):
     # Destination
 
     def carry(self, stream: Stream, opening: Opening) -> None:
-        instance = self.instance
-        session: Session
-
-        def done(cause: Cause | None) -> None:
-            instance.sessions.discard(session)
-            instance.slots.release_tcp()
-            instance.meter.tcps -= 1
-
-        session = Session(
+        self.instance.start_session(
             stream,
             self.dialer.connect(opening),
-            context=instance.context,
-            describe=lambda: f"tcp {opening.visitor} to {self.dialer.names}",
-            done=done,
+            lambda: f"tcp {opening.visitor} to {self.dialer.names}",
         )
-        instance.sessions.add(session)
-        session.start()
 
     def open_flow(self, opening: Opening) -> Channel | None:
         return self.dialer.connect_flow()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from nodepass.config import ClientConfig, Mode, ServerConfig
+from twisted.internet.defer import Deferred, succeed
+
+from nodepass.config import ClientConfig, ServerConfig
 from nodepass.logs import Log
 from nodepass.meter import Meter
 from nodepass.openfiles import open_files
@@ -13,7 +16,7 @@ from nodepass.relay.flow import FlowLimits
 from nodepass.relay.hangup import HangupWatch
 from nodepass.relay.portable import PortableRelay, Relay
 from nodepass.relay.session import Session, SessionContext
-from nodepass.relay.stream import Cause
+from nodepass.relay.stream import Cause, Stream
 from nodepass.resolver import CachingResolver
 from nodepass.slots import Slots
 from nodepass.tuning import Tuning
@@ -53,6 +56,7 @@ class Instance:
             slots=self.slots, idle=config.flow_read or tuning.udp_read_timeout
         )
         self.sessions: set[Session] = set()
+        self._idle: Deferred[None] | None = None
 
     def start(self) -> None:
         """Make ready for sessions."""
@@ -67,7 +71,29 @@ class Instance:
         self.watch.stop()
         self.resolver.stop()
 
-    def checkpoint(self, mode: Mode, ping: float, pool: int) -> str:
-        """The line that tells how the instance is."""
-        milliseconds = 0 if ping <= 0 else max(1, round(ping * 1000))
-        return self.meter.checkpoint(mode=mode, ping_ms=milliseconds, pool=pool).line()
+    def start_session(self, near: Stream, far: Stream, describe: Callable[[], str]) -> None:
+        """Join two streams in a slot that was taken; it is given back when the session ends."""
+        session: Session
+
+        def done(_: Cause | None) -> None:
+            self.sessions.discard(session)
+            self.release_tcp()
+
+        session = Session(near, far, context=self.context, describe=describe, done=done)
+        self.sessions.add(session)
+        session.start()
+
+    def release_tcp(self) -> None:
+        """Give back the slot of a TCP session, or of a visitor who waited for one."""
+        self.slots.release_tcp()
+        self.meter.tcps -= 1
+        if not self.slots.tcp and self._idle is not None:
+            idle, self._idle = self._idle, None
+            idle.callback(None)
+
+    def idle(self) -> Deferred[None]:
+        """Fires when no TCP session is left; asked for once, when nothing new begins."""
+        if not self.slots.tcp:
+            return succeed(None)
+        self._idle = Deferred()
+        return self._idle

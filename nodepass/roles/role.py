@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred, DeferredList, TimeoutError
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import deferLater
 
@@ -13,19 +13,18 @@ from nodepass.address import Endpoint
 from nodepass.config import ClientConfig, Mode, ServerConfig
 from nodepass.errors import FatalError
 from nodepass.logs import Log
+from nodepass.meter import Stats
 from nodepass.relay.stream import Cause
 from nodepass.tuning import Tuning
 from nodepass.wire import Peer
 
 from .instance import Instance
 
-#: Seconds between two looks at whether the last session of a stopping role has ended.
-_DRAIN_LOOK = 0.05
-
 
 class Role:
     """A role from start to stop.  Subclasses say what is bound, joined and dialed.
 
+    @ivar present: the peers whose control link is there.
     @param ready: called once when the role can serve.
     @param failed: called once when it never can.
     """
@@ -46,6 +45,7 @@ class Role:
         self.failed = failed
         self._checkpoint: IDelayedCall | None = None
         self._reload_timer: IDelayedCall | None = None
+        self.present: set[Peer] = set()
         self._departed: set[Peer] = set()  # peers that left, while something of them lingers
 
     # For the service.
@@ -92,8 +92,27 @@ class Role:
 
     @property
     def peers(self) -> Iterable[Peer]:
-        """The nodes that it is joined with."""
+        """The nodes that it has joined, those included whose control link is lost for now."""
         return ()
+
+    @property
+    def stats(self) -> Stats:
+        """How it is now."""
+        meter, slots = self.instance.meter, self.instance.slots
+        return Stats(
+            mode=self.mode.value,
+            ping=self.ping(),
+            pool=sum(peer.idle for peer in self.peers),
+            peers=len(self.present),
+            tcps=slots.tcp,
+            udps=slots.udp,
+            tcp_rx=meter.tcp_rx,
+            tcp_tx=meter.tcp_tx,
+            udp_rx=meter.udp_rx,
+            udp_tx=meter.udp_tx,
+            udp_dropped=meter.udp_dropped,
+            udp_oversized=meter.udp_oversized,
+        )
 
     # For subclasses.
 
@@ -131,8 +150,7 @@ class Role:
 
     def say_checkpoint(self) -> None:
         """Log the checkpoint line."""
-        pool = sum(peer.idle for peer in self.peers)
-        self.log.event("{line}", line=self.instance.checkpoint(self.mode, self.ping(), pool))
+        self.log.event("{line}", line=self.stats.line())
 
     def _reload_due(self) -> None:
         self.keep_reloading()
@@ -148,11 +166,15 @@ class Role:
 
     async def _drained(self) -> None:
         """Wait until the last session has ended, for the time that a graceful stop has."""
-        reactor = self.instance.reactor
-        deadline = reactor.seconds() + self.instance.tuning.shutdown_timeout
-        meter = self.instance.meter
-        while meter.tcps and reactor.seconds() < deadline:
-            await deferLater(reactor, _DRAIN_LOOK)
+        instance = self.instance
+        idle = instance.idle()
+        if idle.called:
+            return
+        try:
+            await idle.addTimeout(instance.tuning.shutdown_timeout, instance.reactor)
+        except TimeoutError:
+            return
+        await deferLater(instance.reactor, 0)  # what ended the last session has to return first
 
 
 async def closed(*closing: Deferred[Any]) -> None:

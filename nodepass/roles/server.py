@@ -243,21 +243,24 @@ class ServerRole(Role):
     # Host
 
     def joined(self, peer: Peer) -> None:
+        self.present.add(peer)
         self._announce_next(peer)
         self.carrier.add(peer)
         self._tell_joined(peer, "joined")
         self._check_ready()
 
     def returned(self, peer: Peer) -> None:
+        self.present.add(peer)
         self._announce_next(peer)
         self._tell_joined(peer, "returned")
         self.carrier.available()
 
     def lost(self, peer: Peer) -> None:
-        pass  # its sessions live on; the peer has logged it
+        self.present.discard(peer)  # its sessions live on; the peer has logged it
 
     def left(self, peer: Peer) -> None:
         assert self.acceptor is not None
+        self.present.discard(peer)
         self.carrier.remove(peer)
         self.departed(peer)
         if isinstance(peer, NativePeer):
@@ -265,7 +268,7 @@ class ServerRole(Role):
         self.log.info(
             "client {peer} is gone; clients: {count}",
             peer=peer.name,
-            count=len(self.acceptor.peers),
+            count=len(self.present),
         )
         if not self.acceptor.peers and not self._stopping:
             self.say_checkpoint()
@@ -285,11 +288,10 @@ class ServerRole(Role):
             self.ready()
 
     def _tell_joined(self, peer: Peer, what: str) -> None:
-        assert self.acceptor is not None
         self.log.info(
             "tunnel established: client {peer} {what}, native wire, tls={tls}; clients: {count}",
             peer=peer.name,
             what=what,
             tls=self.config.tls.value,
-            count=len(self.acceptor.peers),
+            count=len(self.present),
         )

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from nodepass.address import Address, Endpoint
 from nodepass.proxyheader import proxy_v1
 from nodepass.relay.flow import FlowSet
-from nodepass.relay.session import Session
 from nodepass.relay.stream import Cause, Channel, Stream
 from nodepass.wire import Opening
 
@@ -49,22 +48,9 @@ class TargetDialer:
             return
         near = self.connect(opening, targets)
         instance.meter.tcps += 1
-        session: Session
-
-        def done(cause: Cause | None) -> None:
-            instance.sessions.discard(session)
-            instance.slots.release_tcp()
-            instance.meter.tcps -= 1
-
-        session = Session(
-            near,
-            far,
-            context=instance.context,
-            describe=lambda: f"tcp {opening.visitor} of {peer} to {targets[0]}",
-            done=done,
+        instance.start_session(
+            near, far, lambda: f"tcp {opening.visitor} of {peer} to {targets[0]}"
         )
-        instance.sessions.add(session)
-        session.start()
 
     def dial_flow(self, opening: Opening, far: Channel, peer: str) -> None:
         """A visitor's UDP flow wants a target."""

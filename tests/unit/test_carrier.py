@@ -75,6 +75,10 @@ class FakeInstance:
         )
 
 
+    def release_tcp(self) -> None:
+        self.slots.release_tcp()
+
+
 class Case:
     """A carrier with some peers."""
 
@@ -90,13 +94,12 @@ class Case:
         """A visitor comes."""
         visitor = stream or FakeStream("visitor")
         assert self.instance.slots.acquire_tcp()
-        self.instance.meter.tcps += 1
         self.carrier.carry(visitor, OPENING)
         return visitor
 
     def nothing_left(self) -> None:
         """All slots are given back, nothing waits, no timer runs."""
-        assert self.instance.slots.tcp == self.instance.meter.tcps == 0
+        assert self.instance.slots.tcp == 0
         assert not self.instance.sessions
         assert not self.carrier._waiting
         assert not self.clock.getDelayedCalls()
