@@ -155,7 +155,7 @@ class ClientRole(Role):
 
     def returned(self, peer: Peer) -> None:
         self.present.add(peer)
-        self._tell_joined(peer, "again")
+        self._tell_joined(peer, again=" again")
         self.carrier.available()
 
     def lost(self, peer: Peer) -> None:
@@ -185,7 +185,7 @@ class ClientRole(Role):
         flow = self.connector.flow
         self.log.info(
             "tunnel established{again} with {peer}, native wire, flow {flow}, tls={tls}",
-            again=" " + again if again else "",
+            again=again,
             peer=peer.name,
             flow="" if flow is None else flow.value,
             tls=self.connector.link_level.value,

@@ -246,13 +246,13 @@ class ServerRole(Role):
         self.present.add(peer)
         self._announce_next(peer)
         self.carrier.add(peer)
-        self._tell_joined(peer, "joined")
+        self._tell_joined(peer)
         self._check_ready()
 
     def returned(self, peer: Peer) -> None:
         self.present.add(peer)
         self._announce_next(peer)
-        self._tell_joined(peer, "returned")
+        self._tell_joined(peer, again=" again")
         self.carrier.available()
 
     def lost(self, peer: Peer) -> None:
@@ -287,11 +287,13 @@ class ServerRole(Role):
         if self.carrier.peers and (self.flow is Flow.FORWARD or self.visitors.bound is not None):
             self.ready()
 
-    def _tell_joined(self, peer: Peer, what: str) -> None:
+    def _tell_joined(self, peer: Peer, again: str = "") -> None:
         self.log.info(
-            "tunnel established: client {peer} {what}, native wire, tls={tls}; clients: {count}",
+            "tunnel established{again} with {peer}, native wire, flow {flow}, tls={tls}; "
+            "clients: {count}",
+            again=again,
             peer=peer.name,
-            what=what,
+            flow=self.flow.value,
             tls=self.config.tls.value,
             count=len(self.present),
         )

@@ -165,7 +165,7 @@ async def test_guesses_are_limited() -> None:
         assert isinstance(refusal, Refuse) and refusal.refusal == Refusal.BUSY
     assert len(said(nodes.server, "access denied")) == 2  # a line for each cause
     cutter.cut(0)
-    await says(nodes.server, "returned")
+    await says(nodes.server, "established again")
     for number in cutter.data_links()[:7]:
         cutter.cut(number)
     await serves(nodes.visitor)

@@ -108,7 +108,7 @@ async def test_reload_under_load(how: str, checks: bool, tmp_path: Path) -> None
     session.reset()
     await new_links(nodes, cutter)
     cutter.cut(0)
-    await says(nodes.server, "returned")
+    await says(nodes.server, "established again")
     await new_links(nodes, cutter)
     assert not said(nodes.clients[0], "can't make a data link|can't join|ERROR")
     assert len(said(nodes.server, "certificate reloaded")) == 1
@@ -160,7 +160,7 @@ async def test_client_that_joins_during_a_reload(tmp_path: Path) -> None:
     nodes.server.send_signal(signal.SIGHUP)
     await sleep(0.2)
     cutter.open = True
-    await says(nodes.server, "returned")
+    await says(nodes.server, "established again")
     assert not said(nodes.server, "certificate reloaded"), "the test was too slow"
     await says(nodes.server, "certificate reloaded")
     await new_links(nodes, cutter)

@@ -110,6 +110,20 @@ def test_a_peer_counts_while_its_control_link_is_there(
         assert told == ["clients: 1", "clients: 1", "clients: 0"]
 
 
+@pytest.mark.parametrize("again", ["", " again"])
+def test_both_ends_tell_of_a_join_alike(again: str) -> None:
+    """Who joined, over what, and whether he had been there: in the same words at both ends."""
+    told = []
+    for what in URLS:
+        role, _, log = make(what)
+        if what == "client":
+            role.connector.flow = Flow.REVERSE
+        (role.returned if again else role.joined)(FakePeer())
+        told.append(log.lines[-1])
+    line = f"tunnel established{again} with the other, native wire, flow -, tls=0"
+    assert told == [f"{line}; clients: 1", line]
+
+
 def drained(role: Role) -> list[object]:
     """Empty until the role has nothing to wait for."""
     result: list[object] = []
