@@ -18,7 +18,7 @@ from twisted.web.server import Site
 from nodepass import RoleService, makeService
 
 SITE = os.environ.get("SITE", "tcp:8000:interface=127.0.0.1")
-URL = os.environ.get("NODEPASS_URL", "client://server.example.org:10101/127.0.0.1:8000?tls=1")
+URL = os.environ.get("NODEPASS_URL", "client://server.example.org:10101/127.0.0.1:8000?mode=2&tls=1")
 
 
 class Pages:

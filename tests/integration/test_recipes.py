@@ -25,6 +25,7 @@ KEY = "the-key-of-the-recipes"
 PATIENCE = 40.0
 
 PROGRAMS = {
+    "python": [sys.executable, "-u"],
     "nodepass": [sys.executable, "-m", "nodepass"],
     "twistd": [sys.executable, "-c", "from twisted.scripts.twistd import run; run()"],
 }
@@ -117,8 +118,12 @@ class Place:
         return [URL.sub(url, command) for command in commands]
 
     def run(self, command: str, **environ: str) -> subprocess.Popen[bytes]:
-        """Start a command in the place's directory."""
-        program, *arguments = shlex.split(command)
+        """Start a command in the place's directory; variables may stand in front of it."""
+        words = shlex.split(command)
+        while re.match(r"\w+=", words[0]):
+            name, _, value = words.pop(0).partition("=")
+            environ.setdefault(name, value)
+        program, *arguments = words
         child = subprocess.Popen(
             [*PROGRAMS[program], *arguments],
             cwd=self.directory,
@@ -151,8 +156,7 @@ class Place:
         raise AssertionError(f"{what}: no answer within {PATIENCE} s\n{output}")
 
     def run_server(self, command: str, **environ: str) -> None:
-        """Start a server and wait until it listens: a client of the same machine that came first
-        would find the port free, and forward from there."""
+        """Start a server and wait until it listens, so that its client joins at the first try."""
         self.run(command, **environ)
         output = self.directory / "output"
         self.eventually(lambda: "listening for clients" in output.read_text(), "server")
@@ -193,6 +197,16 @@ def test_two_nodes(place: Place, title: str) -> None:
     place.visit()
 
 
+def test_client_first(place: Place) -> None:
+    """On one machine the client waits for its server, and does not take itself for a forwarder."""
+    server, client = place.localize(recipe("Expose a web server behind NAT"))
+    place.run(client)
+    output = place.directory / "output"
+    place.eventually(lambda: "can't join the server" in output.read_text(), "client")
+    place.run_server(server)
+    place.visit()
+
+
 def test_forwarder(place: Place) -> None:
     """The one command carries TCP and UDP visitors to the target."""
     (command,) = place.localize(recipe("Forward a port, without a server"))
@@ -210,6 +224,17 @@ def test_udp(place: Place) -> None:
     place.visitor = free_port()
     place.run(*place.localize([resolver]))
     place.visit()
+
+
+def test_python(place: Place) -> None:
+    """The Python program runs as printed, and forwards."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"^```python\n(.*?)```$", text, re.MULTILINE | re.DOTALL)
+    file = place.directory / "program.py"
+    file.write_text(*place.localize([program]))
+    place.run(f"python {file}")
+    place.visit()
+    assert "ready: Stats(" in (place.directory / "output").read_text()
 
 
 def exposing_client(place: Place) -> str:
@@ -250,7 +275,7 @@ def test_site_with_tunnel(place: Place) -> None:
     place.run(
         f"twistd --nodaemon --python {ROOT}/examples/site.tac",
         SITE=f"tcp:{place.target}:interface=127.0.0.2",
-        NODEPASS_URL=f"client://127.0.0.1:{place.tunnel}/127.0.0.2:{place.target}?tls=1",
+        NODEPASS_URL=f"client://127.0.0.1:{place.tunnel}/127.0.0.2:{place.target}?mode=2&tls=1",
         NODEPASS_KEY=KEY,
     )
 
