@@ -9,6 +9,7 @@ import sys
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
+from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import DatagramProtocol
 
 from nodepass.address import Endpoint
@@ -16,8 +17,8 @@ from nodepass.config import parse_url
 from nodepass.errors import FatalError
 from nodepass.service import makeService
 from tests.scenarios.faults import echoing, exit_status, fleet, said, says, serves, start_client
-from tests.scenarios.harness import KEY, QUICK, Node, node, sleep
-from tests.scenarios.programs import listen, program
+from tests.scenarios.harness import KEY, QUICK, Node, node, sleep, until
+from tests.scenarios.programs import Target, listen, program
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 #: Not this host's: TEST-NET-1, RFC 5737.
@@ -119,12 +120,13 @@ async def test_address_in_use_is_awaited(kind: str) -> None:
 @pytest_twisted.ensureDeferred
 async def test_stop_while_an_address_is_in_use() -> None:
     """A node that waits for an address stops when it is told to."""
-    squatter = listen(host="127.0.0.1")
-    taken = squatter.endpoint.port
-    server = node(f"server://{KEY}@127.0.0.1:{taken}/127.0.0.1:{taken}?mode=1")
+    squatters = [listen(host="127.0.0.1") for _ in "tv"]
+    tunnel, visitors = (squatter.endpoint for squatter in squatters)
+    server = node(f"server://{KEY}@{tunnel}/{visitors}?mode=1")
     await says(server, "can't listen for")
     assert await server.stop(signal.SIGINT) == 0
-    await squatter.stop()
+    for squatter in squatters:
+        await squatter.stop()
 
 
 @pytest_twisted.ensureDeferred
@@ -135,8 +137,17 @@ async def test_udp_port_in_use_counts() -> None:
     taken = squatter.getHost().port
     server = node(f"server://{KEY}@127.0.0.1:0/127.0.0.1:{taken}?mode=1")
     await says(server, "can't listen for visitors")
-    probe = listen(host="127.0.0.1", port=taken)  # TCP is still free
-    await probe.stop()
+    probes: list[Target] = []
+
+    def free() -> bool:
+        try:
+            probes.append(listen(host="127.0.0.1", port=taken))
+        except CannotListenError:  # the node closes its half of the address a moment later
+            return False
+        return True
+
+    await until(free, what="TCP port free")
+    await probes[0].stop()
     await squatter.stopListening()
     await server.port()
     assert await server.stop() == 0
