@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
@@ -26,6 +26,10 @@ from nodepass.logs import Log
 from nodepass.meter import Stats
 from nodepass.tls import ClientTLS, load_identity
 from nodepass.tuning import Tuning
+
+if TYPE_CHECKING:
+    from nodepass.reactor import IReactor
+    from nodepass.roles.role import Role
 
 T = TypeVar("T")
 
@@ -53,7 +57,7 @@ class RoleService(Service):
 
     def _clear(self, reactor: Any) -> None:
         self._reactor = reactor
-        self._role: Any = None
+        self._role: Role | None = None
         self._error: FatalError | None = None
         self._is_ready = False
         self._stopping: Deferred[None] | None = None
@@ -141,7 +145,7 @@ class RoleService(Service):
             return stopping
         return self._stopping
 
-    async def _stop(self, role: Any) -> None:
+    async def _stop(self, role: Role) -> None:
         await role.stop()
         role.log.info("stopped: {url}", url=self.config.effective_url())
 
@@ -175,20 +179,20 @@ class RoleService(Service):
             self._failed(FatalError(str(error)))
 
     def _make_role(
-        self, config: ServerConfig | ClientConfig, tuning: Tuning, reactor: Any, log: Log
-    ) -> Any:
+        self, config: ServerConfig | ClientConfig, tuning: Tuning, reactor: IReactor, log: Log
+    ) -> Role:
         # Not at the top: each role imports what the others do not need.
-        options = {"ready": self._now_ready, "failed": self._failed}
+        ready, failed = self._now_ready, self._failed
         if isinstance(config, ServerConfig):
             from nodepass.roles.server import ServerRole
 
-            return ServerRole(config, tuning, reactor, log, **options)
+            return ServerRole(config, tuning, reactor, log, ready=ready, failed=failed)
         from nodepass.roles.client import ClientRole
         from nodepass.roles.forward import ForwardRole
 
         if config.mode is Mode.TWO:
-            return ClientRole(config, tuning, reactor, log, **options)
-        forward = ForwardRole(config, tuning, reactor, log, **options)
+            return ClientRole(config, tuning, reactor, log, ready=ready, failed=failed)
+        forward = ForwardRole(config, tuning, reactor, log, ready=ready, failed=failed)
         if config.mode is Mode.ONE:
             return forward
         try:
@@ -196,12 +200,12 @@ class RoleService(Service):
         except CannotListenError:
             log.info("mode=0: {tunnel} can't be bound here, so this client is mode=2",
                      tunnel=config.tunnel)  # fmt: skip
-            return ClientRole(config, tuning, reactor, log, **options)
+            return ClientRole(config, tuning, reactor, log, ready=ready, failed=failed)
         log.info("mode=0: {tunnel} can be bound here, so this client is mode=1",
                  tunnel=config.tunnel)  # fmt: skip
         return forward
 
-    def _say_started(self, role: Any) -> None:
+    def _say_started(self, role: Role) -> None:
         if role is self._role and self._error is None:
             role.log.info("started: {url}", url=self.config.effective_url())
 
@@ -235,7 +239,7 @@ def makeService(
 ) -> RoleService:
     """A tunnel from its URL or its configuration.
 
-    @param reactor: what it runs on; the global one unless given.
+    @param reactor: a reactor of Twisted's to run on; the global one unless given.
     @param tuning: limits and timeouts; those of the environment unless given.
     @raise ConfigError: the URL, or a file that it names, can't be used.
     """

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocol, IProtocolFactory
@@ -11,10 +10,13 @@ from twisted.internet.interfaces import IProtocol, IProtocolFactory
 from nodepass import __version__
 from nodepass.address import Endpoint
 from nodepass.config import ClientConfig, Mode, TLSLevel
-from nodepass.errors import ConfigError
+from nodepass.errors import ConfigError, FatalError
+from nodepass.logs import Log
+from nodepass.reactor import IReactor
 from nodepass.relay.stream import Cause, Channel, Stream
 from nodepass.resolver import connect_tcp
 from nodepass.tls import ClientTLS
+from nodepass.tuning import Tuning
 from nodepass.wire import Flow, Opening, Peer
 from nodepass.wire.native.connector import ClientTerms, NativeConnector, node_id
 from nodepass.wire.native.handshake import key_bytes
@@ -31,8 +33,17 @@ class ClientRole(Role):
 
     mode = Mode.TWO
 
-    def __init__(self, config: ClientConfig, *args: Any, **options: Any) -> None:
-        super().__init__(config, *args, **options)
+    def __init__(
+        self,
+        config: ClientConfig,
+        tuning: Tuning,
+        reactor: IReactor,
+        log: Log,
+        *,
+        ready: Callable[[], None],
+        failed: Callable[[FatalError], None],
+    ) -> None:
+        super().__init__(config, tuning, reactor, log, ready=ready, failed=failed)
         self.config = config
         self.tls = ClientTLS(config.tls, config.tunnel.host, config.ca)
         self.carrier = Carrier(self.instance)

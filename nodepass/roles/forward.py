@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -11,8 +12,12 @@ from twisted.internet.protocol import Factory, Protocol
 
 from nodepass.address import Endpoint
 from nodepass.config import ClientConfig, Mode
+from nodepass.errors import FatalError
+from nodepass.logs import Log
+from nodepass.reactor import IReactor
 from nodepass.relay.stream import Channel, Stream
 from nodepass.resolver import connect_tcp
+from nodepass.tuning import Tuning
 from nodepass.wire import Opening
 
 from .role import Role, closed
@@ -28,8 +33,17 @@ class ForwardRole(Role):
 
     mode = Mode.ONE
 
-    def __init__(self, config: ClientConfig, *args: Any, **options: Any) -> None:
-        super().__init__(config, *args, **options)
+    def __init__(
+        self,
+        config: ClientConfig,
+        tuning: Tuning,
+        reactor: IReactor,
+        log: Log,
+        *,
+        ready: Callable[[], None],
+        failed: Callable[[FatalError], None],
+    ) -> None:
+        super().__init__(config, tuning, reactor, log, ready=ready, failed=failed)
         self.dialer = TargetDialer(self.instance, config.targets)
         self.visitors = VisitorPorts(
             self.instance, config.tunnel, self, opened=self.ready, failed=self.failed

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 
@@ -12,6 +11,7 @@ from nodepass.logs import Log
 from nodepass.meter import Meter
 from nodepass.openfiles import open_files
 from nodepass.rate import RateLimiter
+from nodepass.reactor import IReactor
 from nodepass.relay.flow import FlowLimits
 from nodepass.relay.hangup import HangupWatch
 from nodepass.relay.portable import PortableRelay, Relay
@@ -31,7 +31,7 @@ class Instance:
     """
 
     def __init__(
-        self, config: ServerConfig | ClientConfig, tuning: Tuning, reactor: Any, log: Log
+        self, config: ServerConfig | ClientConfig, tuning: Tuning, reactor: IReactor, log: Log
     ) -> None:
         self.config = config
         self.tuning = tuning

@@ -14,6 +14,7 @@ from nodepass.config import ClientConfig, Mode, ServerConfig
 from nodepass.errors import FatalError
 from nodepass.logs import Log
 from nodepass.meter import Stats
+from nodepass.reactor import IReactor
 from nodepass.relay.stream import Cause
 from nodepass.tuning import Tuning
 from nodepass.wire import Peer
@@ -25,7 +26,7 @@ class Role:
     """A role from start to stop.  Subclasses say what is bound, joined and dialed.
 
     @ivar present: the peers whose control link is there.
-    @param ready: called once when the role can serve.
+    @param ready: called when the role can serve, and again at later joins.
     @param failed: called once when it never can.
     """
 
@@ -33,7 +34,7 @@ class Role:
         self,
         config: ServerConfig | ClientConfig,
         tuning: Tuning,
-        reactor: Any,
+        reactor: IReactor,
         log: Log,
         *,
         ready: Callable[[], None],

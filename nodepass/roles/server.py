@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from twisted.internet.defer import maybeDeferred
@@ -12,10 +12,13 @@ from twisted.internet.interfaces import IDelayedCall, IListeningPort
 from nodepass import __version__
 from nodepass.address import Endpoint
 from nodepass.config import Mode, ServerConfig, TLSLevel
-from nodepass.errors import ConfigError
+from nodepass.errors import ConfigError, FatalError
+from nodepass.logs import Log
+from nodepass.reactor import IReactor
 from nodepass.relay.portable import listen_tcp
 from nodepass.relay.stream import Channel, Stream
 from nodepass.tls import Identity, ServerTLS
+from nodepass.tuning import Tuning
 from nodepass.wire import Flow, Opening, Peer
 from nodepass.wire.listener import Lobby, TunnelFactory
 from nodepass.wire.native import ALPN_CONTROL, ALPN_DATA
@@ -35,8 +38,17 @@ PIN_NOTICE = 2.0
 class ServerRole(Role):
     """A server.  It is the `Host` of its peers."""
 
-    def __init__(self, config: ServerConfig, *args: Any, **options: Any) -> None:
-        super().__init__(config, *args, **options)
+    def __init__(
+        self,
+        config: ServerConfig,
+        tuning: Tuning,
+        reactor: IReactor,
+        log: Log,
+        *,
+        ready: Callable[[], None],
+        failed: Callable[[FatalError], None],
+    ) -> None:
+        super().__init__(config, tuning, reactor, log, ready=ready, failed=failed)
         self.config = config
         level = config.tls if config.tls is TLSLevel.FILES else TLSLevel.SELF_SIGNED
         self.tls = ServerTLS(
