@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+#: A session's own socket and its data link.
+FILES_PER_SESSION = 2
+#: Open files kept for all else: listeners, control links, strangers, idle links, log files.  Where
+#: there are few files altogether it is a quarter of them.
+SPARE_FILES = 128
+
 
 class Slots:
     """
@@ -11,22 +17,29 @@ class Slots:
     may take all.
 
     :param limit: most sessions of both kinds together; 0 means no limit.
-    :param files: the files that the process may have open; flows take at most half of them too,
-        as a visitor whose connection finds no file left is lost.  None means no limit.
+    :param files: the files that the process may have open; sessions beyond what they allow are
+        refused like those beyond the limit, because a node without a free file can neither dial
+        nor be joined.  None means no limit.
     """
 
-    __slots__ = ("flow_limit", "limit", "tcp", "udp")
+    __slots__ = ("flow_limit", "limit", "tcp", "udp", "why")
 
     def __init__(self, limit: int, files: int | None = None) -> None:
+        #: Names the limit in log lines.
+        self.why = f"slot={limit}"
+        if files is not None:
+            bound = max(1, (files - min(SPARE_FILES, files // 4)) // FILES_PER_SESSION)
+            if not limit or bound < limit:
+                limit = bound
+                self.why = f"{files} open files (ulimit -n) allow {bound} sessions"
         self.limit = limit
         #: TCP sessions under way.
         self.tcp = 0
         #: Flows under way.
         self.udp = 0
-        halves = [bound // 2 for bound in (limit, files) if bound]
         #: Most flows, None without a limit.  A limit of one still lets a flow in when no TCP
         #: session is there.
-        self.flow_limit = max(1, min(halves)) if halves else None
+        self.flow_limit = max(1, limit // 2) if limit else None
 
     def acquire_tcp(self) -> bool:
         """Take a slot for a TCP session; False when all are taken."""

@@ -198,8 +198,8 @@ class FlowSet:
                 return True
         self.context.log.limited(
             "udp slot",
-            "a new UDP session was refused: slot={limit}, of which UDP may take {most}",
-            limit=slots.limit,
+            "a new UDP session was refused: {why}, of which UDP may take {most}",
+            why=slots.why,
             most=slots.flow_limit,
         )
         return False

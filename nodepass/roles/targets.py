@@ -41,8 +41,8 @@ class TargetDialer:
             return
         if not instance.slots.acquire_tcp():
             instance.log.limited(
-                "tcp slot", "slot={limit}: visitor {visitor} of {peer} was refused",
-                limit=instance.slots.limit, visitor=opening.visitor, peer=peer,
+                "tcp slot", "{why}: visitor {visitor} of {peer} was refused",
+                why=instance.slots.why, visitor=opening.visitor, peer=peer,
             )  # fmt: skip
             far.abort(Cause.NO_SLOT)
             return

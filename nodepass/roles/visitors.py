@@ -200,8 +200,8 @@ class VisitorPorts:
         instance = self._instance
         if not instance.slots.acquire_tcp():
             instance.log.limited(
-                "tcp slot", "slot={limit}: visitor {visitor} was refused",
-                limit=instance.slots.limit, visitor=visitor,
+                "tcp slot", "{why}: visitor {visitor} was refused",
+                why=instance.slots.why, visitor=visitor,
             )  # fmt: skip
             stream.abort(Cause.NO_SLOT)
             return

@@ -80,7 +80,7 @@ def test_log_lines_are_found() -> None:
     """The search through the code sees lines that are plain, limited, and told once."""
     formats = {line.format: line.level for line in FROM_CODE["log_lines"]()}
     assert formats["stopped: {url}"] == "info"
-    assert formats["slot={limit}: visitor {visitor} was refused"] == "warn"
+    assert formats["{why}: visitor {visitor} was refused"] == "warn"
     assert formats["parameter proxy: ignored here, as {why}"] == "warn"
     assert len(formats) > 40
 

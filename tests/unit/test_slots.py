@@ -31,13 +31,19 @@ def test_flows_take_at_most_half() -> None:
     assert slots.acquire_udp()
 
 
-def test_flows_leave_files_to_connections() -> None:
-    """Flows stop at half of the open files where that is less than half of the slots."""
-    assert [Slots(100, 4).flow_limit, Slots(4, 100).flow_limit, Slots(0, 4).flow_limit] == [2, 2, 2]
-    slots = Slots(0, 4)
+def test_sessions_leave_files_for_links() -> None:
+    """A process without a free file serves nobody, so sessions stop at half of its files."""
+    few, many = Slots(0, 64), Slots(65536, 1024)
+    assert (few.limit, many.limit, many.flow_limit) == (24, 448, 224)
+    assert "1024 open files" in many.why
+    assert [many.acquire_tcp() for _ in range(449)] == [True] * 448 + [False]
 
-    assert [slots.acquire_udp() for _ in range(3)] == [True, True, False]
-    assert all(slots.acquire_tcp() for _ in range(10))
+
+def test_the_limit_asked_for_counts_where_files_abound() -> None:
+    """With files enough the limit is that of the URL, and so is its name."""
+    slots = Slots(10, 100_000)
+    assert (slots.limit, slots.flow_limit, slots.why) == (10, 5, "slot=10")
+    assert Slots(0).flow_limit is None
 
 
 def test_a_single_slot_serves_either_kind() -> None:

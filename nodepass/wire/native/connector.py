@@ -24,6 +24,7 @@ from nodepass.address import Address
 from nodepass.config import TLSLevel
 from nodepass.errors import PeerError
 from nodepass.logs import Log, printable
+from nodepass.openfiles import open_files
 from nodepass.relay.stream import Cause
 from nodepass.tls import ClientTLS, exporter, tls_reason
 from nodepass.wire import Flow
@@ -290,6 +291,7 @@ class NativeConnector:
         return LinkTerms(
             reactor=terms.reactor,
             log=self.log,
+            most=max(1, (open_files() or 2 * MAX_IDLE) // 2),
             creator=None if plain else lambda: terms.tls.creator([ALPN_DATA], self.pins),
             dial=lambda host, port, factory: terms.dial((host,), port, factory),
             handshake_timeout=terms.handshake_timeout,

@@ -39,6 +39,8 @@ class LinkTerms:
     """How data links are made.
 
     @ivar creator: what checks the server's certificate; asked for each link; None on plain links.
+    @ivar most: links that there may be at once: half of the open files, as each session needs a
+        socket of its own as well.
     @ivar dial: connects to an address; fires with what the factory built.
     @ivar interval: seconds between two tries after failures, the shortest and the longest.
     """
@@ -46,6 +48,7 @@ class LinkTerms:
     reactor: Any
     log: Log
     creator: Callable[[], IOpenSSLClientConnectionCreator] | None
+    most: int
     dial: Callable[[str, int, IProtocolFactory], Deferred[IProtocol]]
     handshake_timeout: float
     interval: tuple[float, float]
@@ -95,6 +98,14 @@ class LinkMaker:
             and not self._stopped
             and len(self._making) < most
         ):
+            if len(peer.links) + len(self._making) >= self._terms.most:
+                self._terms.log.limited(
+                    "files",
+                    "no more than {most} data links to {peer}: the process may open no more files",
+                    most=self._terms.most,
+                    peer=peer.name,
+                )
+                break
             self._wanted -= 1
             number, self._next = self._next, self._next % 0xFFFFFFFF + 1
             making = Deferred.fromCoroutine(self._make_one(peer, number))

@@ -140,6 +140,9 @@ class LinkPool:
 
     # Links come and go.
 
+    def __len__(self) -> int:
+        return len(self._links)
+
     def __contains__(self, number: int) -> bool:
         return number in self._links
 
