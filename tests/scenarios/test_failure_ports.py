@@ -133,8 +133,10 @@ async def test_stop_while_an_address_is_in_use() -> None:
 async def test_udp_port_in_use_counts() -> None:
     """The visitors' address is bound for TCP and UDP or not at all, and nothing of a failed try
     stays behind."""
-    squatter = reactor.listenUDP(0, DatagramProtocol(), interface="127.0.0.1")
-    taken = squatter.getHost().port
+    tcp = listen(host="127.0.0.1")
+    taken = tcp.endpoint.port
+    squatter = reactor.listenUDP(taken, DatagramProtocol(), interface="127.0.0.1")
+    await tcp.stop()
     server = node(f"server://{KEY}@127.0.0.1:0/127.0.0.1:{taken}?mode=1")
     await says(server, "can't listen for visitors")
     probes: list[Target] = []
