@@ -13,6 +13,7 @@ from nodepass.slots import Slots
 from .flowtable import FlowTable
 from .session import SessionContext
 from .stream import Cause, Channel
+from .tally import Tally
 
 #: What the datagrams that all flows of an instance delay for its rate may cost together, in bytes:
 #: 64 full queues.  Anybody can open flows, so that a bound for each would be none for all.
@@ -178,6 +179,8 @@ class FlowSet:
         self._limits = limits
         self._table: FlowTable[Hashable, FlowSession] = FlowTable()
         self._timer: IDelayedCall | None = None
+        self._tallies: dict[str, Tally] = {}  # of what goes wrong, by its cause
+        self._closed = False
 
     def __len__(self) -> int:
         return len(self._table)
@@ -196,12 +199,7 @@ class FlowSet:
             flow.close(Cause.NO_SLOT)
             if slots.acquire_udp():
                 return True
-        self.context.log.limited(
-            "udp slot",
-            "a new UDP session was refused: {why}, of which UDP may take {most}",
-            why=slots.why,
-            most=slots.flow_limit,
-        )
+        self._tally("slot", self._say_refused)
         return False
 
     def start(
@@ -237,20 +235,46 @@ class FlowSet:
     def dropped(self, why: str) -> None:
         """A datagram was given up."""
         self.context.meter.udp_dropped += 1
-        self.context.log.limited(("dropped", why), "datagrams dropped: {why}", why=why)
+        self._tally(why, lambda count: self._say_dropped(why, count))
 
     def oversized(self) -> None:
         """A datagram above the buffer's size was given up."""
         self.context.meter.udp_oversized += 1
         self.context.log.debug("a datagram above NP_UDP_DATA_BUF_SIZE was dropped")
-        self.context.log.limited(
-            "oversized", "datagrams above NP_UDP_DATA_BUF_SIZE dropped; raise it to relay them"
-        )
+        self._tally("oversized", self._say_oversized)
 
     def close(self, cause: Cause | None) -> None:
-        """End all flows."""
+        """End all flows, for good: what is lost from now on is counted and not said."""
+        self._closed = True
         for flow in self._table.flows():
             flow.close(cause)
+        for tally in self._tallies.values():
+            tally.flush()
+
+    def _tally(self, key: str, say: Callable[[int], None]) -> None:
+        if self._closed:
+            return
+        if key not in self._tallies:
+            self._tallies[key] = Tally(self.context.clock, say)
+        self._tallies[key].add()
+
+    def _say_refused(self, count: int) -> None:
+        slots = self._limits.slots
+        self.context.log.warn(
+            "new UDP sessions refused: {count}; {why}, of which UDP may take {most}",
+            count=count,
+            why=slots.why,
+            most=slots.flow_limit,
+        )
+
+    def _say_dropped(self, why: str, count: int) -> None:
+        self.context.log.warn("datagrams dropped: {count} ({why})", count=count, why=why)
+
+    def _say_oversized(self, count: int) -> None:
+        self.context.log.warn(
+            "datagrams dropped: {count} above NP_UDP_DATA_BUF_SIZE; raise it to relay them",
+            count=count,
+        )
 
     def _schedule(self) -> None:
         due = self._table.next_expiry(self._limits.idle)

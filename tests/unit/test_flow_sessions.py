@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs, formatEvent
 
 from nodepass.address import Address
 from nodepass.logs import Level, Log
@@ -20,6 +21,7 @@ from nodepass.relay.flow import EXPIRY_BATCH, OVERHEAD, FlowLimits, FlowSession,
 from nodepass.relay.portable import PortableRelay
 from nodepass.relay.session import SessionContext
 from nodepass.relay.stream import Cause, FlowSink
+from nodepass.relay.tally import INTERVAL
 from nodepass.slots import Slots
 
 IDLE = 120.0
@@ -49,13 +51,13 @@ class FakeChannel:
 class Bench:
     """A set of flows and its clock; with a rate of 8 kbit/s, 1,000 bytes a second, if asked."""
 
-    def __init__(self, slot: int = 0, rate: bool = False) -> None:
+    def __init__(self, slot: int = 0, rate: bool = False, level: Level = Level.NONE) -> None:
         self.clock = Clock()
         self.meter = Meter()
         limiters = [RateLimiter(8000, self.clock) if rate else None for _ in "io"]
         context = SessionContext(
             clock=self.clock,
-            log=Log(Level.NONE),
+            log=Log(level),
             meter=self.meter,
             read=0.0,
             inbound=limiters[0],
@@ -149,6 +151,44 @@ def test_counters() -> None:
     near.sink.datagram(b"1")
     far.sink.datagram(b"1")
     assert (bench.meter.udp_rx, bench.meter.udp_tx, bench.meter.udp_dropped) == (6, 3, 2)
+
+
+def test_losses_are_said_by_themselves() -> None:
+    """The first loss of a kind is said at once, the others of a minute together at its end."""
+    bench = Bench(slot=2, level=Level.WARN)
+    _, near, far = bench.start("a")
+    far.able = False
+    with capturedLogs() as events:
+        for _ in range(4):
+            near.sink.datagram(b"x")
+        bench.flows.oversized()
+        far.sink.datagram(b"answer")  # so that it has to make room for nobody
+        assert not bench.flows.room()
+        at_once = list(map(formatEvent, events))
+        bench.clock.advance(INTERVAL)
+        in_time = list(map(formatEvent, events[len(at_once) :]))
+    assert at_once == [
+        "datagrams dropped: 1 (congestion)",
+        "datagrams dropped: 1 above NP_UDP_DATA_BUF_SIZE; raise it to relay them",
+        "new UDP sessions refused: 1; slot=2, of which UDP may take 1",
+    ]
+    assert in_time == ["datagrams dropped: 3 (congestion)"]
+    assert (bench.meter.udp_dropped, bench.meter.udp_oversized) == (4, 1)
+
+
+def test_losses_are_said_at_the_end() -> None:
+    """What is unsaid when all flows are closed is said then; nothing runs on, even if more goes
+    wrong afterwards."""
+    bench = Bench(level=Level.WARN)
+    with capturedLogs() as events:
+        for _ in range(3):
+            bench.flows.dropped("no peer")
+        bench.flows.close(Cause.STOPPED)
+        bench.flows.dropped("no peer")
+    said = ["datagrams dropped: 1 (no peer)", "datagrams dropped: 2 (no peer)"]
+    assert list(map(formatEvent, events)) == said
+    assert bench.meter.udp_dropped == 4
+    assert bench.clock.getDelayedCalls() == []
 
 
 def test_delayed_datagrams_of_all_flows_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
