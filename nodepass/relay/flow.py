@@ -18,8 +18,8 @@ from .tally import Tally
 #: What the datagrams that all flows of an instance delay for its rate may cost together, in bytes:
 #: 64 full queues.  Anybody can open flows, so that a bound for each would be none for all.
 DELAYED_BYTES = 16 * 1024 * 1024
-#: What keeping a datagram costs beside its bytes.
-OVERHEAD = 256
+#: What delaying a datagram costs beside its bytes: its place in the queue, and the call in it.
+DELAYED_OVERHEAD = 256
 #: Silent flows that end before other events have their turn.  A burst of forged visitors falls
 #: silent all at once, and ending a flow closes a socket.
 EXPIRY_BATCH = 128
@@ -49,7 +49,7 @@ class _Side:
         if self.queue is None:
             self._pass_on(data)
             return
-        cost = len(data) + OVERHEAD
+        cost = len(data) + DELAYED_OVERHEAD
 
         def in_turn() -> None:
             self._delay(-cost)

@@ -36,9 +36,9 @@ from .udp import DatagramPort, DatagramReceiver, TargetSocket, connect_udp, list
 #: Connections that wait to be accepted: a burst of visitors between two turns of the reactor.
 BACKLOG = 4096
 #: Datagrams that a flow may hold while its target's name is looked up.
-HELD_DATAGRAMS = 64
+LOOKUP_DATAGRAMS = 64
 #: Bytes that all flows of a relay may hold so: anybody can open flows, and a look-up may take long.
-HELD_BYTES = 4 * 1024 * 1024
+LOOKUP_BYTES = 4 * 1024 * 1024
 
 #: Told of each visitor: its stream, its address, and the address that it had connected to.
 Accepted = Callable[[Stream, Endpoint, Endpoint], None]
@@ -259,7 +259,7 @@ class TargetChannel:
             return False
         if self._socket is not None:
             return self._socket.send(data)
-        if len(self._held) >= HELD_DATAGRAMS or self._all_held.size + len(data) > HELD_BYTES:
+        if len(self._held) >= LOOKUP_DATAGRAMS or self._all_held.size + len(data) > LOOKUP_BYTES:
             return False
         self._held.append(data)
         self._all_held.size += len(data)

@@ -208,9 +208,8 @@ class Session:
         else:
             self.sent += size
             self.context.meter.tcp_tx += size
-            self._replay = (
-                None  # the target was reached: from here on the session stays where it is
-            )
+            # The target was reached: from here on the session stays where it is.
+            self._replay = None
         if not source.other.gone:
             source.other.stream.write(data)
 

@@ -17,7 +17,7 @@ from nodepass.meter import Meter
 from nodepass.rate import RateLimiter
 from nodepass.relay import flow as flow_module
 from nodepass.relay import portable
-from nodepass.relay.flow import EXPIRY_BATCH, OVERHEAD, FlowLimits, FlowSession, FlowSet
+from nodepass.relay.flow import DELAYED_OVERHEAD, EXPIRY_BATCH, FlowLimits, FlowSession, FlowSet
 from nodepass.relay.portable import PortableRelay
 from nodepass.relay.session import SessionContext
 from nodepass.relay.stream import Cause, FlowSink
@@ -193,14 +193,14 @@ def test_losses_are_said_at_the_end() -> None:
 
 def test_delayed_datagrams_of_all_flows_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many flows together hold no more than one bound while they wait for the rate."""
-    monkeypatch.setattr(flow_module, "DELAYED_BYTES", 10 * (100 + OVERHEAD))
+    monkeypatch.setattr(flow_module, "DELAYED_BYTES", 10 * (100 + DELAYED_OVERHEAD))
     bench = Bench(rate=True)
     started = [bench.start(str(number)) for number in range(30)]
     for _, near, _ in started:
         near.sink.datagram(bytes(1000))  # the first overdraws the second of burst
         near.sink.datagram(bytes(100))
     waiting = bench.flows.delayed
-    assert 0 < waiting <= 10 * (100 + OVERHEAD)
+    assert 0 < waiting <= 10 * (100 + DELAYED_OVERHEAD)
     assert bench.meter.udp_dropped > 0
     sent = sum(len(far.sent) for _, _, far in started)
     bench.clock.pump([0.5] * 60)
@@ -231,7 +231,7 @@ def test_what_flows_hold_during_a_look_up_is_bounded(monkeypatch: pytest.MonkeyP
         return await look_ups[-1]
 
     monkeypatch.setattr(portable, "resolve_udp", resolve)
-    monkeypatch.setattr(portable, "HELD_BYTES", 1000)
+    monkeypatch.setattr(portable, "LOOKUP_BYTES", 1000)
     nothing: Any = None
     relay = PortableRelay(Clock(), nothing, nothing, Log(Level.NONE))
     channels = [relay.dial_udp(Address("x.test", 53), 10.0, 65507, lambda: None) for _ in range(4)]
