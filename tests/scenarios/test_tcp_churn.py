@@ -84,7 +84,7 @@ async def test_memory_and_descriptors(flow: str, tls: int, side_by_side: int) ->
     target = listen(answer)
     nodes, where = await node_pair(target.endpoint, flow=flow, tls=tls)
     # The pool grows to what these need, and allocators to what that takes, before it counts.
-    await visits(where, max(SESSIONS // 4, 500), side_by_side)
+    await visits(where, max(SESSIONS // 4, 500, 20 * side_by_side), side_by_side)
     await sleep(1.2)
     for node in nodes:
         await until(lambda node=node: at_rest(node)[0], what="the end of all sessions")
