@@ -13,7 +13,7 @@ author = "the nodepass authors"
 project_copyright = "the nodepass authors"
 version = release = __version__
 
-extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "from_code"]
+extensions = ["sphinx.ext.autodoc", "from_code"]
 templates_path: list[str] = []
 exclude_patterns = ["_ext"]
 default_role = "code"
@@ -24,7 +24,6 @@ autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 autodoc_member_order = "bysource"
 autodoc_class_signature = "mixed"
-napoleon_use_ivar = True
 
 html_theme = "furo"
 html_title = f"nodepass {release}"

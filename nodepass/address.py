@@ -36,10 +36,9 @@ _MAPPED_PREFIX = "::ffff:"
 class Address:
     """A host and a port.
 
-    Attributes:
-        host: an IP address, a name, or "" for every interface (listening) or this
-            host (dialing).
-        port: 0 to 65535; 0 to listen on any free port.
+    :ivar host: an IP address, a name, or "" for every interface (listening) or this
+        host (dialing).
+    :ivar port: 0 to 65535; 0 to listen on any free port.
     """
 
     host: str
@@ -110,8 +109,7 @@ def mapped(host: str) -> str:
 def parse_address(text: str) -> Address:
     """Read ``host:port`` out of a URL.
 
-    Raises:
-        ValueError: it is none; the message says what is wrong and does not repeat ``text``.
+    :raises ValueError: it is none; the message says what is wrong and does not repeat ``text``.
     """
     host, colon, port = text.rpartition(":")
     if not text.startswith("[") and ":" in host:

@@ -148,8 +148,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
 def parse_urls(options: argparse.Namespace) -> list[Any]:
     """Return the configurations of the URLs on the command line.
 
-    Raises:
-        ConfigError: one of them, or the key file, can't be used.
+    :raises ConfigError: one of them, or the key file, can't be used.
     """
     from nodepass.config import parse_url
     from nodepass.keys import outside_key
@@ -166,10 +165,9 @@ def general_help() -> str:
 class Parser(argparse.ArgumentParser):
     """Options of one command; whatever is wrong with them is one line and status 2.
 
-    Args:
-        program: the command's name.
-        text: its whole help.
-        urls: whether it takes URLs and the options about their keys.
+    :param program: the command's name.
+    :param text: its whole help.
+    :param urls: whether it takes URLs and the options about their keys.
     """
 
     def __init__(self, program: str, text: str, *, urls: bool = True) -> None:

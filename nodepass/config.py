@@ -56,20 +56,19 @@ _ENCODE_KEY = "in a key write '/', '?', '#' and '@' as %2F, %3F, %23 and %40"
 class RoleConfig:
     """What servers and clients have in common; defaults are those of `PARAMETERS`.
 
-    Attributes:
-        tunnel: the address in front of the first ``/``.
-        targets: one address or more.
-        key: the tunnel key, None for none; never printed.
-        log: least level logged.
-        mode: run mode asked for.
-        read: seconds of silence that end a session, 0 for none.
-        flow_read: the same for UDP sessions, where the URL gives a `read` above 0; None leaves
-            them to NP_UDP_READ_TIMEOUT.
-        rate: Mbit/s (10^6 bit) per direction, 0 for unlimited.
-        slot: most sessions, 0 for unlimited.
-        proxy: whether the node that dials sends a PROXY protocol header.
-        warnings: lines to be logged at start.
-        url: the URL as given, key included; never printed. Empty where there was none.
+    :ivar tunnel: the address in front of the first ``/``.
+    :ivar targets: one address or more.
+    :ivar key: the tunnel key, None for none; never printed.
+    :ivar log: least level logged.
+    :ivar mode: run mode asked for.
+    :ivar read: seconds of silence that end a session, 0 for none.
+    :ivar flow_read: the same for UDP sessions, where the URL gives a `read` above 0; None leaves
+        them to NP_UDP_READ_TIMEOUT.
+    :ivar rate: Mbit/s (10^6 bit) per direction, 0 for unlimited.
+    :ivar slot: most sessions, 0 for unlimited.
+    :ivar proxy: whether the node that dials sends a PROXY protocol header.
+    :ivar warnings: lines to be logged at start.
+    :ivar url: the URL as given, key included; never printed. Empty where there was none.
     """
 
     core: ClassVar[str]
@@ -106,10 +105,9 @@ class RoleConfig:
 class ServerConfig(RoleConfig):
     """A server.
 
-    Attributes:
-        tls: how data links are protected.
-        crt, key_file: PEM files, with `TLSLevel.FILES` alone.
-        max: most idle links per client.
+    :ivar tls: how data links are protected.
+    :ivar crt, key_file: PEM files, with `TLSLevel.FILES` alone.
+    :ivar max: most idle links per client.
     """
 
     core: ClassVar[str] = "server"
@@ -124,10 +122,9 @@ class ServerConfig(RoleConfig):
 class ClientConfig(RoleConfig):
     """A client.
 
-    Attributes:
-        tls: the least level accepted, None for whatever the server says.
-        ca: PEM file of the roots to trust, with `TLSLevel.FILES` alone.
-        min: idle links that the pool keeps.
+    :ivar tls: the least level accepted, None for whatever the server says.
+    :ivar ca: PEM file of the roots to trust, with `TLSLevel.FILES` alone.
+    :ivar min: idle links that the pool keeps.
     """
 
     core: ClassVar[str] = "client"
@@ -159,12 +156,10 @@ class _Parts:
 def parse_url(url: str, *, key: str | None = None) -> ServerConfig | ClientConfig:
     """Read a URL.
 
-    Args:
-        url: as the user wrote it.
-        key: the tunnel key where the URL has none; an empty one counts as none, with a warning.
+    :param url: as the user wrote it.
+    :param key: the tunnel key where the URL has none; an empty one counts as none, with a warning.
 
-    Raises:
-        ConfigError: it can't be used.
+    :raises ConfigError: it can't be used.
     """
     parts = _split(url.strip())
     own_key = _parse_key(parts.user)

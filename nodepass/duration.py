@@ -26,12 +26,10 @@ def parse_duration(text: str) -> float:
     Each unit (``h``, ``m``, ``s``, ``ms``) stands at most once, the largest first, with a
     decimal fraction if wanted. ``0`` needs no unit.
 
-    Returns:
-        Seconds, from 0 to `LONGEST`, rounded to the millisecond.
+    :returns: Seconds, from 0 to `LONGEST`, rounded to the millisecond.
 
-    Raises:
-        ValueError: it is no duration, longer than `LONGEST`, or above 0 and under half a
-            millisecond: rounded it would be 0, which tends to mean something else.
+    :raises ValueError: it is no duration, longer than `LONGEST`, or above 0 and under half a
+        millisecond: rounded it would be 0, which tends to mean something else.
     """
     if text == "0":
         return 0.0

@@ -26,12 +26,10 @@ def new_key() -> str:
 def outside_key(key_file: str | None, environ: Mapping[str, str]) -> str | None:
     """Return the key for URLs that have none; None where nobody gave one, "" for an empty one.
 
-    Args:
-        key_file: path of a file whose only line is the key; goes before the environment.
-        environ: looked into for ``NODEPASS_KEY``.
+    :param key_file: path of a file whose only line is the key; goes before the environment.
+    :param environ: looked into for ``NODEPASS_KEY``.
 
-    Raises:
-        ConfigError: the file can't be read or does not hold one line.
+    :raises ConfigError: the file can't be read or does not hold one line.
     """
     if key_file is None:
         return environ.get(ENVIRONMENT)

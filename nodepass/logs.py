@@ -89,9 +89,8 @@ def mask(text: str) -> str:
 def printable(text: str | bytes, limit: int = PRINTABLE_LIMIT) -> str:
     """Return text that a stranger supplied, fit for one log line or message.
 
-    Args:
-        text: bytes are read as UTF-8.
-        limit: most characters returned; ``...`` at the end shows that some were cut.
+    :param text: bytes are read as UTF-8.
+    :param limit: most characters returned; ``...`` at the end shows that some were cut.
     """
     # Nothing past the limit can show, except that it is there.
     head = text[: 4 * limit + 4] if isinstance(text, bytes) else text[: limit + 1]
@@ -129,10 +128,9 @@ class Log:
     Formats are those of `twisted.logger`: ``log.info("{peer} joined", peer=peer)``. Text that came
     from a peer goes through `printable` first.
 
-    Args:
-        level: lines below it are not emitted.
-        source: name of the instance where a process has several; its lines end in `` [source]``.
-        clock: monotonic seconds, for `limited`.
+    :param level: lines below it are not emitted.
+    :param source: name of the instance where a process has several; its lines end in `` [source]``.
+    :param clock: monotonic seconds, for `limited`.
     """
 
     def __init__(
@@ -256,11 +254,10 @@ class LineObserver:
     Lines of a `Log` are written as they come, having been filtered there. Of everything else, such
     as Twisted's own events, only warnings and errors are shown.
 
-    Args:
-        stream: a text stream; each line is flushed.
-        level: the least level shown of events that no `Log` emitted; never below warnings.
-        colour: whether levels are coloured; None: on a terminal, unless the
-            environment has a ``NO_COLOR`` that is not empty (https://no-color.org).
+    :param stream: a text stream; each line is flushed.
+    :param level: the least level shown of events that no `Log` emitted; never below warnings.
+    :param colour: whether levels are coloured; None: on a terminal, unless the
+        environment has a ``NO_COLOR`` that is not empty (https://no-color.org).
     """
 
     def __init__(

@@ -7,16 +7,13 @@ from attrs import define, frozen
 
 @define(kw_only=True, eq=False)
 class Meter:
-    """
-    The running counters of one instance.
+    """The running counters of one instance.
 
     Relays add to the plain integers as bytes move: ``rx`` is what this node read from its visitors
-    or targets, ``tx`` what it wrote to them, in bytes since start.  ``tcps`` and ``udps`` are the
-    sessions under way.  Counting is independent of the log level.
+    or targets, ``tx`` what it wrote to them, in bytes since start. Counting is independent of the
+    log level.
     """
 
-    tcps: int = 0
-    udps: int = 0
     tcp_rx: int = 0
     tcp_tx: int = 0
     udp_rx: int = 0
@@ -31,18 +28,18 @@ class Meter:
 class Stats:
     """How a tunnel is at one moment.
 
-    @ivar mode: the run mode in effect; 0 before it is decided.
-    @ivar ping: seconds that the slowest peer's latest answer took, or for a plain forwarder its
+    :ivar mode: the run mode in effect; 0 before it is decided.
+    :ivar ping: seconds that the slowest peer's latest answer took, or for a plain forwarder its
         target's; 0 without one.
-    @ivar pool: idle links.
-    @ivar peers: nodes that it is joined with now.
-    @ivar tcps: TCP sessions under way.
-    @ivar udps: UDP sessions under way.
-    @ivar tcp_rx, tcp_tx, udp_rx, udp_tx: bytes read from and written to visitors or targets since
+    :ivar pool: idle links.
+    :ivar peers: nodes that it is joined with now.
+    :ivar tcps: TCP sessions under way.
+    :ivar udps: UDP sessions under way.
+    :ivar tcp_rx, tcp_tx, udp_rx, udp_tx: bytes read from and written to visitors or targets since
         the start.
-    @ivar udp_dropped: datagrams given up since the start because nothing could take them in time:
+    :ivar udp_dropped: datagrams given up since the start because nothing could take them in time:
         no link, a full queue, a full socket.
-    @ivar udp_oversized: datagrams given up since the start because they were larger than
+    :ivar udp_oversized: datagrams given up since the start because they were larger than
         `NP_UDP_DATA_BUF_SIZE`.
     """
 

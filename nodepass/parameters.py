@@ -45,15 +45,14 @@ class Mode(IntEnum):
 class Parameter:
     """A parameter of a URL.
 
-    Attributes:
-        name: as in the URL.
-        cores: the schemes that it applies to.
-        field: the configuration's field, or None where this version has one answer only.
-        accepts: the accepted values, in words.
-        default: the value of an absent parameter, as in a URL; "" for none.
-        summary: what it does, in one line.
-        parse: returns the value; ValueError, whose message may give a reason, for what
-            `accepts` does not cover.
+    :ivar name: as in the URL.
+    :ivar cores: the schemes that it applies to.
+    :ivar field: the configuration's field, or None where this version has one answer only.
+    :ivar accepts: the accepted values, in words.
+    :ivar default: the value of an absent parameter, as in a URL; "" for none.
+    :ivar summary: what it does, in one line.
+    :ivar parse: returns the value; ValueError, whose message may give a reason, for what
+        `accepts` does not cover.
     """
 
     name: str

@@ -35,9 +35,8 @@ def hide_keys(program: str, arguments: Sequence[str]) -> None:
     A command line is public to every user of the machine, unlike the environment. The rewriting is
     left to setproctitle because each system keeps the command line in a place of its own.
 
-    Args:
-        program: the name to show first.
-        arguments: what followed it on the command line.
+    :param program: the name to show first.
+    :param arguments: what followed it on the command line.
     """
     masked = [mask(argument) for argument in arguments]
     if masked != list(arguments):
@@ -64,8 +63,7 @@ def end_at_next_signal() -> None:
 def on_hangup(reactor: IReactorFromThreads, action: Callable[[], object]) -> Callable[[], object]:
     """Call ``action`` in the reactor at every SIGHUP, where the platform has that signal.
 
-    Returns:
-        A callable that puts back what SIGHUP did before.
+    :returns: A callable that puts back what SIGHUP did before.
     """
     if not hasattr(signal, "SIGHUP"):
         return lambda: None
@@ -78,9 +76,8 @@ class RoleGroup(MultiService):
 
     It pickles as its roles do, as configuration alone.
 
-    Args:
-        roles: services made by ``nodepass.service.makeService``.
-        reactor: stopped when a role fails for good; the global one unless given.
+    :param roles: services made by ``nodepass.service.makeService``.
+    :param reactor: stopped when a role fails for good; the global one unless given.
     """
 
     log = Logger()

@@ -1,5 +1,4 @@
-"""
-The PROXY protocol, version 1: a line that tells a target who its visitor is.
+"""The PROXY protocol, version 1: a line that tells a target who its visitor is.
 
 Source: <https://www.haproxy.org/download/2.9/doc/proxy-protocol.txt>, section 2.1.
 """
@@ -17,17 +16,16 @@ _MAPPED_PREFIX = 0xFFFF << 32
 
 
 def proxy_v1(visitor: Endpoint, local: Endpoint | None, target: Endpoint | None) -> bytes:
-    """
-    The header line for one session, to be written to the target before any payload.
+    """The header line for one session, to be written to the target before any payload.
 
     The destination named is the target where it is of the visitor's address family, else the
-    address that the visitor had connected to.  When neither is, the IPv4 side is written as an
+    address that the visitor had connected to. When neither is, the IPv4 side is written as an
     IPv4-mapped IPv6 address, because a line holds one family only.
 
     :param visitor: where the session came from; IPv4-mapped IPv6 counts as IPv4.
     :param local: the address that the visitor had connected to, where it is known.
     :param target: the address that was dialed, where it is known.
-    :return: the line with its CRLF, never malformed: :data:`UNKNOWN` when an address is missing or
+    :returns: the line with its CRLF, never malformed: :data:`UNKNOWN` when an address is missing or
         is not an IP address.
     """
     source = _parse(visitor)

@@ -11,11 +11,11 @@ from twisted.logger import Logger
 #: The bucket holds what the rate yields in this many seconds.
 BURST_SECONDS = 1.0
 
-#: Shortest pause between two rounds of resuming, in seconds.  Resumed sessions spend only when the
+#: Shortest pause between two rounds of resuming, in seconds. Resumed sessions spend only when the
 #: reactor gets to their sockets, so that a round needs a moment before its effect can be judged.
 ROUND_SECONDS = 0.002
 
-#: What a round reckons with for each session it resumes, in bytes: one TLS record.  A session may
+#: What a round reckons with for each session it resumes, in bytes: one TLS record. A session may
 #: read more before it notices; the debt is paid before the next round.
 TURN_BYTES = 16 * 1024
 
@@ -32,9 +32,8 @@ QUEUE_DATAGRAMS = 1024
 
 
 class TokenBucket:
-    """
-    A token bucket that may be overdrawn: who finds it above zero may spend, and debt is paid by
-    waiting.  It starts full.
+    """A token bucket that may be overdrawn: who finds it above zero may spend, and debt is paid by
+    waiting. It starts full.
 
     :param rate: bytes per second.
     :param now: the time in seconds, as in every method.
@@ -78,11 +77,10 @@ class Waiter:
 
 
 class RateLimiter:
-    """
-    One direction's rate, shared by the sessions of an instance in turn.
+    """One direction's rate, shared by the sessions of an instance in turn.
 
     A session that moved bytes tells with :meth:`spend`; when :attr:`ready` is then false it stops
-    reading and takes a place with :meth:`wait`.  Places are served in order, and a session that has
+    reading and takes a place with :meth:`wait`. Places are served in order, and a session that has
     had its turn queues again at the tail, so that each gets as many turns as the others.
 
     :param bits_per_second: the rate, above 0; an instance without a limit has no limiter.
@@ -141,8 +139,7 @@ class RateLimiter:
             self._timer = None
 
     def _round(self) -> None:
-        """
-        Resume as many sessions as the balance has turns for.
+        """Resume as many sessions as the balance has turns for.
 
         One timer per session would cap the rate at one chunk per timer; and sessions resumed beyond
         what the balance can pay would all overdraw it at once.
@@ -163,10 +160,9 @@ class RateLimiter:
 
 
 class PacedQueue:
-    """
-    Datagrams of one flow, or of one link's flows, that are delayed to keep the rate.
+    """Datagrams of one flow, or of one link's flows, that are delayed to keep the rate.
 
-    It waits in the limiter's queue like a TCP session.  It keeps at most :data:`QUEUE_BYTES` and
+    It waits in the limiter's queue like a TCP session. It keeps at most :data:`QUEUE_BYTES` and
     :data:`QUEUE_DATAGRAMS`: whoever sends faster than the rate loses datagrams, as users of UDP
     expect, rather than see them late.
     """
@@ -183,10 +179,9 @@ class PacedQueue:
         return len(self._queue)
 
     def offer(self, size: int, send: Callable[[], object]) -> bool:
-        """
-        Send a datagram of ``size`` bytes by calling ``send``, at once or when its turn has come.
+        """Send a datagram of ``size`` bytes by calling ``send``, at once or when its turn has come.
 
-        :return: False when the queue is full: the datagram is dropped, and ``send`` never called.
+        :returns: False when the queue is full: the datagram is dropped, and ``send`` never called.
         """
         if not self._queue and self._limiter.try_spend(size):
             send()

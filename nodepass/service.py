@@ -77,7 +77,7 @@ class RoleService(Service):
 
     def whenReady(self) -> Deferred[None]:
         """Fires when the tunnel can serve for the first time since it was started: its ports are
-        bound and, unless it is a plain forwarder, the first peer has joined.  Fails with FatalError
+        bound and, unless it is a plain forwarder, the first peer has joined. Fails with FatalError
         when it never can, and with Twisted's CancelledError when it is stopped before."""
         result: Deferred[None] = Deferred(self._ready.remove)
         if self._is_ready:
@@ -89,7 +89,7 @@ class RoleService(Service):
         return result
 
     def whenFailed(self) -> Deferred[FatalError]:
-        """Fires with the error when the tunnel meets what retrying can't mend.  Being stopped is no
+        """Fires with the error when the tunnel meets what retrying can't mend. Being stopped is no
         failure: it goes on waiting, for a failure after the next start."""
         result: Deferred[FatalError] = Deferred(self._failures.remove)
         if self._error is not None:
@@ -114,7 +114,7 @@ class RoleService(Service):
         return None if self._role is None else self._role.visitor_address
 
     def reload(self) -> None:
-        """Read certificate files again.  One that is broken is logged, and the old stays in use."""
+        """Read certificate files again. One that is broken is logged, and the old stays in use."""
         if self._role is not None:
             self._role.reload()
 
@@ -132,7 +132,7 @@ class RoleService(Service):
 
     def stopService(self) -> Deferred[None] | None:
         """Stop gracefully: no new sessions, and up to `Tuning.shutdown_timeout` seconds for those
-        under way.  Fires when all is closed; asked again meanwhile, it gives the same Deferred."""
+        under way. Fires when all is closed; asked again meanwhile, it gives the same Deferred."""
         super().stopService()  # type: ignore[no-untyped-call]
         role, self._role = self._role, None
         self._is_ready = False
@@ -239,9 +239,9 @@ def makeService(
 ) -> RoleService:
     """A tunnel from its URL or its configuration.
 
-    @param reactor: a reactor of Twisted's to run on; the global one unless given.
-    @param tuning: limits and timeouts; those of the environment unless given.
-    @raise ConfigError: the URL, or a file that it names, can't be used.
+    :param reactor: a reactor of Twisted's to run on; the global one unless given.
+    :param tuning: limits and timeouts; those of the environment unless given.
+    :raises ConfigError: the URL, or a file that it names, can't be used.
     """
     config = parse_url(url, key=outside_key(None, os.environ)) if isinstance(url, str) else url
     _check_files(config)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 #: A session's own socket and its data link.
 FILES_PER_SESSION = 2
-#: Open files kept for all else: listeners, control links, strangers, idle links, log files.  Where
+#: Open files kept for all else: listeners, control links, strangers, idle links, log files. Where
 #: there are few files altogether it is a quarter of them.
 SPARE_FILES = 128
 
 
 class Slots:
-    """
-    The sessions under way, counted against the most that are allowed.
+    """The sessions under way, counted against the most that are allowed.
 
     Flows (UDP) take at most half, because anybody can open them with forged addresses; TCP sessions
     may take all.
@@ -19,7 +18,7 @@ class Slots:
     :param limit: most sessions of both kinds together; 0 means no limit.
     :param files: the files that the process may have open; sessions beyond what they allow are
         refused like those beyond the limit, because a node without a free file can neither dial
-        nor be joined.  None means no limit.
+        nor be joined. None means no limit.
     """
 
     __slots__ = ("flow_limit", "limit", "tcp", "udp", "why")
@@ -37,7 +36,7 @@ class Slots:
         self.tcp = 0
         #: Flows under way.
         self.udp = 0
-        #: Most flows, None without a limit.  A limit of one still lets a flow in when no TCP
+        #: Most flows, None without a limit. A limit of one still lets a flow in when no TCP
         #: session is there.
         self.flow_limit = max(1, limit // 2) if limit else None
 

@@ -74,8 +74,7 @@ class Options(usage.Options):
     def postOptions(self) -> None:
         """Parse the URLs, now that ``--key-file`` is known.
 
-        Raises:
-            usage.UsageError: there is no URL, or one of them or the key file can't be used.
+        :raises usage.UsageError: there is no URL, or one of them or the key file can't be used.
         """
         if not self.urls:
             raise usage.UsageError("a URL is needed; see: twistd nodepass --help")
@@ -152,15 +151,12 @@ def write_tap(configs: Sequence[ServerConfig | ClientConfig], path: str) -> bool
     The file holds the keys: only its owner may read it (mode 0600). It is complete or absent, and
     replaces an older one at once.
 
-    Args:
-        configs: as from ``parse_url``.
-        path: the file to write.
+    :param configs: as from ``parse_url``.
+    :param path: the file to write.
 
-    Returns:
-        Whether there was one already.
+    :returns: Whether there was one already.
 
-    Raises:
-        ConfigError: a configuration or the path can't be used.
+    :raises ConfigError: a configuration or the path can't be used.
     """
     application = Application("nodepass")
     application.setComponent(IPersistable, NeverSaved())

@@ -29,13 +29,12 @@ _INTEGER = re.compile("[0-9]{1,9}")
 class Variable:
     """An environment variable that sets one field of `Tuning`.
 
-    Attributes:
-        name: as in the environment.
-        field: the field of `Tuning`.
-        default: as it would be written in the environment.
-        summary: its meaning in one line.
-        least, most: the bounds of the value, in seconds for durations.
-        duration: whether it is a duration; an integer otherwise.
+    :ivar name: as in the environment.
+    :ivar field: the field of `Tuning`.
+    :ivar default: as it would be written in the environment.
+    :ivar summary: its meaning in one line.
+    :ivar least, most: the bounds of the value, in seconds for durations.
+    :ivar duration: whether it is a duration; an integer otherwise.
     """
 
     name: str
@@ -57,8 +56,7 @@ class Variable:
     def parse(self, text: str) -> float | int:
         """Read a value.
 
-        Raises:
-            ValueError: it is not what `accepts` says.
+        :raises ValueError: it is not what `accepts` says.
         """
         value: float | int
         if self.duration:
@@ -215,8 +213,7 @@ class Tuning:
 
         An empty value counts as absent.
 
-        Returns:
-            The tuning, and a line for each value that could not be used.
+        :returns: The tuning, and a line for each value that could not be used.
         """
         values: dict[str, float | int] = {}
         warnings = []

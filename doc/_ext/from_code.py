@@ -216,21 +216,6 @@ def changelog_rst() -> list[str]:
     return lines
 
 
-def read_epytext(
-    app: object, what: str, name: str, obj: object, options: object, lines: list[str]
-) -> None:
-    """Let the epytext fields of docstrings (``@param x: ...``) be read as Sphinx's own."""
-    for number, line in enumerate(lines):
-        match = re.match(r"(\s*)@(param|ivar|raise|return)s?\b\s*([^:]*):(.*)", line)
-        if match is not None:
-            indent, kind, names, text = match.groups()
-            kind = {"raise": "raises", "return": "returns"}.get(kind, kind)
-            lines[number] = f"{indent}:{f'{kind} {names}'.strip()}:{text}"
-            if not lines[number - 1].lstrip().startswith(":"):
-                lines[number] = "\n" + lines[number]
-    lines[:] = "\n".join(lines).split("\n")
-
-
 def split_fields(
     app: object, what: str, name: str, obj: object, options: object, lines: list[str]
 ) -> None:
@@ -274,7 +259,5 @@ def setup(app: Any) -> dict[str, object]:
     app.add_directive("np-log-lines", directive(lambda text: log_lines_rst(text.split()), True))
     app.add_directive("np-constants", directive(constants_rst, False))
     app.add_directive("np-changelog", directive(changelog_rst, False))
-    # Before and after napoleon, which has 500.
-    app.connect("autodoc-process-docstring", read_epytext, priority=400)
-    app.connect("autodoc-process-docstring", split_fields, priority=600)
+    app.connect("autodoc-process-docstring", split_fields)
     return {"parallel_read_safe": True}

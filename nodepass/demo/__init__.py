@@ -76,9 +76,9 @@ class Row:
 class Demo:
     """Targets, tunnel and visitors.
 
-    @ivar say: prints a line.
-    @ivar rows: what came of the steps so far.
-    @ivar complete: whether all steps have been gone through.
+    :ivar say: prints a line.
+    :ivar rows: what came of the steps so far.
+    :ivar complete: whether all steps have been gone through.
     """
 
     reactor: Any
@@ -273,11 +273,9 @@ def _show(seconds: float) -> str:
 def main(arguments: Sequence[str]) -> int:
     """Run the demo.
 
-    Args:
-        arguments: the command line behind ``nodepass demo``.
+    :param arguments: the command line behind ``nodepass demo``.
 
-    Returns:
-        The exit status: 0 when everything held, else 1.
+    :returns: The exit status: 0 when everything held, else 1.
     """
     from nodepass import help
     from nodepass.cli import Parser

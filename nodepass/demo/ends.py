@@ -40,7 +40,7 @@ encrypted connections to the nodepass server, and from there to you.</p>
 class _Bulk:
     """Sends so many bytes to an HTTP visitor, as fast as they leave.
 
-    @ivar done: fires when all are sent, or the visitor is gone.
+    :ivar done: fires when all are sent, or the visitor is gone.
     """
 
     block = bytes(range(256)) * 256

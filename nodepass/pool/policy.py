@@ -16,12 +16,12 @@ STEP = 5.0
 class DemandPolicy:
     """Keeps as many links as were in use at once within the last minute, within bounds.
 
-    A visitor should find a link waiting.  What it will take in the next minute is best guessed from
+    A visitor should find a link waiting. What it will take in the next minute is best guessed from
     the last one, so the pool holds its recent high-water mark of links in use, and never
     fewer than `minimum` nor more than `maximum` idle ones.
 
-    @param minimum: idle links to keep however quiet it is.
-    @param maximum: most idle links.
+    :param minimum: idle links to keep however quiet it is.
+    :param maximum: most idle links.
     """
 
     def __init__(self, minimum: int, maximum: int) -> None:

@@ -16,11 +16,11 @@ from .stream import Cause, Channel
 from .tally import Tally
 
 #: What the datagrams that all flows of an instance delay for its rate may cost together, in bytes:
-#: 64 full queues.  Anybody can open flows, so that a bound for each would be none for all.
+#: 64 full queues. Anybody can open flows, so that a bound for each would be none for all.
 DELAYED_BYTES = 16 * 1024 * 1024
 #: What delaying a datagram costs beside its bytes: its place in the queue, and the call in it.
 DELAYED_OVERHEAD = 256
-#: Silent flows that end before other events have their turn.  A burst of forged visitors falls
+#: Silent flows that end before other events have their turn. A burst of forged visitors falls
 #: silent all at once, and ending a flow closes a socket.
 EXPIRY_BATCH = 128
 
@@ -28,7 +28,7 @@ EXPIRY_BATCH = 128
 class _Side:
     """One of a flow's channels as a `FlowSink`: its datagrams go to the other channel.
 
-    @ivar delayed: what the datagrams in its queue cost.
+    :ivar delayed: what the datagrams in its queue cost.
     """
 
     __slots__ = ("channel", "delayed", "flow", "near", "other", "queue")
@@ -157,7 +157,7 @@ class FlowSession:
 class FlowLimits:
     """How long and how many.
 
-    @ivar idle: seconds of silence after which a flow ends.
+    :ivar idle: seconds of silence after which a flow ends.
     """
 
     slots: Slots
@@ -167,9 +167,9 @@ class FlowLimits:
 class FlowSet:
     """All flows of one instance: their slots, and the timer that ends the silent ones.
 
-    @ivar near_answers: the near channels lead to targets, so what they say is an answer; where
+    :ivar near_answers: the near channels lead to targets, so what they say is an answer; where
         they lead to visitors, the far ones answer.
-    @ivar delayed: what the datagrams that wait for the rate cost, in bytes.
+    :ivar delayed: what the datagrams that wait for the rate cost, in bytes.
     """
 
     def __init__(self, context: SessionContext, limits: FlowLimits, near_answers: bool) -> None:
@@ -208,7 +208,6 @@ class FlowSet:
         """Begin a flow in the slot that `room` took."""
         flow = FlowSession(self, key, near, far, describe)
         self._table.add(key, flow, self.context.clock.seconds())
-        self.context.meter.udps += 1
         self.context.log.debug("flow {flow()}: started", flow=describe)
         self._schedule()
         flow.attach()
@@ -227,7 +226,6 @@ class FlowSet:
         if self._table.get(flow.key) is flow:  # else its silence has taken it out
             self._table.remove(flow.key)
         self._limits.slots.release_udp()
-        self.context.meter.udps -= 1
         if not self._table and self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -1,5 +1,4 @@
-"""
-The table of UDP flows at one end: which are there, which fell silent, which is given up first.
+"""The table of UDP flows at one end: which are there, which fell silent, which is given up first.
 
 Pure: it never looks at a clock, and holds whatever object stands for a flow.
 """
@@ -23,11 +22,10 @@ class _Entry(Generic[F]):
 
 
 class FlowTable(Generic[K, F]):
-    """
-    Flows by key, in the order of their last activity.
+    """Flows by key, in the order of their last activity.
 
     The key is the visitor's address where visitors arrive, and the link with the flow's number at
-    the other end.  Every ``now`` is in seconds and never goes backwards.
+    the other end. Every ``now`` is in seconds and never goes backwards.
     """
 
     __slots__ = ("_entries", "_unanswered")
@@ -49,8 +47,7 @@ class FlowTable(Generic[K, F]):
         return [entry.flow for entry in self._entries.values()]
 
     def add(self, key: K, flow: F, now: float) -> None:
-        """
-        Enter a new flow, not answered yet.
+        """Enter a new flow, not answered yet.
 
         :raises KeyError: a flow of that key is there already.
         """
@@ -85,8 +82,7 @@ class FlowTable(Generic[K, F]):
         return None if entry is None else entry.flow
 
     def expire(self, now: float, idle: float, most: int) -> list[tuple[K, F]]:
-        """
-        Take out and return flows that were silent for ``idle`` seconds or longer.
+        """Take out and return flows that were silent for ``idle`` seconds or longer.
 
         :param most: no more than this many at a time, the longest silent ones.
         """
@@ -106,10 +102,9 @@ class FlowTable(Generic[K, F]):
         return None
 
     def choose_victim(self) -> K | None:
-        """
-        The flow to give up when there is no room for a new one.
+        """The flow to give up when there is no room for a new one.
 
-        :return: the key of the oldest flow that never got an answer; None when all have been
+        :returns: the key of the oldest flow that never got an answer; None when all have been
             answered, for a working flow is not sacrificed to a new one.
         """
         return next(iter(self._unanswered), None)

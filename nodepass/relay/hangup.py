@@ -1,7 +1,7 @@
 """Notices that a connection was reset while nobody reads from it.
 
 A transport whose reading is paused is not told of a reset: the reactor no longer watches its
-socket.  Asking the kernel once a second for the error state of just those sockets costs one system
+socket. Asking the kernel once a second for the error state of just those sockets costs one system
 call.
 """
 

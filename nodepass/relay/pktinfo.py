@@ -1,10 +1,9 @@
-"""
-Which of a host's addresses a datagram was written to, and sending from that very address.
+"""Which of a host's addresses a datagram was written to, and sending from that very address.
 
 A socket bound to every interface answers from whatever address the route suggests, and a visitor
-that wrote to another one drops the answer.  The system tells, and takes, the address in a control
+that wrote to another one drops the answer. The system tells, and takes, the address in a control
 message beside the datagram: ``IP_PKTINFO`` for IPv4 (ip(7)), ``IPV6_PKTINFO`` for IPv6 (RFC 3542,
-section 6).  Where the platform lacks them, :func:`enable` returns False.
+section 6). Where the platform lacks them, :func:`enable` returns False.
 """
 
 from __future__ import annotations
@@ -61,10 +60,9 @@ def enable(sock: socket.socket) -> bool:
 
 @lru_cache(_CACHED_ADDRESSES)
 def decode(level: int, kind: int, data: bytes) -> str | None:
-    """
-    Read one control message that came with a datagram.
+    """Read one control message that came with a datagram.
 
-    :return: the IP address that the datagram was written to, IPv4 never as IPv6, and with the
+    :returns: the IP address that the datagram was written to, IPv4 never as IPv6, and with the
         interface's index as its scope where it is link-local; None when the message says
         something else, or names a group, which nobody can answer from.
     """
@@ -83,8 +81,7 @@ def decode(level: int, kind: int, data: bytes) -> str | None:
 
 @lru_cache(_CACHED_ADDRESSES)
 def encode(host: str, family: socket.AddressFamily) -> tuple[Ancillary, ...]:
-    """
-    Write what makes a datagram leave from ``host``, an address that :func:`decode` gave.
+    """Write what makes a datagram leave from ``host``, an address that :func:`decode` gave.
 
     :param family: of the socket; one of IPv6 carries IPv4 too.
     """

@@ -146,7 +146,7 @@ class PortableRelay:
 def listen_tcp(reactor: Any, address: Address, factory: Factory) -> IListeningPort:
     """Listen on an address, every interface of both families where the host is empty.
 
-    @raise CannotListenError: it can't be bound, or its name has no address.
+    :raises CannotListenError: it can't be bound, or its name has no address.
     """
     host = literal(address).host
     if not host:
@@ -161,7 +161,7 @@ def literal(address: Address) -> Address:
 
     It blocks while a name is looked up: for use at start, before there is anybody to keep waiting.
 
-    @raise CannotListenError: the name has no address, or none can be had now.
+    :raises CannotListenError: the name has no address, or none can be had now.
     """
     host, port = address.host, address.port
     if not host or is_literal(host):
@@ -215,7 +215,7 @@ class _Held:
 
 
 class TargetChannel:
-    """A UDP socket to a target as a channel.  The target's name is looked up first."""
+    """A UDP socket to a target as a channel. The target's name is looked up first."""
 
     def __init__(
         self,

@@ -10,9 +10,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
-from ..logs import Log
-from ..meter import Meter
-from ..rate import RateLimiter, Waiter
+from nodepass.logs import Log
+from nodepass.meter import Meter
+from nodepass.rate import RateLimiter, Waiter
+
 from .stream import DIAL_FAILURES, Cause, Stream
 
 #: A session that may be moved to another client keeps what its visitor has sent so far, up to this
@@ -113,14 +114,14 @@ class _Half:
 class Session:
     """Joins the near stream (this node's visitor or target) with the far one.
 
-    The near stream's bytes count as received (RX), what is written to it as sent (TX).  The session
+    The near stream's bytes count as received (RX), what is written to it as sent (TX). The session
     ends once: when both streams are closed, or when one of them was reset, which resets the other.
 
-    @param near: the visitor's stream, or the target's.
-    @param far: the stream of a data link; in a plain forwarder the target's.
-    @param describe: names the session in the log, made only when a line is written.
-    @param done: called once, when nothing is left of the session, with the cause or None.
-    @param retry: asks for another far stream when the dial failed before a byte came back.
+    :param near: the visitor's stream, or the target's.
+    :param far: the stream of a data link; in a plain forwarder the target's.
+    :param describe: names the session in the log, made only when a line is written.
+    :param done: called once, when nothing is left of the session, with the cause or None.
+    :param retry: asks for another far stream when the dial failed before a byte came back.
     """
 
     __slots__ = (

@@ -1,7 +1,7 @@
 """The one interface that every relay is written against.
 
-A *stream* is one end of a session: ordered bytes in both directions with half-close.  A visitor's
-socket is one, a target's socket is one, and so is a session on a data link.  A session joins two of
+A *stream* is one end of a session: ordered bytes in both directions with half-close. A visitor's
+socket is one, a target's socket is one, and so is a session on a data link. A session joins two of
 them and never learns which kinds they are.
 """
 
@@ -55,23 +55,23 @@ class Sink(Protocol):
         """Writing may go on."""
 
     def closed(self, cause: Cause | None) -> None:
-        """The stream is gone; the last call.  None: both directions had ended."""
+        """The stream is gone; the last call. None: both directions had ended."""
 
 
 class Stream(Protocol):
     """One end of a session."""
 
     def attach(self, sink: Sink) -> None:
-        """Tell `sink` all that happens from now on, and begin to read.  Called once."""
+        """Tell `sink` all that happens from now on, and begin to read. Called once."""
 
     def write(self, data: bytes) -> None:
-        """Send bytes.  Never blocks; `Sink.congested` asks for a pause."""
+        """Send bytes. Never blocks; `Sink.congested` asks for a pause."""
 
     def finish(self) -> None:
         """Send no more: the other program sees the end of file after what was written."""
 
     def abort(self, cause: Cause) -> None:
-        """Reset both directions now.  `Sink.closed` is not called for one's own abort."""
+        """Reset both directions now. `Sink.closed` is not called for one's own abort."""
 
     def pause(self) -> None:
         """Stop reading until `resume`."""
@@ -94,7 +94,7 @@ class Channel(Protocol):
     """One end of a UDP flow: datagrams with their boundaries."""
 
     def attach(self, sink: FlowSink) -> None:
-        """Tell `sink` of every datagram from now on.  Called once."""
+        """Tell `sink` of every datagram from now on. Called once."""
 
     def send(self, data: bytes) -> bool:
         """Send one datagram; False when it had to be dropped."""

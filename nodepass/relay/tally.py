@@ -14,9 +14,9 @@ class Tally:
     """Counts what happens too often for a line each.
 
     The first time is said at once; what follows is counted and said together, a minute after the
-    line before.  A timer runs only while there is something unsaid.
+    line before. A timer runs only while there is something unsaid.
 
-    @param say: writes the line; called with how many there were since the line before.
+    :param say: writes the line; called with how many there were since the line before.
     """
 
     def __init__(self, clock: IReactorTime, say: Callable[[int], None]) -> None:

@@ -49,7 +49,7 @@ def tune(transport: Any) -> None:
 class TcpStream(Protocol):
     """One TCP connection as a stream.
 
-    It starts paused.  As its own transport's producer it hears when what was written waits
+    It starts paused. As its own transport's producer it hears when what was written waits
     (`pauseProducing`) and when it has left (`resumeProducing`).
     """
 
@@ -185,9 +185,9 @@ class TcpStream(Protocol):
 class DialedStream:
     """A stream to a target that is still being dialed: it holds what is written until then.
 
-    @param connecting: fires with the connected stream; its failure closes this stream with the
+    :param connecting: fires with the connected stream; its failure closes this stream with the
         cause that `cause_of` finds in it.
-    @param header: makes what is written before anything else, such as a PROXY line.
+    :param header: makes what is written before anything else, such as a PROXY line.
     """
 
     def __init__(

@@ -1,7 +1,6 @@
-"""
-Sockets for datagrams: one that visitors write to, and one per flow that is connected to a target.
+"""Sockets for datagrams: one that visitors write to, and one per flow, connected to a target.
 
-They move whole datagrams and hold no policy.  Both drop what can't be sent at once, as any router
+They move whole datagrams and hold no policy. Both drop what can't be sent at once, as any router
 does; both tell of datagrams larger than their limit instead of cutting them short.
 """
 
@@ -31,7 +30,7 @@ VISITOR_BUFFER = 4 * 1024 * 1024
 #: The same for a target's socket: it carries one flow, and there may be many of them.
 TARGET_BUFFER = 1024 * 1024
 
-#: Most datagrams read before other sockets have their turn.  More would cost them latency, fewer
+#: Most datagrams read before other sockets have their turn. More would cost them latency, fewer
 #: the datagrams throughput.
 BATCH = 64
 
@@ -46,8 +45,7 @@ class DatagramReceiver(Protocol):
     """Who hears what visitors send."""
 
     def datagram(self, data: bytes, visitor: Endpoint, local: Endpoint | None) -> None:
-        """
-        A datagram came.
+        """A datagram came.
 
         :param visitor: its sender; an IPv4 address never appears as IPv6, and a link-local one has
             its scope (``fe80::1%2``).
@@ -72,12 +70,11 @@ class TargetReceiver(Protocol):
         """The reactor gave the socket up; it is closed."""
 
     def refused(self) -> None:
-        """The target, or a router before it, said that nobody is there.  The socket stays."""
+        """The target, or a router before it, said that nobody is there. The socket stays."""
 
 
 class DatagramPort(Port):
-    """
-    The UDP socket that visitors write to: an ``IListeningPort`` made by :func:`listen_udp`.
+    """The UDP socket that visitors write to: an ``IListeningPort`` made by :func:`listen_udp`.
 
     Bound to every interface, it notes which address each datagram was written to and answers from
     there, on platforms that can.
@@ -121,8 +118,7 @@ class DatagramPort(Port):
         return skt
 
     def startListening(self) -> None:
-        """
-        Bind, and begin to read.
+        """Bind, and begin to read.
 
         :raises CannotListenError: the address is in use, not this host's, or not permitted.
         """
@@ -142,7 +138,7 @@ class DatagramPort(Port):
             self._local = Endpoint(*self.socket.getsockname()[:2])
 
     def stopListening(self) -> Deferred[None] | None:
-        """Close the socket; no datagram is delivered from now on.  Fires with None when closed."""
+        """Close the socket; no datagram is delivered from now on. Fires with None when closed."""
         self._stopping = True
         return cast("Deferred[None] | None", super().stopListening())  # type: ignore[no-untyped-call]
 
@@ -178,12 +174,11 @@ class DatagramPort(Port):
                 self._log.failure("a datagram's receiver failed")
 
     def send(self, data: bytes, visitor: Endpoint, local: Endpoint | None) -> bool:
-        """
-        Send a datagram to a visitor.
+        """Send a datagram to a visitor.
 
         :param visitor: as :meth:`DatagramReceiver.datagram` gave it.
         :param local: likewise: the address to send from; None leaves it to the system.
-        :return: False when it was dropped: no room in the socket, no route, or not listening.
+        :returns: False when it was dropped: no room in the socket, no route, or not listening.
         """
         if not self.connected:
             return False
@@ -232,8 +227,7 @@ class DatagramPort(Port):
 
 @implementer(IReadDescriptor)
 class TargetSocket:
-    """
-    A UDP socket connected to one target, for one flow; made by :func:`connect_udp`.
+    """A UDP socket connected to one target, for one flow; made by :func:`connect_udp`.
 
     Not a Twisted ``Port``: there is one per flow, and a port takes a log line, a protocol object
     and a reactor's turn to come and go.
@@ -273,7 +267,7 @@ class TargetSocket:
         return sent
 
     def close(self) -> None:
-        """Close the socket at once; nothing is delivered from now on.  Harmless when repeated."""
+        """Close the socket at once; nothing is delivered from now on. Harmless when repeated."""
         if self._open:
             self._open = False
             self._reactor.removeReader(self)
@@ -320,10 +314,9 @@ class TargetSocket:
         """
 
     def connectionLost(self, reason: Failure) -> None:
-        """
-        For the reactor: it has stopped watching the socket.
+        """For the reactor: it has stopped watching the socket.
 
-        Reactors on epoll and poll take a pending error for the end of a connection.  Here it is an
+        Reactors on epoll and poll take a pending error for the end of a connection. Here it is an
         ICMP message, and the next datagram may get through.
         """
         if not self._open:
@@ -345,11 +338,10 @@ class TargetSocket:
 def listen_udp(
     reactor: IReactorFDSet, address: Address, receiver: DatagramReceiver, limit: int
 ) -> DatagramPort:
-    """
-    Open the socket that visitors write to, for this process alone.
+    """Open the socket that visitors write to, for this process alone.
 
     :param address: the host an IP address, or "" or "::" for every interface, IPv4 and IPv6, or
-        "0.0.0.0" for every interface of IPv4.  Port 0 takes a free one.
+        "0.0.0.0" for every interface of IPv4. Port 0 takes a free one.
     :param limit: the largest datagram delivered, in bytes.
     :raises CannotListenError: the address is in use, not this host's, or not permitted.
     :raises twisted.internet.error.InvalidAddressError: the host is a name.
@@ -362,8 +354,7 @@ def listen_udp(
 def connect_udp(
     reactor: IReactorFDSet, host: str, port: int, receiver: TargetReceiver, limit: int
 ) -> TargetSocket:
-    """
-    Open a socket that talks to one target only.
+    """Open a socket that talks to one target only.
 
     :param host: an IP address, with its scope where it is link-local.
     :param limit: the largest datagram delivered, in bytes.

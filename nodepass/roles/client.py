@@ -29,7 +29,7 @@ from .visitors import VisitorPorts
 
 
 class ClientRole(Role):
-    """A client of a server.  It is the `Host` of its one peer."""
+    """A client of a server. It is the `Host` of its one peer."""
 
     mode = Mode.TWO
 

@@ -27,7 +27,7 @@ _MEGABIT = 1_000_000
 class Instance:
     """One running role: its limits, its counters, its sockets.
 
-    @ivar sessions: the TCP sessions under way.
+    :ivar sessions: the TCP sessions under way.
     """
 
     def __init__(
@@ -86,7 +86,6 @@ class Instance:
     def release_tcp(self) -> None:
         """Give back the slot of a TCP session, or of a visitor who waited for one."""
         self.slots.release_tcp()
-        self.meter.tcps -= 1
         if not self.slots.tcp and self._idle is not None:
             idle, self._idle = self._idle, None
             idle.callback(None)

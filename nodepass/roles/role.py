@@ -23,11 +23,11 @@ from .instance import Instance
 
 
 class Role:
-    """A role from start to stop.  Subclasses say what is bound, joined and dialed.
+    """A role from start to stop. Subclasses say what is bound, joined and dialed.
 
-    @ivar present: the peers whose control link is there.
-    @param ready: called when the role can serve, and again at later joins.
-    @param failed: called once when it never can.
+    :ivar present: the peers whose control link is there.
+    :param ready: called when the role can serve, and again at later joins.
+    :param failed: called once when it never can.
     """
 
     def __init__(

@@ -36,7 +36,7 @@ PIN_NOTICE = 2.0
 
 
 class ServerRole(Role):
-    """A server.  It is the `Host` of its peers."""
+    """A server. It is the `Host` of its peers."""
 
     def __init__(
         self,

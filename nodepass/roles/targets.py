@@ -47,7 +47,6 @@ class TargetDialer:
             far.abort(Cause.NO_SLOT)
             return
         near = self.connect(opening, targets)
-        instance.meter.tcps += 1
         instance.start_session(
             near, far, lambda: f"tcp {opening.visitor} of {peer} to {targets[0]}"
         )

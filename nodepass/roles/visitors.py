@@ -33,7 +33,7 @@ class Destination(Interface):
     """Where visitors are taken to."""
 
     def carry(self, stream: Stream, opening: Opening) -> None:
-        """Take a TCP visitor over.  Its slot is taken; give it back when the visitor is gone."""
+        """Take a TCP visitor over. Its slot is taken; give it back when the visitor is gone."""
 
     def open_flow(self, opening: Opening) -> Channel | None:
         """A channel for a new UDP flow; None when there is no way now."""
@@ -58,7 +58,7 @@ class VisitorPorts:
 
     A port that is in use is tried again for ever; `failed` hears of one that never can be bound.
 
-    @param opened: called once when both ports are bound.
+    :param opened: called once when both ports are bound.
     """
 
     def __init__(
@@ -94,9 +94,9 @@ class VisitorPorts:
         return Endpoint(host.host, host.port)  # type: ignore[attr-defined]
 
     def bind(self) -> None:
-        """Bind both ports, or neither.  It blocks while a name is looked up for the first time.
+        """Bind both ports, or neither. It blocks while a name is looked up for the first time.
 
-        @raise CannotListenError: one of them can't be bound, or the name has no address.
+        :raises CannotListenError: one of them can't be bound, or the name has no address.
         """
         if self._numeric is None:
             self._numeric = literal(self._address)
@@ -205,7 +205,6 @@ class VisitorPorts:
             )  # fmt: skip
             stream.abort(Cause.NO_SLOT)
             return
-        instance.meter.tcps += 1
         self._destination.carry(stream, Opening(visitor=visitor, local=local))
 
     # DatagramReceiver

@@ -1,7 +1,7 @@
 """What roles see of a wire: the other node, and what it asks for.
 
 Each dialect of the protocol is a package or module in here that offers `Peer` objects to a role and
-calls the role's `Host` methods.  A role never asks which dialect it speaks.
+calls the role's `Host` methods. A role never asks which dialect it speaks.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Protocol
 from attrs import frozen
 from twisted.internet.defer import Deferred
 
-from ..address import Endpoint
-from ..relay.stream import Cause, Channel, Stream
+from nodepass.address import Endpoint
+from nodepass.relay.stream import Cause, Channel, Stream
 
 
 class Flow(Enum):
@@ -27,9 +27,9 @@ class Flow(Enum):
 class Opening:
     """What the dialing side is told of a visitor.
 
-    @ivar target: 0 leaves the choice to the dialing side; n takes the nth target of its list.
-    @ivar visitor: the visitor's address.
-    @ivar local: the address that the visitor had connected to.
+    :ivar target: 0 leaves the choice to the dialing side; n takes the nth target of its list.
+    :ivar visitor: the visitor's address.
+    :ivar local: the address that the visitor had connected to.
     """
 
     visitor: Endpoint
@@ -64,7 +64,7 @@ class Peer(Protocol):
         """Whether a new visitor may be given to it: it was heard from lately and is not leaving."""
 
     def open(self, opening: Opening) -> Deferred[Stream]:
-        """A stream to the peer's target.  Cancel it to stop waiting for a link; it fails with
+        """A stream to the peer's target. Cancel it to stop waiting for a link; it fails with
         PeerError when the peer goes first."""
 
     def open_flow(self, opening: Opening) -> Channel:
@@ -89,10 +89,10 @@ class Host(Protocol):
         """A peer whose control link was lost is back, its sessions with it."""
 
     def lost(self, peer: Peer) -> None:
-        """A peer's control link was lost.  Its sessions go on for a while."""
+        """A peer's control link was lost. Its sessions go on for a while."""
 
     def left(self, peer: Peer) -> None:
-        """A peer is gone, or takes leave: the last call about it.  Sessions that it has ended may
+        """A peer is gone, or takes leave: the last call about it. Sessions that it has ended may
         still linger; `Peer.close` cuts them."""
 
     def available(self, peer: Peer) -> None:

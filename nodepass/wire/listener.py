@@ -38,7 +38,7 @@ _TLS_HANDSHAKE = 0x16
 class Guest:
     """A connection in the lobby.
 
-    @ivar address: where it comes from.
+    :ivar address: where it comes from.
     """
 
     __slots__ = ("_lobby", "_timer", "_transport", "address")
@@ -126,7 +126,7 @@ class Dialect(Interface):
 class TunnelFactory(Factory):
     """Accepts connections to the tunnel port.
 
-    @param context: what TLS connections are shown, asked for each.
+    :param context: what TLS connections are shown, asked for each.
     """
 
     noisy = False

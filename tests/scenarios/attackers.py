@@ -1,6 +1,6 @@
 """Peers that are not to be trusted, written from the codecs of the wire and plain sockets.
 
-They block, so they run in threads of their own: `await attack(function, ...)`.  What they do
+They block, so they run in threads of their own: `await attack(function, ...)`. What they do
 before they turn bad is all that a stranger needs to write a peer.
 """
 

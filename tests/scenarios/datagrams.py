@@ -151,7 +151,7 @@ class Way:
         held = 0
         for node in {id(node): node for node in (self.entry, self.exit)}.values():
             role = node._role
-            held += role.instance.slots.udp + role.instance.meter.udps
+            held += role.instance.slots.udp
             held += len(role.visitors.flows) + len(role.dialer.flows) + len(role.visitors._channels)
             for pool in _pools(node):
                 held += pool._carrier.waiting + pool._carrier._held

@@ -177,7 +177,7 @@ def echoing(name: bytes = b"1") -> Target:
 
 
 async def visit(where: Endpoint, timeout: float = 3.0) -> bytes:
-    """One visit to a named target: its name.  Raises where it fails in any way."""
+    """One visit to a named target: its name. Raises where it fails in any way."""
     conn = await connect(where)
     timer = reactor.callLater(timeout, conn.reset)
     try:

@@ -189,7 +189,7 @@ class Node(ProcessProtocol):
 
 
 def node(*arguments: str, env: dict[str, str] | None = None, netns: str | None = None) -> Node:
-    """Start a node.  Its log is read; stop it before the test ends."""
+    """Start a node. Its log is read; stop it before the test ends."""
     protocol = Node()
     command = [sys.executable, "-m", "nodepass", *arguments]
     if netns is not None:

@@ -271,7 +271,7 @@ async def _awaited(awaitable: Awaitable[None]) -> None:
 def listen(
     script: Script | None = None, host: str = HERE, port: int = 0, paused: bool = False
 ) -> Target:
-    """A target.  `paused`: it reads nothing until told to."""
+    """A target. `paused`: it reads nothing until told to."""
     return Target(script, host, port, paused)
 
 

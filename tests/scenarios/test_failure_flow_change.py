@@ -24,7 +24,7 @@ def server(tunnel: int, mode: int, target: Endpoint | str) -> RoleService:
 @pytest_twisted.ensureDeferred
 async def test_flow_changes_and_changes_back() -> None:
     """In flow "-" the client no longer listens: a visitor at its port is refused rather than left
-    to wait, and the server's port serves.  Back in flow "+" the client listens again."""
+    to wait, and the server's port serves. Back in flow "+" the client listens again."""
     target = listen(echo)
     tunnel, at_client = free_port(), Endpoint(HERE, free_port())
     one = server(tunnel, 2, target.endpoint)

@@ -239,7 +239,7 @@ async def test_a_reset_in_the_round_of_a_resume() -> None:
         stream.attach(heard)
         bell = Bell(handle, stream.resume)
         reactor.addReader(bell)
-        # No turn of the reactor passes until the end of this block.  The bell rings before the
+        # No turn of the reactor passes until the end of this block. The bell rings before the
         # reset, so it comes first among the events of the next one.
         rope.send(b"!")
         stream.write(b"?")  # the reactor waits until this can leave, and not for what may come

@@ -238,7 +238,9 @@ async def test_a_stalled_link_drops_and_counts(monkeypatch: pytest.MonkeyPatch) 
                 assert link.flows._backlog_cost <= BACKLOG_BYTES
             finally:
                 globalLogPublisher.removeObserver(observe)
-            assert [line for line in said if "dropped" in line] == ["datagrams dropped: 1 (congestion)"]
+            assert [line for line in said if "dropped" in line] == [
+                "datagrams dropped: 1 (congestion)"
+            ]
             far.transport.resumeProducing()
             await until(lambda: not link.congested and not link.flows._backlog)
             visitor.say(b"last")

@@ -74,7 +74,6 @@ class FakeInstance:
             clock=self.reactor, log=self.log, meter=self.meter, read=3600.0
         )
 
-
     def release_tcp(self) -> None:
         self.slots.release_tcp()
 

@@ -1,7 +1,7 @@
 """Recorded handshakes and data-link openings, byte for byte.
 
 `vectors/native.json` is for those who write a peer of their own: with the inputs that it gives,
-each message and each secret must come out as it says.  After a wanted change of the protocol
+each message and each secret must come out as it says. After a wanted change of the protocol
 
     python -m tests.unit.test_native_vectors
 

@@ -1,7 +1,7 @@
 """The native wire, protocol version 1 of ALPN "nodepass2".
 
 Pure: `frames` (data links), `link` (the state of one), `messages` (control link), `handshake`,
-`proof` (how a data link shows that it belongs).  Glue: `control`, `datalink`, `datagrams`.
+`proof` (how a data link shows that it belongs). Glue: `control`, `datalink`, `datagrams`.
 Together: `peer`, with `acceptor` on the server's side and `connector` on the client's.
 """
 

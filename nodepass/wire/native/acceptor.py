@@ -45,8 +45,8 @@ from .proof import LINK_EXPORTER, MAGIC, LinkAcceptor, ProofError
 class ServerTerms:
     """What the server tells its clients.
 
-    @ivar maximum: most idle links per client.
-    @ivar pin: SHA-256 of the certificate that data links show now.
+    :ivar maximum: most idle links per client.
+    :ivar pin: SHA-256 of the certificate that data links show now.
     """
 
     key: bytes | None

@@ -1,4 +1,4 @@
-"""Keeps guessing at the key slow and PAKE work cheap.  No I/O and no clock of its own."""
+"""Keeps guessing at the key slow and PAKE work cheap. No I/O and no clock of its own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import OrderedDict
 
 from attrs import define
 
-#: Share of one core that PAKE work may take.  An attacker's handshakes must not slow visitors.
+#: Share of one core that PAKE work may take. An attacker's handshakes must not slow visitors.
 PAKE_SHARE = 0.10
 #: Seconds of CPU that one PAKE takes at the server (SPAKE2 in pure Python, both steps).
 PAKE_COST = 0.010
@@ -19,7 +19,7 @@ PAKE_QUEUE = 64
 #: Wrong guesses that one address has before it must wait, and seconds until it has one more.
 GUESS_BURST = 10
 GUESS_REFILL = 10.0
-#: Most guesses that one address can owe.  Guesses made side by side are known to be wrong only when
+#: Most guesses that one address can owe. Guesses made side by side are known to be wrong only when
 #: all were let in, so that without a debt they would cost no more than one; without a bound to it,
 #: others behind the same address would be kept out for hours.
 GUESS_DEBT = 60

@@ -79,10 +79,10 @@ class Refused(PeerError):
 class ClientTerms:
     """What the client brings along.
 
-    @ivar level: least TLS level that it accepts.
-    @ivar server: the server as the URL names it.
-    @ivar dial: connects to the first of these hosts that answers; fires with what was built.
-    @ivar settings: for the peer, once the server has said which way visitors flow.
+    :ivar level: least TLS level that it accepts.
+    :ivar server: the server as the URL names it.
+    :ivar dial: connects to the first of these hosts that answers; fires with what was built.
+    :ivar settings: for the peer, once the server has said which way visitors flow.
     """
 
     key: bytes | None
@@ -113,8 +113,8 @@ def node_id(*parts: str) -> bytes:
 class NativeConnector:
     """Keeps a client joined to its server, for ever.
 
-    @ivar peer: the server; None before the first join.
-    @ivar flow: which way visitors go, as the server said last.
+    :ivar peer: the server; None before the first join.
+    :ivar flow: which way visitors go, as the server said last.
     """
 
     def __init__(self, terms: ClientTerms, log: Log) -> None:
@@ -136,7 +136,7 @@ class NativeConnector:
         self._running.addErrback(self._failed)
 
     def stop(self) -> None:
-        """Stop looking.  The peer that is there is left to its owner."""
+        """Stop looking. The peer that is there is left to its owner."""
         if self._running is not None:
             self._running.cancel()
         if self._maker is not None:

@@ -23,11 +23,11 @@ class ControlLink(Protocol):
     """One end of a control link.
 
     During the handshake messages are asked for one by one with `read`; from `listen` on each
-    is handed over as it comes.  While what was sent waits to leave, nothing is read: a peer that
+    is handed over as it comes. While what was sent waits to leave, nothing is read: a peer that
     asks without reading the answers stops itself.
 
-    @ivar encrypted: fires with this link when TLS is up, fails when it can't be.
-    @ivar given_up: why this end aborted the link; empty if it did not say.
+    :ivar encrypted: fires with this link when TLS is up, fails when it can't be.
+    :ivar given_up: why this end aborted the link; empty if it did not say.
     """
 
     transport: Any

@@ -1,6 +1,6 @@
 """UDP flows on data links: many flows share a few links.
 
-A link holds a burst while it can't send.  Beyond that it drops datagrams, as a network does, rather
+A link holds a burst while it can't send. Beyond that it drops datagrams, as a network does, rather
 than delay all flows on it.
 """
 
@@ -24,11 +24,11 @@ HELD_DATAGRAMS = 64
 #: Bytes that all flows of one carrier may hold together while they wait.
 HELD_BYTES = 1 << 20
 #: Bytes that a link holds when it is backed up: twice what one turn of the reactor reads from the
-#: visitors' socket, all of which may be for one link.  What the system's socket takes comes before.
+#: visitors' socket, all of which may be for one link. What the system's socket takes comes before.
 BACKLOG_BYTES = 512 * 1024
 #: What keeping a datagram costs beside its bytes, so that empty ones are bounded as well.
 OVERHEAD = 128
-#: Links that the flows of one peer share.  More than one, so that a lost segment delays an eighth
+#: Links that the flows of one peer share. More than one, so that a lost segment delays an eighth
 #: of the flows only; few, so that a thousand flows do not take a thousand links.
 DATAGRAM_LINKS = 8
 
@@ -40,8 +40,8 @@ def _cost(data: bytes) -> int:
 class FlowChannel:
     """One flow as a channel.
 
-    @ivar number: the flow's id on its link.
-    @ivar known: the peer knows of the flow.
+    :ivar number: the flow's id on its link.
+    :ivar known: the peer knows of the flow.
     """
 
     __slots__ = ("_carrier", "_over", "_sink", "held", "known", "link", "number", "opening")
@@ -102,7 +102,7 @@ class DatagramLink:
     The peer learns of a flow with its first datagram that leaves, so that a link that is stuck is
     not filled with the flows that come and go meanwhile.
 
-    @ivar flow_opened: set by the serving end: called with the channel of each new flow.
+    :ivar flow_opened: set by the serving end: called with the channel of each new flow.
     """
 
     def __init__(self, link: DataLink) -> None:
@@ -158,7 +158,7 @@ class DatagramLink:
             self._check_unused()
 
     def receive(self, frame: FlowOpen | Datagram | FlowClose) -> None:
-        """A frame came.  Frames for a flow that is not there crossed with its end."""
+        """A frame came. Frames for a flow that is not there crossed with its end."""
         if isinstance(frame, Datagram):
             channel = self.flows.get(frame.flow)
             if channel is not None:
@@ -220,7 +220,7 @@ class _Lane:
 class FlowCarrier:
     """The flows of a peer at the end with the visitors.
 
-    @param need_link: asks for an idle link; `give` or `refuse` answers with the same lane number.
+    :param need_link: asks for an idle link; `give` or `refuse` answers with the same lane number.
     """
 
     def __init__(self, need_link: Callable[[int], None]) -> None:

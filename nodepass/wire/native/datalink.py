@@ -34,7 +34,7 @@ from .link import LinkState
 #: Seconds after which a RESET that was not answered is repeated over the control link: what the
 #: link carries may be waiting, with the RESET behind it, for a peer that has stopped reading it.
 RESET_PATIENCE = 1.0
-#: Seconds in which a peer must answer a RESET.  It answers as soon as it reads; one that does not
+#: Seconds in which a peer must answer a RESET. It answers as soon as it reads; one that does not
 #: is stuck, and the link, which can't be used again before the answer, is given up.
 RESET_ANSWER_TIMEOUT = 10.0
 
@@ -132,9 +132,9 @@ class LinkStream:
 class DataLink(Protocol):
     """One end of a data link.
 
-    @ivar number: the link's id within its association.
-    @ivar congested: what was written waits to leave.
-    @ivar free_since: when the link last became idle, in the clock's seconds.
+    :ivar number: the link's id within its association.
+    :ivar congested: what was written waits to leave.
+    :ivar free_since: when the link last became idle, in the clock's seconds.
     """
 
     transport: Any

@@ -1,7 +1,7 @@
 """The frames of a data link.
 
 Each frame begins with one 32-bit word in network order: the type in its upper 8 bits, the length of
-the body in the lower 24.  Bodies, with u32 and u16 in network order:
+the body in the lower 24. Bodies, with u32 and u16 in network order:
 
     OPEN        u32 session, u16 target, address visitor, address local
     DATA        bytes of the session
@@ -23,10 +23,10 @@ from enum import IntEnum
 
 from attrs import frozen
 
-from ...address import Endpoint
-from ...errors import PeerError
-from ...relay.stream import Cause
-from .. import Opening
+from nodepass.address import Endpoint
+from nodepass.errors import PeerError
+from nodepass.relay.stream import Cause
+from nodepass.wire import Opening
 
 
 class FrameType(IntEnum):
@@ -236,7 +236,7 @@ class FrameReader:
     """Takes bytes as they come and gives frames.
 
     DATA is passed on as it arrives, so that nothing waits for a long frame's end; all other frames
-    are short and come whole.  What is held is at most one unfinished datagram.
+    are short and come whole. What is held is at most one unfinished datagram.
     """
 
     __slots__ = ("_held", "_left")
@@ -248,7 +248,7 @@ class FrameReader:
     def feed(self, data: bytes) -> list[Frame]:
         """The frames that these bytes complete.
 
-        @raise FrameError: the bytes are no frames; the link can't go on.
+        :raises FrameError: the bytes are no frames; the link can't go on.
         """
         frames: list[Frame] = []
         at = 0

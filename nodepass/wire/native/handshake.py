@@ -6,13 +6,13 @@
     Confirm (proof)                   -->
                                       <--    Welcome (proof, association, pin)
 
-All of it runs inside TLS 1.3.  Both proofs are HMACs under keys that come from the PAKE's result
+All of it runs inside TLS 1.3. Both proofs are HMACs under keys that come from the PAKE's result
 (SPAKE2 on the key) and the transcript: the TLS exporter's value, the Hello and the Answer as they
-were on the wire.  So one guess at the key costs an attacker one handshake, and whoever sits between
+were on the wire. So one guess at the key costs an attacker one handshake, and whoever sits between
 two TLS connections has two different exporters and is found out.
 
 A client that comes back names its association instead of a share, and the association's rejoin
-secret takes the place of the PAKE's result.  Without a key on both ends an empty secret does: then
+secret takes the place of the PAKE's result. Without a key on both ends an empty secret does: then
 the proofs show only that nobody sat in between two honest nodes' TLS by passing it on.
 
 No I/O: bytes and messages in, messages out.
@@ -31,7 +31,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from spake2 import SPAKE2_A, SPAKE2_B
 
-from ...errors import PeerError
+from nodepass.errors import PeerError
+
 from .messages import Answer, Confirm, Hello, Refusal, Refuse, Welcome, encode
 
 #: The protocol versions that this node speaks, best first.
@@ -50,8 +51,8 @@ Entropy = Callable[[int], bytes]
 class HandshakeError(PeerError):
     """The handshake can't go on.
 
-    @ivar refusal: what to tell the client, on the server's side.
-    @ivar guess: whether the peer has spent a guess at the key.
+    :ivar refusal: what to tell the client, on the server's side.
+    :ivar guess: whether the peer has spent a guess at the key.
     """
 
     def __init__(self, message: str, refusal: Refusal | None = None, guess: bool = False) -> None:
@@ -64,8 +65,8 @@ class HandshakeError(PeerError):
 class Secrets:
     """What both ends share once they have proved the key.
 
-    @ivar link: proves that a data link belongs to the association.
-    @ivar rejoin: takes the PAKE's place when the client comes back.
+    :ivar link: proves that a data link belongs to the association.
+    :ivar rejoin: takes the PAKE's place when the client comes back.
     """
 
     link: bytes
@@ -102,7 +103,7 @@ def _mac(key: bytes, *parts: bytes) -> bytes:
 def _pake_finish(pake: SPAKE2_A | SPAKE2_B, share: bytes) -> bytes:
     """The PAKE's result; the peer has spent a guess from here on.
 
-    @raise HandshakeError: the share is none.
+    :raises HandshakeError: the share is none.
     """
     if len(share) != SHARE_SIZE:
         raise HandshakeError("its PAKE share has a wrong length", Refusal.WRONG_KEY, guess=True)
@@ -121,9 +122,9 @@ def key_bytes(key: str | None) -> bytes | None:
 class ClientHandshake:
     """The client's side.
 
-    @param key: the tunnel key; None without one.
-    @param hello: what to say; `share`, `association` and `nonce` are filled in here.
-    @param coming_back: the association and its secrets to come back to; None for a new one.
+    :param key: the tunnel key; None without one.
+    :param hello: what to say; `share`, `association` and `nonce` are filled in here.
+    :param coming_back: the association and its secrets to come back to; None for a new one.
     """
 
     def __init__(
@@ -150,8 +151,8 @@ class ClientHandshake:
     def answered(self, answer: Answer, raw: bytes, exporter: bytes) -> Confirm:
         """The server answered; what to say next.
 
-        @param raw: the Answer as it was on the wire, its length included.
-        @raise HandshakeError: the server's answer can't be accepted.
+        :param raw: the Answer as it was on the wire, its length included.
+        :raises HandshakeError: the server's answer can't be accepted.
         """
         if answer.version not in VERSIONS:
             raise HandshakeError(
@@ -172,7 +173,7 @@ class ClientHandshake:
     def welcomed(self, welcome: Welcome) -> Secrets:
         """The server's proof came; what both ends share from now on.
 
-        @raise HandshakeError: the proof is wrong.
+        :raises HandshakeError: the proof is wrong.
         """
         keys = self._keys
         assert keys is not None, "answered() comes first"
@@ -190,7 +191,7 @@ class ClientHandshake:
 class ServerHandshake:
     """The server's side; it serves one client.
 
-    @param known: the secrets of an association that may be come back to, or None.
+    :param known: the secrets of an association that may be come back to, or None.
     """
 
     def __init__(
@@ -212,7 +213,7 @@ class ServerHandshake:
     def check(self, hello: Hello) -> bool:
         """Whether the handshake needs PAKE work; done before any.
 
-        @raise HandshakeError: the client must be refused.
+        :raises HandshakeError: the client must be refused.
         """
         if not set(hello.versions) & set(VERSIONS):
             raise HandshakeError(
@@ -245,9 +246,9 @@ class ServerHandshake:
     def answer(self, hello: Hello, raw: bytes, exporter: bytes, answer: Answer) -> bytes:
         """The Answer as it goes on the wire; call `check` first.
 
-        @param raw: the Hello as it was on the wire, its length included.
-        @param answer: what to say; `version`, `share` and `nonce` are filled in here.
-        @raise HandshakeError: the client must be refused.
+        :param raw: the Hello as it was on the wire, its length included.
+        :param answer: what to say; `version`, `share` and `nonce` are filled in here.
+        :raises HandshakeError: the client must be refused.
         """
         secret = share = b""
         if self._secrets is not None:
@@ -268,7 +269,7 @@ class ServerHandshake:
     def confirmed(self, confirm: Confirm, pin: bytes) -> tuple[Welcome, Secrets]:
         """The client's proof came; the last word of the handshake, and what both ends share.
 
-        @raise HandshakeError: the proof is wrong.
+        :raises HandshakeError: the proof is wrong.
         """
         keys = self._keys
         assert keys is not None, "answer() comes first"

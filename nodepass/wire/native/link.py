@@ -1,18 +1,18 @@
 """The state of one data link: which session it carries, and whose turn it is to end it.
 
-Rule 1: one TCP session at a time.  Sessions are numbered from 1; an OPEN that is not the last
+Rule 1: one TCP session at a time. Sessions are numbered from 1; an OPEN that is not the last
 number + 1, or that comes before the last session is over, is an error.
 
 Rule 2: a session is over at an end that has sent its own FIN or RESET and has the peer's.
 
-Rule 3: the serving end sends DONE when a session is over there.  By then it is over at the taking
-end too, as the FIN or RESET of either end went before.  With DONE the link is idle and may be taken
+Rule 3: the serving end sends DONE when a session is over there. By then it is over at the taking
+end too, as the FIN or RESET of either end went before. With DONE the link is idle and may be taken
 again: nothing of the session is left on it, in either direction, but perhaps the taking end's RESET
-behind its FIN.  Without DONE the next OPEN would wait behind bytes that the last session's target
+behind its FIN. Without DONE the next OPEN would wait behind bytes that the last session's target
 is slow to read.
 
 Rule 4: a RESET of the current session is answered with one's own FIN or RESET unless that was sent
-before.  One that comes when the session is over has crossed with its end and means nothing.
+before. One that comes when the session is over has crossed with its end and means nothing.
 
 Rule 5: a link that closes while a session is not over has reset it.
 
@@ -23,9 +23,10 @@ from __future__ import annotations
 
 from enum import Enum
 
-from ...errors import PeerError
-from ...relay.stream import Cause
-from .. import Opening
+from nodepass.errors import PeerError
+from nodepass.relay.stream import Cause
+from nodepass.wire import Opening
+
 from .frames import Data, Datagram, Done, Fin, FlowClose, FlowOpen, Frame, Open, Reset, encode
 
 
@@ -44,9 +45,9 @@ class End(Enum):
 class LinkState:
     """One end of a data link, without I/O: actions return bytes to send, frames are judged.
 
-    @ivar takes: this end opens sessions; the other end serves them.
-    @ivar number: the current session, or the last one; 0 before the first.
-    @ivar done: DONE of this session was sent, or at the taking end came.
+    :ivar takes: this end opens sessions; the other end serves them.
+    :ivar number: the current session, or the last one; 0 before the first.
+    :ivar done: DONE of this session was sent, or at the taking end came.
     """
 
     __slots__ = ("datagrams", "done", "got", "number", "sent", "takes")
@@ -102,12 +103,12 @@ class LinkState:
     # What the other end does.
 
     def receive(self, frame: Frame) -> Frame | None:
-        """Judge a frame.  What comes back concerns the local stream; None: nothing does.
+        """Judge a frame. What comes back concerns the local stream; None: nothing does.
 
         After a `Reset` came back the caller must answer with `reset` (it returns nothing where no
-        answer is due).  After each FIN and RESET it must send what `conclude` gives.
+        answer is due). After each FIN and RESET it must send what `conclude` gives.
 
-        @raise LinkError: the peer broke a rule; the link must be closed.
+        :raises LinkError: the peer broke a rule; the link must be closed.
         """
         if isinstance(frame, Data):
             if self.got is not End.OPEN:

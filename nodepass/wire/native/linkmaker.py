@@ -38,11 +38,11 @@ MAX_WANTED = 65536
 class LinkTerms:
     """How data links are made.
 
-    @ivar creator: what checks the server's certificate; asked for each link; None on plain links.
-    @ivar most: links that there may be at once: half of the open files, as each session needs a
+    :ivar creator: what checks the server's certificate; asked for each link; None on plain links.
+    :ivar most: links that there may be at once: half of the open files, as each session needs a
         socket of its own as well.
-    @ivar dial: connects to an address; fires with what the factory built.
-    @ivar interval: seconds between two tries after failures, the shortest and the longest.
+    :ivar dial: connects to an address; fires with what the factory built.
+    :ivar interval: seconds between two tries after failures, the shortest and the longest.
     """
 
     reactor: Any

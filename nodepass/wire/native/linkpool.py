@@ -28,7 +28,7 @@ AGED_SHARE = 8
 #: Seconds that a datagram link without flows is kept: a resolver's next query comes soon.
 DATAGRAM_LINK_REST = 10.0
 #: Links without a session above the maximum that are let in: in a burst the sessions of many links
-#: are still on their way.  It bounds what a peer that lies can make this node hold.
+#: are still on their way. It bounds what a peer that lies can make this node hold.
 SPARE_LINKS = 1024
 
 
@@ -57,13 +57,13 @@ class PoolOwner(Protocol):
 
 
 class LinkPool:
-    """All data links of a peer.  It is the `LinkOwner` of each.
+    """All data links of a peer. It is the `LinkOwner` of each.
 
     The taking end keeps idle links in it; at the other end it only knows them.
 
-    @param takes: this end takes links.
-    @param minimum: idle links to keep.
-    @param maximum: most idle links.
+    :param takes: this end takes links.
+    :param minimum: idle links to keep.
+    :param maximum: most idle links.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class LinkPool:
     # For visitors.
 
     def open(self, opening: Opening) -> Deferred[Stream]:
-        """A stream on the next idle link.  Cancel it to stop waiting."""
+        """A stream on the next idle link. Cancel it to stop waiting."""
         result: Deferred[Stream] = Deferred(self._stop_waiting)
         link = self._next_idle()
         if link is not None:
@@ -153,7 +153,7 @@ class LinkPool:
     def add(self, number: int) -> DataLink:
         """A link that has proved that it belongs; connect its transport, then call `ready`.
 
-        @raise PeerError: the peer has too many links already.
+        :raises PeerError: the peer has too many links already.
         """
         if len(self._links) - len(self._busy) >= self._policy.maximum + SPARE_LINKS:
             raise PeerError("it makes more data links than it was asked for")
@@ -186,7 +186,7 @@ class LinkPool:
         Links whose session is over are closed in order: its last bytes may still be on their way.
 
         :param linger: let sessions under way end by themselves, as the peer has closed its end.
-        :return: fires when no link is left, within `PARTING_TIMEOUT`.
+        :returns: fires when no link is left, within `PARTING_TIMEOUT`.
         """
         self._closed = True
         self.refuse_waiting(cause, reason)

@@ -3,7 +3,7 @@
     u16 length of the rest, u8 type, fields
     field: u8 tag, u16 length, value
 
-Numbers are in network order, without leading zero bytes (zero itself has none).  Fields that a peer
+Numbers are in network order, without leading zero bytes (zero itself has none). Fields that a peer
 does not know are skipped, and so are messages of a type that it does not know, so that newer
 nodes may say more.
 """
@@ -17,7 +17,7 @@ from typing import Any, ClassVar, TypeVar
 import attrs
 from attrs import frozen
 
-from ...errors import PeerError
+from nodepass.errors import PeerError
 
 #: Longest message: room for growth in PIN and ABOUT, far above what version 1 sends.
 MAX_MESSAGE = 16384
@@ -247,7 +247,7 @@ def _encode_value(value: Any, kind: Kind, limit: int) -> bytes:
 def decode(body: bytes) -> Message | None:
     """A message from what follows its length; None when its type is not known.
 
-    @raise MessageError: the bytes are no message.
+    :raises MessageError: the bytes are no message.
     """
     if not body:
         raise MessageError("an empty message")
@@ -294,7 +294,7 @@ def framed(body: bytes) -> bytes:
 def expect(cls: type[M], message: Message | None) -> M:
     """The message, if it is of this type.
 
-    @raise MessageError: it is another one.
+    :raises MessageError: it is another one.
     """
     if not isinstance(message, cls):
         name = "an unknown message" if message is None else type(message).__name__
@@ -305,7 +305,7 @@ def expect(cls: type[M], message: Message | None) -> M:
 class MessageReader:
     """Takes bytes as they come and gives the bodies of messages, for `decode`.
 
-    @ivar limit: the longest message that is accepted now, in bytes.
+    :ivar limit: the longest message that is accepted now, in bytes.
     """
 
     def __init__(self, limit: int = MAX_HELLO) -> None:
@@ -313,7 +313,7 @@ class MessageReader:
         self._held = b""
 
     def feed(self, data: bytes) -> None:
-        """Take more bytes.  Ask `next` for what they complete."""
+        """Take more bytes. Ask `next` for what they complete."""
         self._held += data
 
     def __len__(self) -> int:
@@ -323,7 +323,7 @@ class MessageReader:
     def next(self) -> bytes | None:
         """The next message's body, or None when it is not whole yet.
 
-        @raise MessageError: the message is longer than the limit.
+        :raises MessageError: the message is longer than the limit.
         """
         if len(self._held) < _LENGTH.size:
             return None

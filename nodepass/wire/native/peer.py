@@ -43,10 +43,10 @@ PROBE_TIMEOUT = 1.0
 class PeerSettings:
     """What all peers of a role have in common.
 
-    @ivar takes: this end has the visitors, so it takes links.
-    @ivar report_interval: seconds between pings.
-    @ivar adoption: seconds that sessions live on without a control link.
-    @ivar about: what to tell the peer of this node.
+    :ivar takes: this end has the visitors, so it takes links.
+    :ivar report_interval: seconds between pings.
+    :ivar adoption: seconds that sessions live on without a control link.
+    :ivar about: what to tell the peer of this node.
     """
 
     clock: IReactorTime
@@ -65,14 +65,14 @@ class NativePeer:
     Rule 1: a peer that lost its control link keeps its data links and their sessions for `adoption`
     seconds; `attach` within that time goes on where it was.
 
-    Rule 2: `close` is the one exit; called again it cuts what lingers.  It resets every session,
+    Rule 2: `close` is the one exit; called again it cuts what lingers. It resets every session,
     refuses every waiting visitor and tells the host, once.
 
-    @ivar association: the association's id.
-    @ivar node: the peer's node id; empty at the client's end.
-    @ivar links: its data links.
-    @ivar make_links: at the client's end, makes data links; None at the server's.
-    @ivar pinned: at the client's end, hears of the server's next certificate.
+    :ivar association: the association's id.
+    :ivar node: the peer's node id; empty at the client's end.
+    :ivar links: its data links.
+    :ivar make_links: at the client's end, makes data links; None at the server's.
+    :ivar pinned: at the client's end, hears of the server's next certificate.
     """
 
     def __init__(

@@ -7,7 +7,7 @@
     proof (32)                               -->
                                              <--    ready (32)
 
-Both proofs are HMACs under the association's secret.  On TLS they cover this connection's exporter,
+Both proofs are HMACs under the association's secret. On TLS they cover this connection's exporter,
 so the connector sends its proof at once; on plain links they cover the acceptor's challenge, which
 keeps a recorded opening from being of use, and the connector's nonce does the same the other way.
 
@@ -24,7 +24,8 @@ from collections.abc import Callable
 
 from attrs import frozen
 
-from ...errors import PeerError
+from nodepass.errors import PeerError
+
 from .handshake import Entropy, Secrets
 
 MAGIC = b"NP2D"
@@ -61,7 +62,7 @@ class Preface:
 def decode_preface(raw: bytes) -> Preface:
     """The preface from its `PREFACE_SIZE` bytes.
 
-    @raise ProofError: it is none.
+    :raises ProofError: it is none.
     """
     magic, version, worker, association, link, nonce = _PREFACE.unpack(raw)
     if magic != MAGIC:
@@ -78,7 +79,7 @@ def _proof(secret: bytes, end: bytes, binding: bytes, preface: bytes) -> bytes:
 class LinkConnector:
     """The client's side of a new data link.
 
-    @param exporter: the TLS exporter's value; None on a plain link.
+    :param exporter: the TLS exporter's value; None on a plain link.
     """
 
     def __init__(
@@ -103,7 +104,7 @@ class LinkConnector:
     def feed(self, data: bytes) -> tuple[bytes, bytes | None]:
         """Bytes came: what to send, and, once the link is ready, what came after `ready`.
 
-        @raise ProofError: the acceptor did not prove itself.
+        :raises ProofError: the acceptor did not prove itself.
         """
         self._held += data
         send = b""
@@ -127,8 +128,8 @@ class LinkConnector:
 class LinkAcceptor:
     """The server's side of a new data link.
 
-    @param known: the secrets of an association, or None.
-    @param exporter: the TLS exporter's value; None on a plain link.
+    :param known: the secrets of an association, or None.
+    :param exporter: the TLS exporter's value; None on a plain link.
     """
 
     def __init__(
@@ -149,7 +150,7 @@ class LinkAcceptor:
 
         The caller sends the last of it, `ready`, when it has taken the link.
 
-        @raise ProofError: the connector did not prove itself.
+        :raises ProofError: the connector did not prove itself.
         """
         self._held += data
         send = b""
