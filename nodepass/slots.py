@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-#: A session's own socket and its data link.
-FILES_PER_SESSION = 2
+#: Open files of a TCP session: its own socket and its data link.  A flow has at most one, as many
+#: share a link.
+TCP_FILES = 2
 #: Open files kept for all else: listeners, control links, strangers, idle links, log files. Where
 #: there are few files altogether it is a quarter of them.
 SPARE_FILES = 128
@@ -12,8 +13,8 @@ SPARE_FILES = 128
 class Slots:
     """The sessions under way, counted against the most that are allowed.
 
-    Flows (UDP) take at most half, because anybody can open them with forged addresses; TCP sessions
-    may take all.
+    Flows (UDP) take at most half, of the limit and of the open files, because anybody can open them
+    with forged addresses; TCP sessions may take all.
 
     :param limit: most sessions of both kinds together; 0 means no limit.
     :param files: the files that the process may have open; sessions beyond what they allow are
@@ -21,28 +22,31 @@ class Slots:
         nor be joined. None means no limit.
     """
 
-    __slots__ = ("flow_limit", "limit", "tcp", "udp", "why")
+    __slots__ = ("_files", "flow_limit", "limit", "tcp", "udp", "why")
 
     def __init__(self, limit: int, files: int | None = None) -> None:
+        self.limit = limit
         #: Names the limit in log lines.
         self.why = f"slot={limit}"
+        self._files: int | None = None
+        halves = [limit // 2] if limit else []
         if files is not None:
-            bound = max(1, (files - min(SPARE_FILES, files // 4)) // FILES_PER_SESSION)
-            if not limit or bound < limit:
-                limit = bound
-                self.why = f"{files} open files (ulimit -n) allow {bound} sessions"
-        self.limit = limit
+            self._files = max(TCP_FILES, files - min(SPARE_FILES, files // 4))
+            halves.append(self._files // 2)
+            most = self._files // TCP_FILES
+            if not limit or most < limit:
+                self.why = f"{files} open files (ulimit -n) allow {most} sessions"
         #: TCP sessions under way.
         self.tcp = 0
         #: Flows under way.
         self.udp = 0
         #: Most flows, None without a limit. A limit of one still lets a flow in when no TCP
         #: session is there.
-        self.flow_limit = max(1, limit // 2) if limit else None
+        self.flow_limit = max(1, min(halves)) if halves else None
 
     def acquire_tcp(self) -> bool:
         """Take a slot for a TCP session; False when all are taken."""
-        if self.limit and self.tcp + self.udp >= self.limit:
+        if not self._room_for(TCP_FILES):
             return False
         self.tcp += 1
         return True
@@ -56,7 +60,7 @@ class Slots:
         """Take a slot for a flow; False when all, or the half that is for flows, are taken."""
         if self.flow_limit is not None and self.udp >= self.flow_limit:
             return False
-        if self.limit and self.tcp + self.udp >= self.limit:
+        if not self._room_for(1):
             return False
         self.udp += 1
         return True
@@ -65,3 +69,10 @@ class Slots:
         """Give back the slot of a flow."""
         assert self.udp > 0, "released more flows than were acquired"
         self.udp -= 1
+
+    def _room_for(self, files: int) -> bool:
+        """Whether one more session, which opens so many files, is within both limits."""
+        if self.limit and self.tcp + self.udp >= self.limit:
+            return False
+        taken = self.tcp * TCP_FILES + self.udp
+        return self._files is None or taken + files <= self._files

@@ -34,9 +34,22 @@ def test_flows_take_at_most_half() -> None:
 def test_sessions_leave_files_for_links() -> None:
     """A process without a free file serves nobody, so sessions stop at half of its files."""
     few, many = Slots(0, 64), Slots(65536, 1024)
-    assert (few.limit, many.limit, many.flow_limit) == (24, 448, 224)
     assert "1024 open files" in many.why
+    assert [few.acquire_tcp() for _ in range(25)] == [True] * 24 + [False]
     assert [many.acquire_tcp() for _ in range(449)] == [True] * 448 + [False]
+    assert not many.acquire_udp()
+
+
+def test_a_flow_counts_as_one_file() -> None:
+    """Flows take half of the files and as many as those are; TCP sessions find the other half."""
+    slots = Slots(65536, 1024)
+    assert slots.flow_limit == 448
+    assert [slots.acquire_udp() for _ in range(449)] == [True] * 448 + [False]
+    assert [slots.acquire_tcp() for _ in range(225)] == [True] * 224 + [False]
+    slots.release_udp()
+    assert not slots.acquire_tcp()
+    slots.release_udp()
+    assert slots.acquire_tcp()
 
 
 def test_the_limit_asked_for_counts_where_files_abound() -> None:
