@@ -203,6 +203,11 @@ class RoleService(Service):
             return ClientRole(config, tuning, reactor, log, ready=ready, failed=failed)
         log.info("mode=0: {tunnel} can be bound here, so this client is mode=1",
                  tunnel=config.tunnel)  # fmt: skip
+        if config.key:
+            log.warn(
+                "the key is unused, as this client is a plain forwarder; "
+                "if it was meant for a server, write mode=2"
+            )
         return forward
 
     def _say_started(self, role: Role) -> None:
@@ -261,8 +266,8 @@ def _key_warnings(config: ServerConfig | ClientConfig) -> list[str]:
         return []
     if not config.key:
         return [
-            "no key: anyone who reaches the tunnel port may join; "
-            "write one before the host, as in KEY@host:port (nodepass key makes one)"
+            "no key: anyone who reaches the tunnel port may join; give both ends the same one, by "
+            "NODEPASS_KEY, --key-file, or KEY@ before the tunnel host (nodepass key makes one)"
         ]
     # Four bits a character is what hex digits hold; words hold less, and random letters more.
     if 4 * len(config.key) < STRONG_KEY_BITS:

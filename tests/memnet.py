@@ -184,7 +184,6 @@ class Server:
             key=key, flow=flow, tls=tls, maximum=maximum, pin=lambda: self.identity.pin
         )
         self.acceptor = NativeAcceptor(terms, settings, log)
-        self.host.on_left = self.acceptor.forget
         self.lobby = Lobby(net, log, HANDSHAKE)
         self.factory = TunnelFactory(self.lobby, self.acceptor, self._context, log)
         net.server = self.factory

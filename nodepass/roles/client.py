@@ -178,7 +178,8 @@ class ClientRole(Role):
         self.present.discard(peer)
         self.carrier.remove(peer)
         self.departed(peer)
-        self.log.info("server {peer} is gone", peer=peer.name)
+        if not self._stopping:
+            self.log.info("server {peer} is gone", peer=peer.name)
         self.connector.control_lost()
         if not self._stopping:
             self.say_checkpoint()

@@ -68,6 +68,12 @@ class Role:
             self._reload_timer.cancel()
             self._reload_timer = None
         await self.stop_accepting()
+        if self.instance.slots.tcp:
+            self.log.info(
+                "stopping: {count} TCP sessions may end by themselves within {timeout:g} s",
+                count=self.instance.slots.tcp,
+                timeout=self.instance.tuning.shutdown_timeout,
+            )
         await self._drained()
         for session in list(self.instance.sessions):
             session.abort(Cause.STOPPED)

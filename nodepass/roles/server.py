@@ -24,12 +24,12 @@ from nodepass.wire.listener import Lobby, TunnelFactory
 from nodepass.wire.native import ALPN_CONTROL, ALPN_DATA
 from nodepass.wire.native.acceptor import NativeAcceptor, ServerTerms
 from nodepass.wire.native.handshake import key_bytes
-from nodepass.wire.native.peer import SILENT_INTERVALS, NativePeer, PeerSettings, about
+from nodepass.wire.native.peer import SILENT_INTERVALS, PeerSettings, about
 
 from .carrier import Carrier
 from .role import Role, closed
 from .targets import TargetDialer
-from .visitors import VisitorPorts, fatal
+from .visitors import VisitorPorts, fatal, why
 
 #: Seconds between telling clients of the next certificate and showing it.
 PIN_NOTICE = 2.0
@@ -200,7 +200,7 @@ class ServerRole(Role):
                 "tunnel port",
                 "can't listen for clients on {address}: {reason}; trying on",
                 address=self.config.tunnel,
-                reason=str(error.socketError),
+                reason=why(error),
             )
             cooldown = self.instance.tuning.service_cooldown
             self._retry = self.instance.reactor.callLater(cooldown, self._bind_tunnel)
@@ -223,18 +223,21 @@ class ServerRole(Role):
         if self._commit_timer is not None and self._commit_timer.active():
             self._commit_timer.cancel()
         self._next = None
+        assert self.acceptor is not None
+        self.acceptor.announce(None)
         if fresh is self.tls.identity:
+            self.log.info("certificate unchanged")
             self._warn_expired()
             return
         self._next = fresh
-        assert self.acceptor is not None
-        for peer in self.acceptor.peers.values():
-            peer.announce_pin(fresh.pin)
+        self.acceptor.announce(fresh.pin)
         self._commit_timer = self.instance.reactor.callLater(PIN_NOTICE, self._commit, fresh)
 
     def _commit(self, fresh: Identity) -> None:
         self._next = None
+        assert self.acceptor is not None
         self.tls.commit(fresh)
+        self.acceptor.announce(None)
         self.log.info("certificate reloaded, valid until {until:%Y-%m-%d}", until=fresh.not_after)
         self._warn_expired()
 
@@ -247,23 +250,16 @@ class ServerRole(Role):
                 day=identity.not_after,
             )
 
-    def _announce_next(self, peer: Peer) -> None:
-        """A client that comes between a certificate's announcement and its use needs it too."""
-        if self._next is not None and isinstance(peer, NativePeer):
-            peer.announce_pin(self._next.pin)
-
     # Host
 
     def joined(self, peer: Peer) -> None:
         self.present.add(peer)
-        self._announce_next(peer)
         self.carrier.add(peer)
         self._tell_joined(peer)
         self._check_ready()
 
     def returned(self, peer: Peer) -> None:
         self.present.add(peer)
-        self._announce_next(peer)
         self._tell_joined(peer, again=" again")
         self.carrier.available()
 
@@ -275,13 +271,12 @@ class ServerRole(Role):
         self.present.discard(peer)
         self.carrier.remove(peer)
         self.departed(peer)
-        if isinstance(peer, NativePeer):
-            self.acceptor.forget(peer)
-        self.log.info(
-            "client {peer} is gone; clients: {count}",
-            peer=peer.name,
-            count=len(self.present),
-        )
+        if not self._stopping:
+            self.log.info(
+                "client {peer} is gone; clients: {count}",
+                peer=peer.name,
+                count=len(self.present),
+            )
         if not self.acceptor.peers and not self._stopping:
             self.say_checkpoint()
 

@@ -53,6 +53,14 @@ def fatal(error: CannotListenError, what: str) -> FatalError | None:
     return FatalError(f"{what}: {reason}; {cure}")
 
 
+def why(error: CannotListenError) -> str:
+    """The reason why a port can't be bound now, in words."""
+    number = getattr(error.socketError, "errno", None)
+    if number == errno.EADDRINUSE:
+        return "another program has it"
+    return getattr(error.socketError, "strerror", None) or str(error.socketError)
+
+
 class VisitorPorts:
     """Listens for visitors, TCP and UDP, on one address.
 
@@ -168,7 +176,7 @@ class VisitorPorts:
             "visitors' port",
             "can't listen for visitors on {address}: {reason}; trying on",
             address=self._address,
-            reason=str(error.socketError),
+            reason=why(error),
         )
         cooldown = self._instance.tuning.service_cooldown
         self._retry = self._instance.reactor.callLater(cooldown, self.start)

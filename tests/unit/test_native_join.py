@@ -606,7 +606,8 @@ def test_closing_again_from_inside(net: MemoryNet) -> None:
 
     def again(_: Any) -> None:
         peer.close(Cause.LOST, "again")
-        left(peer)
+        if left is not None:
+            left(peer)
 
     server.host.on_left = again
     _, sink = visit(peer)

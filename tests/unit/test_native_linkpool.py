@@ -247,6 +247,21 @@ def test_a_link_that_broke_while_idle_is_not_given() -> None:
     assert case.visit().result._link.number == 1
 
 
+def test_when_most_idle_links_break_the_rest_are_replaced() -> None:
+    """What broke more than half of the idle links is not trusted to have spared the others."""
+    case = start(8)
+    case.clock.advance(1)
+    for pair in case.pairs[:3]:
+        pair[0].lose()
+    case.later(STEP)
+    assert {link.number for link in case.pool._idle} == {4, 5, 6, 7, 8, 9, 10, 11}
+    for pair in case.pairs[:5]:
+        pair[0].lose()
+    case.later(STEP)
+    assert case.pool.idle == 8
+    assert min(link.number for link in case.pool._idle) > 11
+
+
 def test_a_burst_is_kept_for_a_minute_and_given_up_for_good() -> None:
     """Links that are being closed are no demand: the pool does not grow again by itself."""
     case = start(2)

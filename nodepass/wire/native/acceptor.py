@@ -70,6 +70,7 @@ class NativeAcceptor:
         self.peers: dict[bytes, NativePeer] = {}
         self._budget = PakeBudget()
         self._guesses = GuessLimit()
+        self._next_pin: bytes | None = None
         self._serving: set[Deferred[None]] = set()
 
     # Dialect
@@ -97,7 +98,15 @@ class NativeAcceptor:
         for serving in list(self._serving):
             serving.cancel()
 
-    def forget(self, peer: NativePeer) -> None:
+    def announce(self, pin: bytes | None) -> None:
+        """Tell all clients, and those that join from now on, of the certificate that is shown next;
+        None: there is none to come."""
+        self._next_pin = pin
+        if pin is not None:
+            for peer in self.peers.values():
+                peer.announce_pin(pin)
+
+    def _forget(self, peer: NativePeer) -> None:
         """A peer is gone for good."""
         self.peers.pop(peer.association, None)
 
@@ -168,6 +177,7 @@ class NativeAcceptor:
         if peer is not None:
             peer.address = str(guest.address)
             peer.attach(control)
+            self._announce_next(peer)
             self.settings.host.returned(peer)
             return
         if handshake.coming_back:
@@ -181,12 +191,19 @@ class NativeAcceptor:
             node=hello.node,
             minimum=max(1, hello.minimum),
             maximum=self.terms.maximum,
+            gone=self._forget,
         )
         for other in list(self.peers.values()):
             if other.node == hello.node:
                 other.probe().addCallback(self._replace, other)
         self.peers[peer.association] = peer
         peer.attach(control)
+        self._announce_next(peer)
+
+    def _announce_next(self, peer: NativePeer) -> None:
+        """A client that comes between a certificate's announcement and its use needs it too."""
+        if self._next_pin is not None:
+            peer.announce_pin(self._next_pin)
 
     def _replace(self, there: bool, peer: NativePeer) -> None:
         """The same node has come as a new process: the older one, if silent, is no more."""
@@ -207,7 +224,6 @@ class NativeAcceptor:
                     Refusal.TAKEN,
                 )
             peer.close(Cause.LOST, "it does not answer, and another client came")
-            self.forget(peer)
 
     async def _pake_turn(self, host: str) -> None:
         """Wait for a share of the CPU; an address with too many wrong guesses gets none."""

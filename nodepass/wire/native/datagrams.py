@@ -26,6 +26,9 @@ HELD_BYTES = 1 << 20
 #: Bytes that a link holds when it is backed up: twice what one turn of the reactor reads from the
 #: visitors' socket, all of which may be for one link. What the system's socket takes comes before.
 BACKLOG_BYTES = 512 * 1024
+#: FLOW_CLOSE frames that wait to leave a link that is backed up. Only a peer that opens flows
+#: without end and does not read what becomes of them lets so many wait; its link is closed.
+MAX_UNREAD_CLOSES = 65536
 #: What keeping a datagram costs beside its bytes, so that empty ones are bounded as well.
 OVERHEAD = 128
 #: Links that the flows of one peer share. More than one, so that a lost segment delays an eighth
@@ -111,6 +114,7 @@ class DatagramLink:
         self.flow_opened: Callable[[FlowChannel], None] | None = None
         self._backlog: deque[tuple[FlowChannel, bytes]] = deque()
         self._backlog_cost = 0
+        self._unread_closes = 0
 
     def open(self, channel: FlowChannel) -> None:
         """Open a flow of this, the taking, end; what it held while it waited goes first."""
@@ -133,6 +137,7 @@ class DatagramLink:
 
     def drained(self) -> None:
         """The link may send again."""
+        self._unread_closes = 0
         while self._backlog and not self._link.congested:
             channel, data = self._backlog.popleft()
             self._backlog_cost -= _cost(data)
@@ -155,6 +160,11 @@ class DatagramLink:
         if self.flows.pop(channel.number, None) is not None:
             if channel.known:
                 self._link.send_frame(encode(FlowClose(channel.number, cause)))
+                if self._link.congested:
+                    self._unread_closes += 1
+                    if self._unread_closes > MAX_UNREAD_CLOSES:
+                        self._link.abort("the peer does not read how its flows end")
+                        return
             self._check_unused()
 
     def receive(self, frame: FlowOpen | Datagram | FlowClose) -> None:

@@ -88,6 +88,8 @@ class LinkPool:
         self._busy: set[DataLink] = set()  # carrying a TCP session, or the last bytes of one
         self._retired: set[DataLink] = set()  # to be closed when they become free
         self._leaving: set[DataLink] = set()  # being closed
+        self._broken = 0  # idle links that were lost since the last look, the last of them then
+        self._broken_at = 0.0
         self._coming = 0  # links asked for and not there yet
         self._waiting: dict[Deferred[Stream], Opening] = {}  # visitors, the first comes first
         self._lanes: deque[int] = deque()  # of the flow carrier, waiting for a link
@@ -221,6 +223,9 @@ class LinkPool:
         return self._owner.reset_around(link.number, session, cause)
 
     def link_lost(self, link: DataLink, reason: str) -> None:
+        if link in self._idle:
+            self._broken += 1
+            self._broken_at = self._clock.seconds()
         if self._links.get(link.number) is link:
             del self._links[link.number]
         self._idle.pop(link, None)
@@ -318,7 +323,8 @@ class LinkPool:
             self._owner.need_links(missing)
 
     def tidy(self) -> None:
-        """At the taking end: close links that are too many, too old, or without a flow."""
+        """At the taking end: close links that are too many, too old, or without a flow, and all
+        idle ones when more than half of them have broken since the last time."""
         if not self._takes:
             return
         now = self._clock.seconds()
@@ -327,6 +333,12 @@ class LinkPool:
             if link is not None and now - link.free_since > DATAGRAM_LINK_REST:
                 self._carrier.lost(flows)
                 self._drop(link)
+        spared = [link for link in self._idle if link.made_at <= self._broken_at]
+        if self._broken > len(spared):
+            # What broke so many has broken the others as well, though they do not show it yet.
+            for link in spared:
+                self._drop(link)
+        self._broken = 0
         surplus = len(self._idle) - self._policy.idle(now, self._in_use)
         aged = len(self._idle) // AGED_SHARE + 1
         for link in list(self._idle):  # the longest idle first

@@ -72,6 +72,7 @@ class NativePeer:
     :ivar node: the peer's node id; empty at the client's end.
     :ivar links: its data links.
     :ivar make_links: at the client's end, makes data links; None at the server's.
+    :ivar gone: at the server's end, hears that the association is over.
     :ivar pinned: at the client's end, hears of the server's next certificate.
     """
 
@@ -87,6 +88,7 @@ class NativePeer:
         maximum: int = 1,
         make_links: Callable[[NativePeer, int], None] | None = None,
         pinned: Callable[[bytes], None] | None = None,
+        gone: Callable[[NativePeer], None] | None = None,
     ) -> None:
         self.settings = settings
         self.association = association
@@ -95,6 +97,7 @@ class NativePeer:
         self.node = node
         self.make_links = make_links
         self.pinned = pinned
+        self.gone = gone
         self.name = address
         self.targets = ""
         self.ping = 0.0
@@ -173,6 +176,8 @@ class NativePeer:
         closing = self.links.close(cause, reason, linger=linger)
         self._answer_probes(False)
         self._gone = gatherResults([parted, closing]).addCallback(lambda _: None)
+        if self.gone is not None:
+            self.gone(self)
         self.settings.host.left(self)
         return self._gone
 
