@@ -31,6 +31,10 @@ Usage: nodepass [--key-file FILE] URL [URL...]   run tunnels, one URL each
 _WORD = "[A-Za-z]{1,12}"
 
 
+#: What shells report of a program that Ctrl-C ended, here before its reactor could hear of it.
+INTERRUPTED = 130
+
+
 def console() -> NoReturn:
     """Run the command with the process's own arguments, and exit."""
     sys.exit(main(sys.argv[1:]))
@@ -53,6 +57,8 @@ def main(arguments: Sequence[str]) -> int:
         return run(arguments)
     except ConfigError as error:
         return complain(error)
+    except KeyboardInterrupt:
+        return INTERRUPTED
 
 
 def complain(error: NodePassError) -> int:

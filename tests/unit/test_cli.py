@@ -276,3 +276,13 @@ def test_installs_no_reactor(code: str) -> None:
     """Importing the package or showing help leaves the choice of the reactor to the program."""
     check = "import sys; assert 'twisted.internet.reactor' not in sys.modules"
     subprocess.run([sys.executable, "-c", f"{code}; {check}"], check=True, capture_output=True)
+
+
+def test_an_interrupt_at_the_start_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C before the reactor runs ends the command with the shell's status for it."""
+
+    def interrupted(_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(cli.COMMANDS, "key", interrupted)
+    assert cli.main(["key"]) == 130
