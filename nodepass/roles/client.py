@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Sequence
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocol, IProtocolFactory
 
-from nodepass import __version__
 from nodepass.address import Endpoint
 from nodepass.config import ClientConfig, Mode, TLSLevel
 from nodepass.errors import ConfigError, FatalError
@@ -20,7 +19,7 @@ from nodepass.tuning import Tuning
 from nodepass.wire import Flow, Opening, Peer
 from nodepass.wire.native.connector import ClientTerms, NativeConnector, node_id
 from nodepass.wire.native.handshake import key_bytes
-from nodepass.wire.native.peer import SILENT_INTERVALS, PeerSettings, about
+from nodepass.wire.native.peer import PeerSettings, peer_settings
 
 from .carrier import Carrier
 from .role import Role, closed
@@ -89,16 +88,14 @@ class ClientRole(Role):
         )
 
     def _settings(self, flow: Flow) -> PeerSettings:
-        tuning = self.instance.tuning
-        return PeerSettings(
+        return peer_settings(
+            self,
+            takes=flow is Flow.FORWARD,
+            dials=self.dialer.names if flow is Flow.REVERSE else "",
+            tuning=self.instance.tuning,
             clock=self.instance.reactor,
             log=self.log,
             watch=self.instance.watch,
-            host=self,
-            takes=flow is Flow.FORWARD,
-            report_interval=tuning.report_interval,
-            adoption=tuning.service_cooldown + SILENT_INTERVALS * tuning.report_interval,
-            about=about(self.dialer.names if flow is Flow.REVERSE else "", __version__),
         )
 
     # Role

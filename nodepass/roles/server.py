@@ -9,7 +9,6 @@ from twisted.internet.defer import maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IDelayedCall, IListeningPort
 
-from nodepass import __version__
 from nodepass.address import Endpoint
 from nodepass.config import Mode, ServerConfig, TLSLevel
 from nodepass.errors import ConfigError, FatalError
@@ -24,7 +23,7 @@ from nodepass.wire.listener import Lobby, TunnelFactory
 from nodepass.wire.native import ALPN_CONTROL, ALPN_DATA
 from nodepass.wire.native.acceptor import NativeAcceptor, ServerTerms
 from nodepass.wire.native.handshake import key_bytes
-from nodepass.wire.native.peer import SILENT_INTERVALS, PeerSettings, about
+from nodepass.wire.native.peer import peer_settings
 
 from .carrier import Carrier
 from .role import Role, closed
@@ -162,16 +161,15 @@ class ServerRole(Role):
     # The tunnel port.
 
     def _make_acceptor(self) -> None:
-        config, tuning = self.config, self.instance.tuning
-        settings = PeerSettings(
+        config = self.config
+        settings = peer_settings(
+            self,
+            takes=self.flow is Flow.REVERSE,
+            dials=self._dials(),
+            tuning=self.instance.tuning,
             clock=self.instance.reactor,
             log=self.log,
             watch=self.instance.watch,
-            host=self,
-            takes=self.flow is Flow.REVERSE,
-            report_interval=tuning.report_interval,
-            adoption=tuning.service_cooldown + SILENT_INTERVALS * tuning.report_interval,
-            about=about(self._dials(), __version__),
         )
         terms = ServerTerms(
             key=key_bytes(config.key),

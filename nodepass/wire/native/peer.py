@@ -9,9 +9,11 @@ from attrs import frozen
 from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+from nodepass import __version__
 from nodepass.logs import Log, printable
 from nodepass.relay.hangup import HangupWatch
 from nodepass.relay.stream import Cause, Channel, Stream
+from nodepass.tuning import Tuning
 from nodepass.wire import Host, Opening
 
 from .control import ControlLink
@@ -334,9 +336,31 @@ class NativePeer:
         return self.control is not None
 
 
-def about(targets: str, version: str) -> About:
-    """What a node tells of itself."""
-    return About(name=platform.node(), targets=targets, software=f"nodepass {version}")
+def peer_settings(
+    host: Host,
+    *,
+    takes: bool,
+    dials: str,
+    tuning: Tuning,
+    clock: IReactorTime,
+    log: Log,
+    watch: HangupWatch,
+) -> PeerSettings:
+    """What the peers of a role have in common.
+
+    :param takes: this end has the visitors.
+    :param dials: the targets that this node dials for its peers, for their log lines.
+    """
+    return PeerSettings(
+        clock=clock,
+        log=log,
+        watch=watch,
+        host=host,
+        takes=takes,
+        report_interval=tuning.report_interval,
+        adoption=tuning.service_cooldown + SILENT_INTERVALS * tuning.report_interval,
+        about=About(name=platform.node(), targets=dials, software=f"nodepass {__version__}"),
+    )
 
 
 def _cause(number: int) -> Cause:
