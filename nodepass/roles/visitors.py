@@ -57,7 +57,7 @@ def why(error: CannotListenError) -> str:
     """The reason why a port can't be bound now, in words."""
     number = getattr(error.socketError, "errno", None)
     if number == errno.EADDRINUSE:
-        return "another program has it"
+        return "in use by another program"
     return getattr(error.socketError, "strerror", None) or str(error.socketError)
 
 
