@@ -11,6 +11,7 @@ from attrs import evolve
 from twisted.internet import reactor
 from twisted.internet.defer import gatherResults, maybeDeferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
+from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import Factory, Protocol
 
 from nodepass.address import Address, Endpoint
@@ -373,9 +374,14 @@ async def test_no_peer_no_flow(kind: str) -> None:
 async def test_tcp_may_take_all_slots() -> None:
     """Flows have no slots of their own: when TCP visitors have taken all, datagrams are dropped."""
     async with Programs() as programs:
-        target = programs.target()
-        host, port = target.address
-        tcp = reactor.listenTCP(port, Factory.forProtocol(Protocol), interface=host)
+        while True:  # until there is a port that TCP has free as well
+            target = programs.target()
+            host, port = target.address
+            try:
+                tcp = reactor.listenTCP(port, Factory.forProtocol(Protocol), interface=host)
+                break
+            except CannotListenError:
+                continue
         async with way("single", target.address, entry="slot=2") as between:
             entry = TCP4ClientEndpoint(reactor, *between.visitors)
             guests = [await connectProtocol(entry, Protocol()) for _ in range(2)]
