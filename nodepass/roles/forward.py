@@ -80,6 +80,7 @@ class ForwardRole(Role):
     async def close(self) -> None:
         await closed(self.visitors.stop())
         self.dialer.stop()
+        self._ping = 0.0  # the last checkpoint shows what is then: nothing
 
     def ping(self) -> float:
         """The target's connect time, as it was at the last checkpoint."""
@@ -108,7 +109,7 @@ class ForwardRole(Role):
                 instance.tuning.report_interval,
             )
         except CancelledError:
-            return  # stopping: what was measured last stands
+            return  # stopping: sessions may go on for a while, and what was measured stands
         except Exception:
             self._ping = 0.0  # a target for UDP alone, or none that answers
             return

@@ -27,8 +27,8 @@ class Connected:
         pass
 
 
-def test_a_stop_keeps_the_last_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last checkpoint tells what was measured, not that the measurement under way was cut."""
+def test_a_stop_keeps_the_last_measurement_until_all_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While sessions end the last measurement stands; the last checkpoint, after them, shows 0."""
     config = parse_url("client://127.0.0.1:1/127.0.0.1:2?mode=1&log=none")
     assert isinstance(config, ClientConfig)
     role = ForwardRole(config, Tuning(), MemoryNet(), Log(Level.NONE),
@@ -42,3 +42,5 @@ def test_a_stop_keeps_the_last_measurement(monkeypatch: pytest.MonkeyPatch) -> N
     role.say_checkpoint()
     Deferred.fromCoroutine(role.stop_accepting())
     assert role.ping() == measured
+    Deferred.fromCoroutine(role.close())
+    assert role.ping() == 0
