@@ -27,7 +27,7 @@ class Connected:
         pass
 
 
-def test_a_stop_keeps_the_last_measurement_until_all_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_last_measurement_at_a_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     """While sessions end the last measurement stands; the last checkpoint, after them, shows 0."""
     config = parse_url("client://127.0.0.1:1/127.0.0.1:2?mode=1&log=none")
     assert isinstance(config, ClientConfig)
