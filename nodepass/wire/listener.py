@@ -1,15 +1,16 @@
 """The tunnel port of a server: who knocks, told by the first bytes.
 
 Connections that have not proved anything yet are few, small and short-lived: the lobby holds so
-many of them at most, each for the handshake's time, and no TLS object is made before the first byte
-asks for it.
+many of them at most, each for the handshake's time. A TLS object is made only when a whole
+ClientHello is there and one of a smaller number of places is free, so that all of them together
+take less than 32 kB times the size of the lobby.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 from typing import Protocol as Interface
 
 from twisted.internet.error import ConnectionClosed
@@ -31,8 +32,17 @@ from nodepass.tls import tls_reason
 
 #: Unproven connections held at once; the oldest goes when one more comes.
 LOBBY_SIZE = 512
+#: Of these, TLS handshakes under way at once. One takes 50 to 80 kB (OpenSSL's buffers for a
+#: handshake, Python's objects around them) and the others 13 kB, so that the lobby has its 16 MB.
+TLS_PLACES = 96
+#: Seconds that a TLS handshake keeps its place while others wait for one: several round trips of a
+#: slow line. Who takes longer makes room.
+TLS_PLACE_TIME = 2.0
+#: Largest first TLS record, bytes: what RFC 8446 5.1 allows. A ClientHello takes 200 to 2,000.
+MAX_HELLO_RECORD = 16384
 
 _TLS_HANDSHAKE = 0x16
+_RECORD_HEADER = 5
 
 
 class Guest:
@@ -53,13 +63,30 @@ class Guest:
 
     def admit(self) -> None:
         """It has proved itself, or is gone: it no longer counts."""
-        if self._lobby.remove(self) and self._timer.active():
-            self._timer.cancel()
+        self._leave()
+        self._lobby.tls_over(self)
+
+    def begin_tls(self, begin: Callable[[], None]) -> None:
+        """It sent a whole ClientHello: read no more of it until it has a place for TLS.
+
+        :param begin: called when it has one; never when it is gone by then.
+        """
+        self._transport.pauseProducing()
+
+        def go_on() -> None:
+            begin()
+            self._transport.resumeProducing()
+
+        self._lobby.queue(self, go_on)
 
     def turn_away(self) -> None:
-        """Drop the connection."""
-        self.admit()
+        """Drop the connection. A place for TLS is free when it is gone, not before."""
+        self._leave()
         self._transport.abortConnection()
+
+    def _leave(self) -> None:
+        if self._lobby.remove(self) and self._timer.active():
+            self._timer.cancel()
 
 
 class Lobby:
@@ -70,6 +97,10 @@ class Lobby:
         self._log = log
         self._timeout = timeout
         self._guests: OrderedDict[Guest, None] = OrderedDict()
+        # Those with a place for TLS, by the time they got it, and those who wait for one.
+        self._in_tls: OrderedDict[Guest, float] = OrderedDict()
+        self._waiting: OrderedDict[Guest, Callable[[], None]] = OrderedDict()
+        self._overdue: IDelayedCall | None = None
 
     def __len__(self) -> int:
         return len(self._guests)
@@ -93,22 +124,58 @@ class Lobby:
 
     def remove(self, guest: Guest) -> bool:
         """Forget a connection; whether it was there."""
-        if guest in self._guests:
-            del self._guests[guest]
-            return True
-        return False
+        if guest not in self._guests:
+            return False
+        del self._guests[guest]
+        if self._waiting.pop(guest, None) is not None:
+            self._seat()
+        return True
+
+    def queue(self, guest: Guest, begin: Callable[[], None]) -> None:
+        """Call ``begin`` when there is a place for one more TLS handshake."""
+        self._waiting[guest] = begin
+        self._seat()
+
+    def tls_over(self, guest: Guest) -> None:
+        """A guest has proved itself or is gone: its place, if it had one, is free."""
+        if self._in_tls.pop(guest, None) is not None:
+            self._seat()
+
+    def _seat(self) -> None:
+        """Give free places to those who wait, and see that places become free."""
+        while self._waiting and len(self._in_tls) < TLS_PLACES:
+            guest, begin = self._waiting.popitem(last=False)
+            self._in_tls[guest] = self.clock.seconds()
+            begin()
+        if self._waiting and self._overdue is None:
+            since = next(iter(self._in_tls.values()))
+            wait = max(0.0, since + TLS_PLACE_TIME - self.clock.seconds())
+            self._overdue = self.clock.callLater(wait, self._make_room)
+        elif not self._waiting and self._overdue is not None:
+            self._overdue.cancel()
+            self._overdue = None
+
+    def _make_room(self) -> None:
+        self._overdue = None
+        limit = self.clock.seconds() - TLS_PLACE_TIME
+        late = [guest for guest, since in self._in_tls.items() if since <= limit]
+        for guest in late[: len(self._waiting)]:
+            self._too_slow(guest, TLS_PLACE_TIME)
 
     def clear(self) -> None:
         """Drop all of them."""
-        for guest in list(self._guests):
+        for guest in [*self._waiting, *self._guests]:
             guest.turn_away()
 
     def _timed_out(self, guest: Guest) -> None:
+        self._too_slow(guest, self._timeout)
+
+    def _too_slow(self, guest: Guest, timeout: float) -> None:
         self._log.limited(
             ("handshake timed out", guest.address.host),
             "access denied to {address}: handshake timed out after {timeout:g} s",
             address=guest.address.host,
-            timeout=self._timeout,
+            timeout=timeout,
         )
         guest.turn_away()
 
@@ -164,27 +231,42 @@ class _Knock(Protocol):
     def __init__(self, owner: TunnelFactory) -> None:
         self._owner = owner
         self._guest: Guest | None = None
+        self._hello = b""
 
     def connectionMade(self) -> None:
         transport: Any = self.transport
         self._guest = self._owner.lobby.enter(transport, endpoint_of(transport.getPeer()))
 
     def dataReceived(self, data: bytes) -> None:
-        transport: Any = self.transport
         guest = self._guest
         assert guest is not None
-        protocol: Protocol | None
-        if data[0] == _TLS_HANDSHAKE:
-            inner = Factory.forProtocol(lambda: _EncryptedKnock(self._owner, guest))
-            inner.noisy = False
-            factory = TLSMemoryBIOFactory(
-                self._owner.context(), False, inner, self._owner.lobby.clock
-            )
-            protocol = factory.buildProtocol(transport.getPeer())
+        data = self._hello + data
+        if data[0] != _TLS_HANDSHAKE:
+            self._hand_over(self._owner.dialect.plain(guest, data), data)
+            return
+        size = int.from_bytes(data[3:_RECORD_HEADER], "big")
+        if size > MAX_HELLO_RECORD:
+            self._owner.refuse(guest, "unknown bytes")
+        elif len(data) < _RECORD_HEADER or len(data) < _RECORD_HEADER + size:
+            self._hello = data
         else:
-            protocol = self._owner.dialect.plain(guest, data)
+            self._hello = b""
+            guest.begin_tls(lambda: self._hand_over(self._tls(guest), data))
+
+    def _tls(self, guest: Guest) -> Protocol:
+        owner, transport = self._owner, self.transport
+        inner = Factory.forProtocol(lambda: _EncryptedKnock(owner, guest))
+        inner.noisy = False
+        factory = TLSMemoryBIOFactory(owner.context(), False, inner, owner.lobby.clock)
+        protocol: Protocol = factory.buildProtocol(cast(Any, transport).getPeer())
+        return protocol
+
+    def _hand_over(self, protocol: Protocol | None, data: bytes) -> None:
+        """Let somebody else go on with this connection."""
+        transport: Any = self.transport
         if protocol is None:
-            self._owner.refuse(guest, _what_is(data))
+            assert self._guest is not None
+            self._owner.refuse(self._guest, _what_is(data))
             return
         transport.protocol = protocol
         protocol.makeConnection(transport)

@@ -324,7 +324,8 @@ def still_open(sockets: list[socket.socket]) -> int:
     for one in sockets:
         one.setblocking(False)
         try:
-            count += bool(one.recv(1, socket.MSG_PEEK))
+            while one.recv(65536):  # what it said before it closed
+                pass
         except BlockingIOError:
             count += 1
         except OSError:
@@ -332,14 +333,14 @@ def still_open(sockets: list[socket.socket]) -> int:
     return count
 
 
-def half_hello() -> bytes:
-    """The beginning of a TLS ClientHello."""
+def client_hello() -> bytes:
+    """A TLS ClientHello, whole."""
     context = SSL.Context(SSL.TLS_METHOD)
     connection = SSL.Connection(context, None)
     connection.set_connect_state()
     with contextlib.suppress(SSL.WantReadError):
         connection.do_handshake()
-    return connection.bio_read(65536)[:200]
+    return connection.bio_read(65536)
 
 
 def pause(seconds: float) -> None:

@@ -5,15 +5,39 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from OpenSSL import SSL
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock
 
 from nodepass.address import Endpoint
+from nodepass.config import TLSLevel
 from nodepass.logs import Level, Log
-from nodepass.wire.listener import LOBBY_SIZE, Guest, Lobby, TunnelFactory
+from nodepass.tls import ServerTLS
+from nodepass.wire.listener import (
+    LOBBY_SIZE,
+    MAX_HELLO_RECORD,
+    TLS_PLACE_TIME,
+    TLS_PLACES,
+    Guest,
+    Lobby,
+    TunnelFactory,
+)
 from tests.loopback import connect, flush
 
 TIMEOUT = 10.0
+SERVER = ServerTLS(TLSLevel.SELF_SIGNED, [])
+
+
+def client_hello() -> bytes:
+    """What a TLS client says first."""
+    client = SSL.Connection(SSL.Context(SSL.TLS_METHOD), None)
+    client.set_connect_state()
+    with pytest.raises(SSL.WantReadError):
+        client.do_handshake()
+    return client.bio_read(65536)
+
+
+HELLO = client_hello()
 
 
 class Noting(Protocol):
@@ -45,7 +69,7 @@ class Dialect:
         return self.protocols[-1]
 
     def encrypted(self, guest: Guest, alpn: bytes | None) -> Protocol | None:
-        raise AssertionError("no TLS in these tests")
+        raise AssertionError("no handshake is completed in these tests")
 
 
 class Case:
@@ -61,7 +85,7 @@ class Case:
 
     def _context(self) -> Any:
         self.contexts += 1
-        raise AssertionError("no TLS in these tests")
+        return SERVER.context_factory()
 
     def knock(self, said: bytes = b"") -> Noting:
         """Somebody connects, and may say something."""
@@ -142,4 +166,66 @@ def test_clearing_the_lobby() -> None:
     case.dialect.guests[0].turn_away()
     flush(*case.pairs)
     assert all(visitor.lost for visitor in visitors)
+    assert not case.clock.getDelayedCalls()
+
+
+def test_half_a_hello_makes_no_tls_object() -> None:
+    """However it is split; the last byte does, and the answer comes."""
+    case = Case()
+    visitor = case.knock(HELLO[:1])
+    for byte in HELLO[1:-1]:
+        visitor.transport.write(bytes([byte]))  # type: ignore[union-attr]
+    flush(*case.pairs)
+    assert case.contexts == 0 and visitor.got == b""
+    visitor.transport.write(HELLO[-1:])  # type: ignore[union-attr]
+    flush(*case.pairs)
+    assert case.contexts == 1 and visitor.got[0] == 22
+
+
+def test_a_hello_larger_than_a_record_is_turned_away() -> None:
+    """Nothing is kept of it."""
+    case = Case()
+    length = (MAX_HELLO_RECORD + 1).to_bytes(2, "big")
+    assert case.knock(b"\x16\x03\x01" + length).lost
+    assert not case.knock(b"\x16\x03\x01" + MAX_HELLO_RECORD.to_bytes(2, "big")).lost
+    assert case.contexts == 0
+
+
+def test_tls_handshakes_beyond_the_places_wait() -> None:
+    """One that ends lets the one that waited longest begin."""
+    case = Case()
+    first = case.knock(HELLO)
+    for _ in range(TLS_PLACES - 1):
+        case.knock(HELLO)
+    next_one, last = case.knock(HELLO), case.knock(HELLO)
+    assert case.contexts == TLS_PLACES
+    assert first.got and not next_one.got
+    case.pairs[0][0].lose()
+    flush(*case.pairs)
+    assert next_one.got and not last.got
+    assert case.contexts == TLS_PLACES + 1
+
+
+def test_slow_tls_handshakes_make_room() -> None:
+    """As many as there are waiting; where nobody waits each has its full time."""
+    case = Case()
+    slow = [case.knock(HELLO) for _ in range(TLS_PLACES)]
+    case.clock.advance(TLS_PLACE_TIME + 1)
+    assert not any(visitor.lost for visitor in slow)
+    waiting = [case.knock(HELLO) for _ in range(2)]
+    case.clock.advance(0)
+    flush(*case.pairs)
+    assert [visitor.lost for visitor in slow[:3]] == [True, True, False]
+    assert all(visitor.got for visitor in waiting)
+    case.lobby.clear()
+    assert not case.clock.getDelayedCalls()
+
+
+def test_clearing_begins_no_handshakes() -> None:
+    """Those who wait go with those who don't."""
+    case = Case()
+    for _ in range(TLS_PLACES + 3):
+        case.knock(HELLO)
+    case.lobby.clear()
+    assert case.contexts == TLS_PLACES and len(case.lobby) == 0
     assert not case.clock.getDelayedCalls()
