@@ -7,7 +7,9 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -74,6 +76,14 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Program]]:
     yield start
     for program in programs:
         program.close()
+
+
+@pytest.fixture
+def open_directory() -> Iterator[Path]:
+    """An empty directory that every user can reach, which those of ``tmp_path`` are not."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
 
 
 def nodepass(*arguments: str) -> list[str]:
@@ -204,3 +214,36 @@ def test_tac(start: Callable[..., Program], tmp_path: Path) -> None:
     assert accepts(port)
     assert program.end() == -signal.SIGTERM, program.output
     assert os.listdir(tmp_path) == ["tunnel.tac"]
+
+
+def test_twistd_daemonizes(open_directory: Path) -> None:
+    """Without ``-n`` it serves from the background, as another user, with its log and pid in the
+    files asked for; SIGTERM ends it and takes the pid file away."""
+    port = free_port()
+    # Only root may become somebody else; anybody may become who he is.
+    user = 65534 if os.getuid() == 0 else os.getuid()
+    os.chown(open_directory, user, -1)
+    options = ["--logfile=twistd.log", "--pidfile=twistd.pid", f"--uid={user}"]
+    program = Program(twistd(*options, "nodepass", server_url(port)), open_directory)
+    assert program.wait() == 0, program.output
+    program.close()
+    pid = int((open_directory / "twistd.pid").read_text())
+    try:
+        eventually(lambda: "started" in (open_directory / "twistd.log").read_text())
+        assert accepts(port)
+        assert int(subprocess.check_output(["ps", "-o", "uid=", "-p", str(pid)])) == user
+    finally:
+        os.kill(pid, signal.SIGTERM)
+    eventually(lambda: not (open_directory / "twistd.pid").exists())
+    eventually(lambda: not accepts(port))
+    log = (open_directory / "twistd.log").read_text()
+    assert "stopped" in log and "Traceback" not in log and KEY not in log
+    assert os.listdir(open_directory) == ["twistd.log"]
+
+
+def eventually(true: Callable[[], bool]) -> None:
+    """Wait until something that is not our child has come about."""
+    end = time.monotonic() + PATIENCE
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
