@@ -1,0 +1,1 @@
+"""The master: many tunnels in a few worker processes, driven over HTTP."""
