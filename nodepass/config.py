@@ -3,20 +3,17 @@
 ::
 
     server|client://[KEY@]TUNNEL_HOST:PORT/TARGET_HOST:PORT[,TARGET...]?NAME=VALUE&...
+    master://HOST:PORT[/PREFIX]?NAME=VALUE&...
 
-`parse_url` is strict about what it knows, and lets pass what it does not: a bad value of a known
-parameter is an error, an unknown parameter is a warning, so that URLs written for newer versions
-still start. No message ever contains the key.
+`nodepass.urlsyntax` takes URLs apart; here is what the pieces mean, and which go together.
 """
 
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Callable
-from difflib import get_close_matches
 from typing import Any, ClassVar
-from urllib.parse import quote, unquote, unquote_plus
+from urllib.parse import quote, unquote
 
 from attrs import field, frozen
 
@@ -24,32 +21,34 @@ from nodepass.address import Address, parse_address
 from nodepass.errors import ConfigError
 from nodepass.keys import ENVIRONMENT
 from nodepass.logs import Level, printable
-from nodepass.parameters import (
-    PARAMETERS,
-    Mode,
-    Parameter,
-    TLSLevel,
-    find_parameter,
-    show_value,
-)
+from nodepass.parameters import PARAMETERS, Mode, Parameter, TLSLevel, show_value
+from nodepass.urlsyntax import ENCODE_KEY, URLParts, parse_key, parse_query, split_url
 
 __all__ = [
     "PARAMETERS",
     "Address",
     "ClientConfig",
+    "Config",
+    "MasterConfig",
     "Mode",
     "Parameter",
     "RoleConfig",
     "ServerConfig",
     "TLSLevel",
+    "parse_role_url",
     "parse_url",
 ]
 
 #: Most targets in one list: their index fits a byte.
 MAX_TARGETS = 255
 
+#: Where a master's HTTP interface begins unless its URL has a path.
+DEFAULT_PREFIX = "/api"
+
+#: What stands in front of a path in the place of host and port.
+UNIX = "unix:"
+
 _FORM = "server|client://[KEY@]TUNNEL_HOST:PORT/TARGET_HOST:PORT"
-_ENCODE_KEY = "in a key write '/', '?', '#' and '@' as %2F, %3F, %23 and %40"
 
 
 @frozen(kw_only=True)
@@ -88,17 +87,14 @@ class RoleConfig:
 
     def effective_url(self) -> str:
         """Return a URL that spells out every parameter that has a value, the key as ``***``."""
-        user = "" if self.key is None else "***@"
+        user = "" if self.key is None else "***"
+        return self.spelled_out(user)
+
+    def spelled_out(self, user: str) -> str:
+        """Return the same URL with this in place of the key, empty for none."""
+        at = f"{user}@" if user else ""
         targets = ",".join(_quote_address(target) for target in self.targets)
-        query = []
-        for parameter in PARAMETERS:
-            if self.core not in parameter.cores:
-                continue
-            value = getattr(self, parameter.field) if parameter.field else parameter.default_value
-            if value is not None:
-                text = quote(show_value(value), safe="/:", errors="surrogateescape")
-                query.append(f"{parameter.name}={text}")
-        return f"{self.core}://{user}{_quote_address(self.tunnel)}/{targets}?{'&'.join(query)}"
+        return f"{self.core}://{at}{_quote_address(self.tunnel)}/{targets}?{_spell_query(self)}"
 
 
 @frozen(kw_only=True)
@@ -134,37 +130,96 @@ class ClientConfig(RoleConfig):
     min: int = 8
 
 
+@frozen(kw_only=True)
+class MasterConfig:
+    """A master.
+
+    :ivar listen: where its HTTP interface is bound; None where `unix` is given.
+    :ivar unix: path of a Unix socket to bind instead.
+    :ivar prefix: path in front of ``/v1``, without a slash at its end.
+    :ivar log: least level logged, and that of instances that give none.
+    :ivar tls: how the HTTP interface is protected, and servers that give none.
+    :ivar crt, key_file: PEM files, with `TLSLevel.FILES` alone.
+    :ivar wire: dialects of instances that give none.
+    :ivar given: names of the parameters that the URL itself gives a value.
+    :ivar warnings: lines to be logged at start.
+    :ivar url: the URL as given.
+    """
+
+    core: ClassVar[str] = "master"
+
+    listen: Address | None = None
+    unix: str | None = None
+    prefix: str = DEFAULT_PREFIX
+    log: Level = Level.INFO
+    tls: TLSLevel = TLSLevel.PLAIN
+    crt: str | None = None
+    key_file: str | None = None
+    wire: str = "native"
+    given: frozenset[str] = frozenset()
+    warnings: tuple[str, ...] = ()
+    url: str = field(default="", repr=False)
+
+    def effective_url(self) -> str:
+        """Return a URL that spells out every parameter that has a value."""
+        where = UNIX + quote(self.unix, safe="") if self.unix else _quote_address(self._bound)
+        return f"{self.core}://{where}{quote(self.prefix)}?{_spell_query(self)}"
+
+    @property
+    def _bound(self) -> Address:
+        assert self.listen is not None
+        return self.listen
+
+
+Config = ServerConfig | ClientConfig | MasterConfig
+
+
+def _spell_query(config: Config | RoleConfig) -> str:
+    """Return every parameter that has a value."""
+    query = []
+    for parameter in PARAMETERS:
+        if config.core not in parameter.cores:
+            continue
+        value = getattr(config, parameter.field) if parameter.field else parameter.default_value
+        if value is not None:
+            text = quote(show_value(value), safe="/:", errors="surrogateescape")
+            query.append(f"{parameter.name}={text}")
+    return "&".join(query)
+
+
 def _quote_address(address: Address) -> str:
     # The "%" of an IPv6 zone and letters outside ASCII need it.
     return quote(str(address), safe="[]:")
 
 
-@frozen
-class _Parts:
-    """The pieces of a URL, not decoded yet."""
-
-    core: str
-    user: str
-    tunnel: str
-    path: str
-    query: str
-    #: Whether an "@" further on suggests that `tunnel` is the first part of a key that has a
-    #: "?" or a "#".
-    doubtful: bool
-
-
-def parse_url(url: str, *, key: str | None = None) -> ServerConfig | ClientConfig:
+def parse_url(url: str, *, key: str | None = None) -> Config:
     """Read a URL.
 
     :param url: as the user wrote it.
     :param key: the tunnel key where the URL has none; an empty one counts as none, with a warning.
+        A master has no tunnel key.
 
     :raises ConfigError: it can't be used.
     """
-    parts = _split(url.strip())
-    own_key = _parse_key(parts.user)
+    parts = split_url(url.strip())
+    return _parse_master(url, parts) if parts.core == "master" else _parse_role(url, parts, key)
+
+
+def parse_role_url(url: str, *, key: str | None = None) -> ServerConfig | ClientConfig:
+    """Read the URL of a server or client, as `parse_url` does.
+
+    :raises ConfigError: it can't be used, or is a master's.
+    """
+    parts = split_url(url.strip())
+    if parts.core == "master":
+        raise ConfigError("scheme master: not for a tunnel; accepted: server, client")
+    return _parse_role(url, parts, key)
+
+
+def _parse_role(url: str, parts: URLParts, key: str | None) -> ServerConfig | ClientConfig:
+    own_key = parse_key(parts.user)
     tunnel, targets = _parse_addresses(parts)
-    values, warnings = _parse_query(parts.core, parts.query)
+    values, warnings = parse_query(parts.core, parts.query)
     values["flow_read"] = values.get("read") or None
     warnings += _settle_files(parts.core, values)
     if own_key is None and key == "":
@@ -184,49 +239,39 @@ def parse_url(url: str, *, key: str | None = None) -> ServerConfig | ClientConfi
     return config
 
 
-def _split(text: str) -> _Parts:
-    if re.search(r"[\x00-\x20\x7f]", text):
-        raise ConfigError("the URL has a blank or control character; accepted: a blank as %20")
-    scheme, separator, rest = text.partition("://")
-    if not separator or not re.fullmatch("[A-Za-z][A-Za-z0-9+.-]*", scheme):
-        raise ConfigError("the URL has no scheme; accepted: server:// or client://")
-    core = scheme.lower()
-    if core == "master":
-        raise ConfigError("scheme master: this version has no master; accepted: server, client")
-    if core not in ("server", "client"):
-        raise ConfigError(f"scheme {printable(scheme, 40)}: unknown; accepted: server, client")
-    # The form is that of RFC 3986, 3; a fragment is ignored.
-    match = re.fullmatch(r"([^/?#]*)([^?#]*)(\??[^#]*)(.*)", rest)
-    assert match is not None
-    authority, path, query, fragment = match.groups()
-    user, at, tunnel = authority.rpartition("@")
-    if "@" in path:
-        raise ConfigError(f"the URL has an '@' behind its first '/'; {_ENCODE_KEY}")
-    return _Parts(
-        core=core,
-        user=user,
-        tunnel=tunnel,
-        path=path[1:],
-        query=query[1:],
-        doubtful=not at and "@" in query + fragment,
+def _parse_master(url: str, parts: URLParts) -> MasterConfig:
+    values, warnings = parse_query("master", parts.query)
+    given = frozenset(values)
+    warnings += _settle_files("master", values)
+    if parts.user:
+        warnings.append(
+            "user name: ignored, a master makes its API key itself; see: nodepass key --master"
+        )
+    listen = unix = None
+    if parts.tunnel.lower().startswith(UNIX):
+        unix = unquote(parts.tunnel[len(UNIX) :])
+        if not unix.startswith("/"):
+            raise ConfigError(
+                f"{UNIX}{printable(unix, 80)}: no absolute path; accepted: {UNIX}%2Frun%2Fapi.sock"
+            )
+    else:
+        listen = _parse_named_address("master", parts.tunnel, parts.doubtful)
+    prefix = "/" + re.sub("/+", "/", unquote(parts.path)).strip("/")
+    return MasterConfig(
+        listen=listen,
+        unix=unix,
+        prefix=DEFAULT_PREFIX if prefix == "/" else prefix,
+        given=given,
+        warnings=tuple(warnings),
+        url=url,
+        **values,
     )
 
 
-def _parse_key(user: str) -> str | None:
-    """Decode the key; a password behind it is of no use here."""
-    text = user.partition(":")[0]
-    if re.search("%(?![0-9A-Fa-f]{2})", text):
-        raise ConfigError("key: a '%' begins no escape such as %40; accepted: %25 for itself")
-    try:
-        return unquote(text, errors="strict") or None
-    except UnicodeDecodeError:
-        raise ConfigError("key: not UTF-8 once decoded; accepted: UTF-8 text") from None
-
-
-def _parse_addresses(parts: _Parts) -> tuple[Address, tuple[Address, ...]]:
+def _parse_addresses(parts: URLParts) -> tuple[Address, tuple[Address, ...]]:
     tunnel = _parse_named_address("tunnel", parts.tunnel, parts.doubtful)
     if not parts.path:
-        hint = f"; {_ENCODE_KEY}" if parts.doubtful else ""
+        hint = f"; {ENCODE_KEY}" if parts.doubtful else ""
         raise ConfigError(f"the URL has no target; accepted: {_FORM}{hint}")
     texts = parts.path.split(",")
     if len(texts) > MAX_TARGETS:
@@ -240,62 +285,8 @@ def _parse_named_address(name: str, text: str, doubtful: bool) -> Address:
     except ValueError as error:
         if doubtful:
             # What stands here may be a part of the key, so it isn't quoted.
-            raise ConfigError(f"{name} address: {error}; {_ENCODE_KEY}") from None
+            raise ConfigError(f"{name} address: {error}; {ENCODE_KEY}") from None
         raise ConfigError(f"{name} address '{printable(text, 80)}': {error}") from None
-
-
-def _parse_query(core: str, query: str) -> tuple[dict[str, Any], list[str]]:
-    """Return the fields that the query sets, and warnings for what it sets in vain."""
-    given: defaultdict[str, list[str]] = defaultdict(list)
-    for pair in query.split("&"):
-        name, _, value = pair.partition("=")
-        # Paths may be any bytes, as Python's file names can.
-        given[unquote_plus(name)].append(unquote_plus(value, errors="surrogateescape"))
-    values: dict[str, Any] = {}
-    warnings = []
-    for name, (text, *others) in given.items():
-        parameter = find_parameter(core, name)
-        if parameter is not None and any(other != text for other in others):
-            warnings.append(f"parameter {name}: given more than once, the first value counts")
-        if not text:
-            continue
-        if parameter is None:
-            warnings.append(_explain_ignored(core, name))
-            continue
-        value = _parse_value(parameter, text)
-        if parameter.field is not None:
-            values[parameter.field] = value
-        elif name == "oldkey":
-            warnings.append("parameter oldkey: ignored, this version speaks native alone")
-        elif name == "workers" and value != 1:
-            warnings.append("parameter workers: ignored, this version runs one process")
-    return values, warnings
-
-
-def _parse_value(parameter: Parameter, text: str) -> Any:
-    try:
-        return parameter.parse(text)
-    except ValueError as error:
-        # With an "@" in it, it may be the rest of a key that has a "?" and an "=".
-        shown = "***" if "@" in text else printable(text, 80)
-        reason = f"{error}; " if str(error) else ""
-        raise ConfigError(
-            f"{parameter.name}={shown}: {reason}accepted: {parameter.accepts}"
-        ) from None
-
-
-def _explain_ignored(core: str, name: str) -> str:
-    if name == "key":
-        return f"parameter key: ignored by a {core}; the tunnel key goes before the '@'"
-    if any(parameter.name == name for parameter in PARAMETERS):
-        return f"parameter {name}: ignored, it does not apply to a {core}"
-    if not re.fullmatch("[A-Za-z0-9_.-]+", name):
-        # It may be the rest of a key with a "?" in it.
-        return "a parameter whose name has odd characters: ignored"
-    names = {parameter.name for parameter in PARAMETERS if core in parameter.cores}
-    close = get_close_matches(name.lower(), sorted(names), n=1)
-    hint = f"; did you mean {close[0]}?" if close else ""
-    return f"parameter {printable(name, 40)}: ignored, it is unknown to this version{hint}"
 
 
 def _check_dialed_ports(config: ServerConfig | ClientConfig) -> None:
@@ -353,12 +344,13 @@ def _loopback(bound: Address) -> tuple[str, ...]:
 
 def _settle_files(core: str, values: dict[str, Any]) -> list[str]:
     """Require the files that ``tls=2`` needs; without it drop them, each with a warning."""
-    files = {"server": {"crt": "crt", "key": "key_file"}, "client": {"ca": "ca"}}[core]
+    pair = {"crt": "crt", "key": "key_file"}
+    files = {"server": pair, "client": {"ca": "ca"}, "master": pair}[core]
     if values.get("tls") is not TLSLevel.FILES:
         unused = [name for name, field_name in files.items() if values.pop(field_name, None)]
         return [f"parameter {name}: ignored, it is used with tls=2 alone" for name in unused]
     missing = [name for name, field_name in files.items() if field_name not in values]
-    if missing and core == "server":
+    if missing and core != "client":
         raise ConfigError(
             f"tls=2: {' and '.join(missing)} missing; accepted: crt=<file> and key=<file>"
         )

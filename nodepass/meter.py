@@ -56,12 +56,15 @@ class Stats:
     udp_dropped: int = 0
     udp_oversized: int = 0
 
+    @property
+    def ping_milliseconds(self) -> int:
+        """`ping` in whole milliseconds; the fastest answer counts one, as 0 says that none came."""
+        return 0 if self.ping <= 0 else max(1, round(self.ping * 1000))
+
     def line(self) -> str:
         """The checkpoint line; programs parse it, so that its form never changes."""
-        # 0 says that nothing answered, so that the fastest answer counts a whole millisecond.
-        milliseconds = 0 if self.ping <= 0 else max(1, round(self.ping * 1000))
         return (
-            f"CHECK_POINT|MODE={self.mode}|PING={milliseconds}ms|POOL={self.pool}"
+            f"CHECK_POINT|MODE={self.mode}|PING={self.ping_milliseconds}ms|POOL={self.pool}"
             f"|TCPS={self.tcps}|UDPS={self.udps}|TCPRX={self.tcp_rx}|TCPTX={self.tcp_tx}"
             f"|UDPRX={self.udp_rx}|UDPTX={self.udp_tx}"
         )

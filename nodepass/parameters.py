@@ -121,11 +121,12 @@ def _workers(text: str) -> int | str:
 
 
 _BOTH = ("server", "client")
+_ALL = ("server", "client", "master")
 
 PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         name="log",
-        cores=_BOTH,
+        cores=_ALL,
         field="log",
         accepts="none, debug, info, warn, error or event",
         default="info",
@@ -143,6 +144,15 @@ PARAMETERS: tuple[Parameter, ...] = (
     ),
     Parameter(
         name="tls",
+        cores=("master",),
+        field="tls",
+        accepts="0, 1 or 2",
+        default="0",
+        summary="the API, and servers that give none: as for a server",
+        parse=_choice(*TLSLevel),
+    ),
+    Parameter(
+        name="tls",
         cores=("client",),
         field="tls",
         accepts="0, 1 or 2",
@@ -152,7 +162,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     ),
     Parameter(
         name="crt",
-        cores=("server",),
+        cores=("server", "master"),
         field="crt",
         accepts="path of a PEM file",
         default="",
@@ -161,7 +171,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     ),
     Parameter(
         name="key",
-        cores=("server",),
+        cores=("server", "master"),
         field="key_file",
         accepts="path of a PEM file",
         default="",
@@ -247,6 +257,15 @@ PARAMETERS: tuple[Parameter, ...] = (
         accepts="native or any",
         default="native",
         summary="dialects spoken",
+        parse=_wire,
+    ),
+    Parameter(
+        name="wire",
+        cores=("master",),
+        field="wire",
+        accepts="native or any",
+        default="native",
+        summary="dialects of instances that give none",
         parse=_wire,
     ),
     Parameter(

@@ -23,6 +23,7 @@ from nodepass.logs import mask
 from nodepass.openfiles import raise_open_files
 
 if TYPE_CHECKING:
+    from nodepass.master.service import MasterService
     from nodepass.service import RoleService
 
 # How shells report a process that a signal ended.
@@ -88,7 +89,9 @@ class RoleGroup(MultiService):
     _reactor: Any = None
     _restore_hangup: Callable[[], object] | None = None
 
-    def __init__(self, roles: Iterable[RoleService], reactor: IReactorCore | None = None) -> None:
+    def __init__(
+        self, roles: Iterable[RoleService | MasterService], reactor: IReactorCore | None = None
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._reactor = reactor
         for role in roles:

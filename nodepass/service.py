@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
@@ -19,7 +19,15 @@ from twisted.internet.error import CannotListenError
 from twisted.python.failure import Failure
 
 from nodepass.address import Endpoint
-from nodepass.config import ClientConfig, Mode, ServerConfig, TLSLevel, parse_url
+from nodepass.config import (
+    ClientConfig,
+    Config,
+    MasterConfig,
+    Mode,
+    ServerConfig,
+    TLSLevel,
+    parse_url,
+)
 from nodepass.errors import ConfigError, FatalError
 from nodepass.keys import outside_key
 from nodepass.logs import Log
@@ -28,6 +36,7 @@ from nodepass.tls import ClientTLS, load_identity
 from nodepass.tuning import Tuning
 
 if TYPE_CHECKING:
+    from nodepass.master.service import MasterService
     from nodepass.reactor import IReactor
     from nodepass.roles.role import Role
 
@@ -239,22 +248,39 @@ def _taken(waiting: list[T]) -> Iterator[T]:
             yield result
 
 
+@overload
 def makeService(
-    url: str | ServerConfig | ClientConfig, *, reactor: Any = None, tuning: Tuning | None = None
-) -> RoleService:
-    """A tunnel from its URL or its configuration.
+    url: ServerConfig | ClientConfig, *, reactor: Any = None, tuning: Tuning | None = None
+) -> RoleService: ...
+
+
+@overload
+def makeService(
+    url: str | Config, *, reactor: Any = None, tuning: Tuning | None = None
+) -> RoleService | MasterService: ...
+
+
+def makeService(
+    url: str | Config, *, reactor: Any = None, tuning: Tuning | None = None
+) -> RoleService | MasterService:
+    """A tunnel, or a master, from its URL or its configuration.
 
     :param reactor: a reactor of Twisted's to run on; the global one unless given.
     :param tuning: limits and timeouts; those of the environment unless given.
+    :returns: A `RoleService`, or for a ``master://`` a `nodepass.master.service.MasterService`.
     :raises ConfigError: the URL, or a file that it names, can't be used.
     """
     config = parse_url(url, key=outside_key(None, os.environ)) if isinstance(url, str) else url
     _check_files(config)
+    if isinstance(config, MasterConfig):
+        from nodepass.master.service import MasterService
+
+        return MasterService(config, tuning=tuning, reactor=reactor)
     return RoleService(config, tuning=tuning, reactor=reactor)
 
 
-def _check_files(config: ServerConfig | ClientConfig) -> None:
-    if isinstance(config, ServerConfig):
+def _check_files(config: Config) -> None:
+    if not isinstance(config, ClientConfig):
         if config.tls is TLSLevel.FILES and config.crt and config.key_file:
             load_identity(config.crt, config.key_file)
     else:

@@ -15,7 +15,7 @@ from twisted.python import usage
 from zope.interface import implementer
 
 from nodepass import help
-from nodepass.config import ClientConfig, ServerConfig, parse_url
+from nodepass.config import Config, parse_url
 from nodepass.errors import ConfigError, NodePassError
 from nodepass.keys import outside_key
 from nodepass.process import RoleGroup, hide_keys
@@ -26,7 +26,7 @@ __all__ = ["Options", "makeService", "write_tap"]
 _PICKLE_PROTOCOL = 5
 
 
-def _roles(configs: Sequence[ServerConfig | ClientConfig]) -> TwistdRoles:
+def _roles(configs: Sequence[Config]) -> TwistdRoles:
     # Not at the top: it takes its time, and --help does without.
     from nodepass.service import makeService as make_role
 
@@ -54,7 +54,7 @@ class Options(usage.Options):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.urls: tuple[str, ...] = ()
-        self.configs: list[ServerConfig | ClientConfig] = []
+        self.configs: list[Config] = []
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """Read the command line; one that can't be used ends the process with status 2.
@@ -145,7 +145,7 @@ class NeverSaved:
         """Leave the disk alone."""
 
 
-def write_tap(configs: Sequence[ServerConfig | ClientConfig], path: str) -> bool:
+def write_tap(configs: Sequence[Config], path: str) -> bool:
     """Save an Application with one role per configuration, for ``twistd -f path``.
 
     The file holds the keys: only its owner may read it (mode 0600). It is complete or absent, and

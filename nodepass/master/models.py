@@ -17,6 +17,7 @@ __all__ = [
     "MASTER_ID",
     "ErrorAnswer",
     "Event",
+    "GivenTotals",
     "Info",
     "InfoChange",
     "Instance",
@@ -76,13 +77,6 @@ class Instance(Struct, frozen=True, kw_only=True):
     udptx: Annotated[int, About(description="bytes written, UDP")] = 0
 
 
-class NewInstance(Struct, frozen=True):
-    """Body of ``POST /instances``."""
-
-    url: str | None = None
-    alias: str | None = None
-
-
 class NewURL(Struct, frozen=True):
     """Body of ``PUT /instances/{id}``."""
 
@@ -102,6 +96,26 @@ class MetaChange(Struct, frozen=True):
 
     peer: PeerChange | None = None
     tags: dict[str, str | None] | None = None
+
+
+class GivenTotals(Struct, frozen=True):
+    """Bytes that an instance has counted elsewhere."""
+
+    tcprx: Count = 0
+    tcptx: Count = 0
+    udprx: Count = 0
+    udptx: Count = 0
+
+
+class NewInstance(Struct, frozen=True):
+    """Body of ``POST /instances``. All but the first two are for instances that move here."""
+
+    url: str | None = None
+    alias: str | None = None
+    id: Annotated[str, About(description="taken where it is free, else a new one")] | None = None
+    restart: bool | None = None
+    meta: MetaChange | None = None
+    totals: GivenTotals | None = None
 
 
 class InstanceChange(Struct, frozen=True):

@@ -15,16 +15,19 @@ from nodepass.config import (
     PARAMETERS,
     Address,
     ClientConfig,
+    MasterConfig,
     Mode,
     RoleConfig,
     ServerConfig,
     TLSLevel,
+    parse_role_url,
     parse_url,
 )
 from nodepass.duration import LONGEST, format_duration, parse_duration
 from nodepass.errors import ConfigError
 from nodepass.logs import Level
 from nodepass.parameters import find_parameter
+from nodepass.urlsyntax import MAX_URL
 
 FORM = "server|client://[KEY@]TUNNEL_HOST:PORT/TARGET_HOST:PORT"
 ENCODE = "in a key write '/', '?', '#' and '@' as %2F, %3F, %23 and %40"
@@ -193,14 +196,14 @@ def test_bad_target_lists() -> None:
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("", "the URL has no scheme; accepted: server:// or client://"),
-        (":1/t:2", "the URL has no scheme; accepted: server:// or client://"),
-        ("server:/:1/t:2", "the URL has no scheme; accepted: server:// or client://"),
-        ("k3y@host:1/t:2", "the URL has no scheme; accepted: server:// or client://"),
-        ("http://h:1/t:2", "scheme http: unknown; accepted: server, client"),
+        ("", "the URL has no scheme; accepted: server://, client:// or master://"),
+        (":1/t:2", "the URL has no scheme; accepted: server://, client:// or master://"),
+        ("server:/:1/t:2", "the URL has no scheme; accepted: server://, client:// or master://"),
+        ("k3y@host:1/t:2", "the URL has no scheme; accepted: server://, client:// or master://"),
+        ("http://h:1/t:2", "scheme http: unknown; accepted: server, client, master"),
         (
-            "master://:9090/api",
-            "scheme master: this version has no master; accepted: server, client",
+            "master://:9090/api?tls=2",
+            "tls=2: crt and key missing; accepted: crt=<file> and key=<file>",
         ),
         ("server://:1", f"the URL has no target; accepted: {FORM}"),
         ("client://:1/", f"the URL has no target; accepted: {FORM}"),
@@ -614,3 +617,39 @@ def test_pure() -> None:
     for name in ("address", "config", "duration", "parameters"):
         module = __import__(f"nodepass.{name}", fromlist=[name])
         assert "twisted" not in inspect.getsource(module)
+
+
+def test_masters() -> None:
+    """A master has an address, a prefix without a slash at its end, and what instances inherit."""
+    config = parse_url("master://:9090")
+    assert isinstance(config, MasterConfig)
+    assert (config.listen, config.prefix, config.given) == (Address("", 9090), "/api", frozenset())
+    for path, prefix in (("/", "/api"), ("/x/", "/x"), ("//a//b/", "/a/b")):
+        assert parse_url(f"MASTER://h:1{path}").prefix == prefix
+    config = parse_url("master://h:1/p?tls=1&log=debug&crt=")
+    assert config.given == {"tls", "log"}
+    assert config.effective_url() == "master://h:1/p?log=debug&tls=1&wire=native"
+
+
+def test_masters_on_a_unix_socket() -> None:
+    """The path of the socket takes the place of host and port, its slashes as escapes."""
+    config = parse_url("master://unix:%2Frun%2Fapi.sock/p")
+    assert (config.listen, config.unix, config.prefix) == (None, "/run/api.sock", "/p")
+    assert config.effective_url().startswith("master://unix:%2Frun%2Fapi.sock/p?")
+    with pytest.raises(ConfigError, match="no absolute path"):
+        parse_url("master://unix:api.sock/p")
+
+
+def test_a_master_is_no_tunnel() -> None:
+    """Where only a tunnel will do, it is refused; a user name is of no use to it."""
+    with pytest.raises(ConfigError, match="accepted: server, client"):
+        parse_role_url("master://:1")
+    assert "API key" in parse_url("master://me@:1").warnings[0]
+
+
+def test_the_longest_url() -> None:
+    """What is longer is refused by its length, and not repeated."""
+    url = "server://:1/:2?crt="
+    assert parse_url(url + "x" * (MAX_URL - len(url)))
+    with pytest.raises(ConfigError, match="16385 characters"):
+        parse_url(url + "x" * (MAX_URL - len(url) + 1))
