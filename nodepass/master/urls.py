@@ -36,13 +36,14 @@ class InstanceURL:
     hosted: str
 
 
-def accept(text: str, master: MasterConfig) -> InstanceURL:
+def accept(text: str, master: MasterConfig, *, fill: bool = True) -> InstanceURL:
     """Check a URL, and fill in what its author left to the master.
 
     That is ``log``, and for servers ``tls`` with its files, where the master's own URL has them.
     Only then the query is written anew, sorted by name; otherwise the text stays as it is, since
     dashboards compare it with what they sent.
 
+    :param fill: False for a URL that went through this before, which stays as it is.
     :raises ConfigError: it can't be used.
     """
     match = _FORM.fullmatch(text.strip())
@@ -56,7 +57,7 @@ def accept(text: str, master: MasterConfig) -> InstanceURL:
         raise ConfigError("Invalid URL scheme")
     # Bytes that are not UTF-8 once decoded can be file names; they come back as they were.
     pairs = parse_qsl(query[1:], keep_blank_values=True, errors="surrogateescape")
-    inherited = _inherited(scheme, pairs, master)
+    inherited = _inherited(scheme, pairs, master) if fill else []
     if inherited:
         query = "?" + _write([*_without(pairs, inherited), *inherited])
     url = f"{scheme}://{rest}{query}{fragment}"

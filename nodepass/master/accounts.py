@@ -1,0 +1,130 @@
+"""Traffic of all instances: from counters of runs to totals that never run backwards.
+
+A run counts from 0. What it has counted since it was last heard is saved, together with that of all
+others, and shown when it is saved: a total that a client has seen survives a crash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.python.failure import Failure
+
+from nodepass.logs import Log
+from nodepass.meter import Stats
+
+from .records import Totals
+from .store import StoreError
+
+__all__ = ["Accounts"]
+
+#: Seconds between a checkpoint and saving it. Those of other workers and runs that come meanwhile
+#: are saved by the same write to the disk.
+GATHERING = 0.2
+
+#: Seconds before a write that failed is tried again, with all that has come since.
+RETRY = 5.0
+
+
+def _totals(stats: Stats) -> Totals:
+    return Totals(tcprx=stats.tcp_rx, tcptx=stats.tcp_tx, udprx=stats.udp_rx, udptx=stats.udp_tx)
+
+
+def _since(now: Totals, before: Totals) -> Totals:
+    return Totals(
+        tcprx=now.tcprx - before.tcprx,
+        tcptx=now.tcptx - before.tcptx,
+        udprx=now.udprx - before.udprx,
+        udptx=now.udptx - before.udptx,
+    )
+
+
+class Accounts:
+    """What has been counted and is not saved yet.
+
+    :param save: writes the sums of instances; its Deferred fires when they are durable.
+    :param saved: called with what became durable.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        log: Log,
+        save: Callable[[Mapping[str, Totals]], Deferred[None]],
+        saved: Callable[[Mapping[str, Totals]], None],
+    ) -> None:
+        self._clock = clock
+        self._log = log
+        self._save = save
+        self._saved = saved
+        self._seen: dict[tuple[str, int], Totals] = {}
+        self._unsaved: dict[str, Totals] = {}
+        self._timer: IDelayedCall | None = None
+        self._lock = DeferredLock()
+
+    def counted(self, id: str, run: int, stats: Stats) -> bool:
+        """Take a checkpoint; whether there is something new to save."""
+        now = _totals(stats)
+        delta = _since(now, self._seen.get((id, run), Totals()))
+        self._seen[id, run] = now
+        if not delta:
+            return False
+        self._unsaved[id] = self._unsaved.get(id, Totals()) + delta
+        self._schedule(GATHERING)
+        return True
+
+    def ended(self, id: str, run: int) -> None:
+        """A run counts no more."""
+        self._seen.pop((id, run), None)
+
+    def reset(self, id: str) -> None:
+        """What was counted so far no longer counts."""
+        self._unsaved.pop(id, None)
+
+    def forget(self, id: str) -> None:
+        """An instance is gone."""
+        self._unsaved.pop(id, None)
+        for key in [key for key in self._seen if key[0] == id]:
+            del self._seen[key]
+
+    async def flush(self) -> None:
+        """Save all there is, for the last time: what can't be saved now is lost, and said."""
+        await self._write()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _schedule(self, delay: float) -> None:
+        if self._timer is None:
+            self._timer = self._clock.callLater(delay, self._due)
+
+    def _due(self) -> None:
+        self._timer = None
+        Deferred.fromCoroutine(self._write()).addErrback(self._unexpected)
+
+    async def _write(self) -> None:
+        await self._lock.acquire()
+        try:
+            batch, self._unsaved = self._unsaved, {}
+            if not batch:
+                return
+            try:
+                await self._save(batch)
+            except StoreError as error:
+                self._log.limited(
+                    "traffic totals",
+                    "traffic totals can't be saved: {error}; they are kept and tried again",
+                    error=error,
+                )
+                for id, delta in batch.items():
+                    self._unsaved[id] = self._unsaved.get(id, Totals()) + delta
+                self._schedule(RETRY)
+                return
+            self._saved(batch)
+        finally:
+            self._lock.release()
+
+    def _unexpected(self, failure: Failure) -> None:
+        self._log.failure("saving traffic totals failed", failure)
