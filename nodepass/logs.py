@@ -237,8 +237,8 @@ class Log:
         return {**event, "nodepass_level": level, "nodepass_source": self.source}
 
 
-_RESET = "\x1b[0m"
-_COLOURS = {
+RESET = "\x1b[0m"
+COLOURS = {
     Level.DEBUG: "\x1b[34m",
     Level.INFO: "\x1b[32m",
     Level.WARN: "\x1b[33m",
@@ -291,7 +291,7 @@ class LineObserver:
 
 def format_line(event: LogEvent, level: Level, *, colour: bool = False) -> str:
     """Return the text for ``event``: one line, and a traceback below it where there is one."""
-    name, reset = (f"{_COLOURS[level]}{level.name}", _RESET) if colour else (level.name, "")
+    name, reset = (f"{COLOURS[level]}{level.name}", RESET) if colour else (level.name, "")
     when = datetime.fromtimestamp(cast(float, event.get("log_time", 0.0)))
     stamp = f"{when:%Y-%m-%d %H:%M:%S}.{when.microsecond // 1000:03d}"
     source = event.get("nodepass_source")
