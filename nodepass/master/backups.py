@@ -1,0 +1,213 @@
+"""The files around the state file: how it begins, its backups, and what becomes of a damaged one.
+
+A file takes its name only when it is whole and on the disk. So whatever has the name was good
+once, and one that is empty is damaged too.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sqlite3
+import stat
+from contextlib import closing, suppress
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+from attrs import frozen
+
+from nodepass.errors import FatalError
+
+from .ledger import Ledger, connect, connect_immutable, explain
+from .schema import Damaged, Seal, check, migrate
+
+__all__ = [
+    "Recovery",
+    "beside",
+    "latest_seal",
+    "open_ledger",
+    "save_backup",
+    "sync_directory",
+    "verify",
+]
+
+#: Backups kept: at one an hour, damage that shows in the morning still has one from the night.
+BACKUPS = 5
+
+_STAMP = "%Y%m%dT%H%M%SZ"
+
+
+@frozen(kw_only=True)
+class Recovery:
+    """What stood in the way of the state as it was saved last.
+
+    :ivar trouble: what was found, as the predicate of a sentence about the state file.
+    :ivar backup: the backup that took its place, None where no one was good.
+    :ivar when: when that was made.
+    """
+
+    trouble: str
+    backup: Path | None
+    when: datetime | None
+
+
+def beside(path: Path, suffix: str) -> Path:
+    """Return the path of a file whose name goes on from that of another."""
+    return path.with_name(path.name + suffix)
+
+
+def open_ledger(path: Path, now: float) -> tuple[Ledger, Recovery | None]:
+    """Open the state file, or what there is in its place.
+
+    :param path: real path of the file, in a directory that exists.
+    :param now: Unix time, for names.
+    :raises FatalError, sqlite3.Error, OSError: it can't be used, and nothing was changed.
+    """
+    recovery = None
+    try:
+        kind = os.lstat(path).st_mode
+    except FileNotFoundError:
+        if _backups(path) or beside(path, "-wal").exists():
+            recovery = _replace(path, now, "is gone")
+        else:
+            _install(_make(path, None), path)
+    else:
+        if not stat.S_ISREG(kind):
+            raise FatalError(f"{path}: the state can't be kept there: it is no file")
+        with suppress(OSError):  # another user's, who lets this one write
+            os.chmod(path, 0o600)
+        try:
+            return Ledger(path), None
+        except (Damaged, sqlite3.Error) as error:
+            if explain(error):
+                raise
+            reason = str(error)
+        recovery = _replace(path, now, f"was damaged ({reason})")
+    return Ledger(path), recovery
+
+
+def save_backup(ledger: Ledger, now: float) -> Path:
+    """Write a backup of an open state file and remove the oldest ones.
+
+    :raises Damaged, sqlite3.Error, OSError: none was made; those from before are still there.
+    """
+    path = ledger.path
+    new = _empty(beside(path, ".backup-new"))
+    with closing(sqlite3.connect(new, isolation_level=None)) as target:
+        target.execute("PRAGMA journal_mode = OFF")
+        target.execute("PRAGMA synchronous = OFF")  # it is synchronised below, as a whole
+        ledger.connection.backup(target)
+    verify(new)
+    when = datetime.fromtimestamp(int(now), timezone.utc)
+    existing = _backups(path)
+    if existing:
+        # Names keep the order in which backups were made, whatever the clock does.
+        when = max(when, _time_of(existing[0]) + timedelta(seconds=1))
+    backup = beside(path, f".backup-{when.strftime(_STAMP)}")
+    _install(new, backup)
+    for old in _backups(path)[BACKUPS:]:
+        old.unlink()
+    return backup
+
+
+def latest_seal(path: Path) -> Seal | None:
+    """Return the seal of the newest backup; None where there is none, or a bad one."""
+    backups = _backups(path)
+    return verify(backups[0]) if backups and _is_good(backups[0]) else None
+
+
+def verify(path: Path) -> Seal:
+    """Check a file that nobody writes to, without a trace.
+
+    :raises Damaged, FatalError, sqlite3.Error: it is of no use.
+    """
+    with closing(connect_immutable(path)) as connection:
+        return check(connection, path)
+
+
+def _replace(path: Path, now: float, trouble: str) -> Recovery:
+    """Put the newest good backup, or an empty state, in the place of the state file."""
+    backup = next(filter(_is_good, _backups(path)), None)
+    new = _make(path, backup)  # first of all, as the disk may have no room
+    aside = f".damaged-{datetime.fromtimestamp(now, timezone.utc).strftime(_STAMP)}"
+    if path.exists():
+        trouble += f" and is now {_move_aside(path, aside)}"
+    # In this order: a log without its file is noticed, a file without its log would not be.
+    if beside(path, "-wal").exists():
+        _move_aside(beside(path, "-wal"), aside)
+    _install(new, path)
+    return Recovery(trouble=trouble, backup=backup, when=_time_of(backup) if backup else None)
+
+
+def _make(path: Path, backup: Path | None) -> Path:
+    """Make a state file beside its place, from a backup or empty."""
+    new = _empty(beside(path, ".new"))
+    if backup is not None:
+        shutil.copyfile(backup, new)
+    else:
+        with closing(connect(new)) as connection:
+            migrate(connection, 0)
+    return new
+
+
+def _empty(path: Path) -> Path:
+    """Make an empty file that only its owner may read, in place of what an earlier try left."""
+    for suffix in ("", "-journal", "-wal"):
+        beside(path, suffix).unlink(missing_ok=True)
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    return path
+
+
+def _install(new: Path, path: Path) -> None:
+    """Give a whole file its name, for good."""
+    file = os.open(new, os.O_RDWR)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+    os.replace(new, path)
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable, where the system has a way to."""
+    if os.name == "posix":
+        directory = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+
+def _move_aside(path: Path, suffix: str) -> Path:
+    number = 1
+    aside = beside(path, suffix)
+    while os.path.lexists(aside):
+        number += 1
+        aside = beside(path, f"{suffix}-{number}")
+    os.rename(path, aside)
+    return aside
+
+
+def _backups(path: Path) -> list[Path]:
+    """The backups of a state file, newest first."""
+    form = re.compile(re.escape(path.name) + r"\.backup-[0-9]{8}T[0-9]{6}Z")
+    names = (name for name in os.listdir(path.parent) if form.fullmatch(name))
+    return [path.with_name(name) for name in sorted(names, reverse=True)]
+
+
+def _time_of(backup: Path) -> datetime:
+    try:
+        when = datetime.strptime(backup.name[-16:], _STAMP)
+    except ValueError:  # somebody's own name, such as of a 32nd of January
+        when = datetime.fromtimestamp(backup.stat().st_mtime)
+    return when.replace(tzinfo=timezone.utc)
+
+
+def _is_good(backup: Path) -> bool:
+    try:
+        verify(backup)
+    except (Damaged, FatalError, sqlite3.Error, OSError):
+        return False
+    return True

@@ -1,0 +1,269 @@
+"""The state file, open: what is read from it and written to it, in one thread, blocking."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from nodepass.errors import NodePassError
+
+from .models import Meta
+from .records import Contents, Identity, Record, Totals
+from .schema import SCHEMA, check, migrate, read_seal, row_digest, write_seal
+
+__all__ = ["Change", "Ledger", "StoreError", "connect", "connect_immutable", "explain", "retype"]
+
+#: Seconds to wait for a program, such as a backup, that has the file locked for a moment.
+LOCK_PATIENCE = 1.0
+
+_COUNTERS = ("tcprx", "tcptx", "udprx", "udptx")
+
+
+class StoreError(NodePassError):
+    """A write could not be made durable, and nothing of it was applied."""
+
+
+#: What SQLite says, and what it means to whoever runs the master. Anything else is damage.
+_TROUBLES = {
+    "database or disk is full": ("no space is left there", "make room"),
+    "attempt to write a readonly database": (
+        "it is read-only",
+        "let this user write to it and its directory",
+    ),
+    "unable to open database file": (
+        "it can't be opened",
+        "let this user read and write it and its directory, in which nodepass makes files",
+    ),
+    "disk I/O error": (
+        "the file system reports an error, or a quota is used up",
+        "see the system's log",
+    ),
+    "database is locked": ("another program has it open", "close that program"),
+    "access permission denied": ("access is denied", "let this user read and write it"),
+    "locking protocol": ("it can't be locked", "put it on a local disk"),
+}
+
+
+def explain(error: Exception) -> tuple[str, str] | None:
+    """Return cause and cure of an error of the file's surroundings, None where the file is bad."""
+    if isinstance(error, OSError):
+        return (error.strerror or str(error)).lower(), "let this user write there, and make room"
+    if isinstance(error, sqlite3.OperationalError):
+        return _TROUBLES.get(str(error))
+    return None
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open an existing file of SQLite's for one user, who is this thread.
+
+    :raises sqlite3.Error: it can't be opened, or is no such file.
+    """
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode=rw",
+        uri=True,
+        isolation_level=None,  # transactions begin and end where we say so
+        timeout=LOCK_PATIENCE,
+    )
+    try:
+        # Nobody else opens it, so that the index of the log can be memory: a file of it would need
+        # room, and the state must be readable on a full disk.
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA fullfsync = ON")  # macOS: to the disk, not only to its cache
+        connection.execute("PRAGMA checkpoint_fullfsync = ON")
+        connection.execute("PRAGMA cell_size_check = ON")
+        connection.execute("PRAGMA trusted_schema = OFF")
+        connection.execute("PRAGMA secure_delete = ON")  # an old API key leaves no trace
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def connect_immutable(path: Path) -> sqlite3.Connection:
+    """Open a file for reading, without locks and as it lies there, its log left aside."""
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
+
+
+class Ledger:
+    """A state file with the newest schema.
+
+    :param path: the file, which exists.
+    :raises Damaged: it is not as it was written.
+    :raises FatalError: a newer version wrote it.
+    :raises sqlite3.Error: see `explain`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = _identify(path)
+        self.connection = connect(path)
+        try:
+            seal = check(self.connection, path)
+            if seal.version < SCHEMA:
+                migrate(self.connection, seal.version)
+        except BaseException:
+            self.connection.close()
+            raise
+        self._seal = seal
+
+    def close(self) -> None:
+        """Close the file; what is in its log moves into it."""
+        self.connection.close()
+
+    def contents(self, *, recovered: bool = False) -> Contents:
+        """Return all that the file holds, with a word on whether it is what was saved last."""
+        query = self.connection.execute
+        found = query("SELECT mid, key, alias FROM identity").fetchone()
+        totals = {
+            id: Totals(**dict(zip(_COUNTERS, counts, strict=True)))
+            for id, *counts in query("SELECT id, tcprx, tcptx, udprx, udptx FROM totals")
+        }
+        rows = query("SELECT id, url, alias, restart, meta FROM instances ORDER BY position")
+        return Contents(
+            identity=found and Identity(mid=found[0], key=found[1], alias=found[2]),
+            records=tuple(
+                Record(
+                    id=id,
+                    url=url,
+                    alias=alias,
+                    restart=bool(restart),
+                    meta=msgspec.json.decode(meta, type=Meta),
+                    totals=totals.get(id, Totals()),
+                )
+                for id, url, alias, restart, meta in rows
+            ),
+            recovered=recovered,
+        )
+
+    def commit(self, changes: Iterable[Change]) -> None:
+        """Apply changes as one: all are durable when it returns, or none was applied.
+
+        :raises StoreError: the file is no longer where it was.
+        :raises sqlite3.Error: see `explain`.
+        """
+        if _identify(self.path) != self._file:
+            raise StoreError(
+                f"{self.path}: the state can't be saved: the file was removed or replaced; "
+                "start the master anew"
+            )
+        self.connection.execute("BEGIN IMMEDIATE")
+        try:
+            before = self._seal = read_seal(self.connection)
+            for change in changes:
+                change(self)
+            if self._seal != before:
+                write_seal(self.connection, self._seal)
+            self.connection.execute("COMMIT")
+        except BaseException:
+            if self.connection.in_transaction:  # some errors end it by themselves
+                with suppress(sqlite3.Error):
+                    self.connection.execute("ROLLBACK")
+            raise
+
+    def tidy(self) -> None:
+        """Move the log into the file, so that the file alone is the state as long as all is quiet.
+
+        Its rows have digests, which the log has not: what is lost of a log goes unnoticed.
+        """
+        with suppress(sqlite3.Error):  # the log keeps what the file has no room for
+            self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    # Changes, inside `commit`.
+
+    def put(self, record: Record) -> None:
+        """Add an instance, or replace what is known of it; its place in the order stays."""
+        query = self.connection.execute
+        place = query("SELECT position FROM instances WHERE id = ?", (record.id,)).fetchone()
+        if place is None:
+            place = query("SELECT coalesce(max(position), 0) + 1 FROM instances").fetchone()
+        self._write(
+            "instances",
+            position=place[0],
+            id=record.id,
+            url=record.url,
+            alias=record.alias,
+            restart=int(record.restart),
+            meta=msgspec.json.encode(record.meta).decode(),
+        )
+        self._write_totals(record.id, record.totals)
+
+    def remove(self, id: str) -> None:
+        """Forget an instance, if there is one."""
+        place = self.connection.execute(
+            "SELECT position FROM instances WHERE id = ?", (id,)
+        ).fetchone()
+        if place is not None:
+            self._delete("instances", "position", place[0])
+            self._delete("totals", "id", id)
+
+    def put_totals(self, totals: Mapping[str, Totals]) -> None:
+        """Replace the totals of instances; those that are not there are left out."""
+        for id, counts in totals.items():
+            if self._digest("totals", "id", id) is not None:
+                self._write_totals(id, counts)
+
+    def set_identity(self, identity: Identity) -> None:
+        """Replace the identity."""
+        self._write("identity", one=1, mid=identity.mid, key=identity.key, alias=identity.alias)
+
+    def _write_totals(self, id: str, totals: Totals) -> None:
+        self._write("totals", id=id, **{name: getattr(totals, name) for name in _COUNTERS})
+
+    def _digest(self, table: str, key: str, value: str | int) -> bytes | None:
+        row = self.connection.execute(
+            f"SELECT digest FROM {table} WHERE {key} = ?", (value,)
+        ).fetchone()
+        return None if row is None else row[0]
+
+    def _write(self, table: str, **row: Any) -> None:
+        """Write a row in place of the one with the same key, which is its first column."""
+        key = next(iter(row))
+        digest = row_digest(table, row)
+        self._seal = self._seal.changed(out=self._digest(table, key, row[key]), into=digest)
+        names = ", ".join((*row, "digest"))
+        marks = ", ".join("?" * (len(row) + 1))
+        self.connection.execute(
+            f"INSERT OR REPLACE INTO {table} ({names}) VALUES ({marks})", (*row.values(), digest)
+        )
+
+    def _delete(self, table: str, key: str, value: str | int) -> None:
+        self._seal = self._seal.changed(out=self._digest(table, key, value))
+        self.connection.execute(f"DELETE FROM {table} WHERE {key} = ?", (value,))
+
+
+#: What a transaction is made of.
+Change = Callable[[Ledger], None]
+
+
+def retype(error: Exception, path: Path, what: str = "the state") -> Exception:
+    """Return a failed write as `StoreError`, with cause and cure; what is no such error as it is.
+
+    :param what: what could not be saved.
+    """
+    if isinstance(error, (sqlite3.Error, OSError)):
+        cause, cure = explain(error) or (
+            f"the file is damaged ({error})",
+            "start the master anew, which then takes the newest backup",
+        )
+    elif isinstance(error, (UnicodeError, OverflowError)):
+        cause, cure = f"a value can't be stored ({error})", "send another one"
+    else:
+        return error
+    return StoreError(f"{path}: {what} can't be saved: {cause}; {cure}")
+
+
+def _identify(path: Path) -> tuple[int, int] | None:
+    """What tells a file from another one that has its name later; None where there is none."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
