@@ -61,6 +61,7 @@ class Accounts:
         self._saved = saved
         self._seen: dict[tuple[str, int], Totals] = {}
         self._unsaved: dict[str, Totals] = {}
+        self._writing: dict[str, Totals] = {}
         self._timer: IDelayedCall | None = None
         self._lock = DeferredLock()
 
@@ -79,13 +80,18 @@ class Accounts:
         """A run counts no more."""
         self._seen.pop((id, run), None)
 
+    def pending(self, id: str) -> Totals:
+        """What an instance has counted beyond its saved total."""
+        return self._writing.get(id, Totals()) + self._unsaved.get(id, Totals())
+
     def reset(self, id: str) -> None:
         """What was counted so far no longer counts."""
         self._unsaved.pop(id, None)
+        self._writing.pop(id, None)
 
     def forget(self, id: str) -> None:
         """An instance is gone."""
-        self._unsaved.pop(id, None)
+        self.reset(id)
         for key in [key for key in self._seen if key[0] == id]:
             del self._seen[key]
 
@@ -107,22 +113,22 @@ class Accounts:
     async def _write(self) -> None:
         await self._lock.acquire()
         try:
-            batch, self._unsaved = self._unsaved, {}
-            if not batch:
+            self._writing, self._unsaved = self._unsaved, {}
+            if not self._writing:
                 return
             try:
-                await self._save(batch)
+                await self._save(self._writing)
             except StoreError as error:
                 self._log.limited(
                     "traffic totals",
                     "traffic totals can't be saved: {error}; they are kept and tried again",
                     error=error,
                 )
-                for id, delta in batch.items():
-                    self._unsaved[id] = self._unsaved.get(id, Totals()) + delta
+                self._unsaved = {id: self.pending(id) for id in {**self._writing, **self._unsaved}}
                 self._schedule(RETRY)
-                return
-            self._saved(batch)
+            else:
+                self._saved(self._writing)
+            self._writing = {}
         finally:
             self._lock.release()
 

@@ -12,9 +12,9 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
-from attrs import define, evolve, field
-from twisted.internet.defer import Deferred, DeferredLock
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from attrs import evolve
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 
 from nodepass.config import MasterConfig
 from nodepass.errors import ConfigError
@@ -22,6 +22,7 @@ from nodepass.logs import Level, Log, printable
 from nodepass.meter import Stats
 
 from .accounts import Accounts
+from .entry import Entry
 from .errors import ApiError
 from .hosting import Host, LogLine
 from .hub import EventHub, log_event_text
@@ -40,62 +41,19 @@ T = TypeVar("T")
 #: that runs away is stopped before the disk is full.
 MAX_INSTANCES = 10_000
 
-#: Seconds that clients are shown an instance as stopped in a restart: they poll every 200 ms for it.
+#: Seconds that a restart shows an instance as stopped: clients poll every 200 ms for it.
 RESTART_PAUSE = 0.25
 
 ACTIONS = ("start", "stop", "restart", "reset")
 
 
-@define(eq=False)
-class _Entry:
-    """An instance.
-
-    :ivar run: the number of its run, None while it is not hosted.
-    :ivar starting: the start that is due when the pause of a restart is over.
-    :ivar stopped_at: when it was last shown as stopped, on the reactor's clock.
-    """
-
-    record: Record
-    url: InstanceURL
-    status: str = "stopped"
-    stats: Stats = Stats()
-    run: int | None = None
-    starting: IDelayedCall | None = None
-    stopped_at: float = float("-inf")
-    lock: DeferredLock = field(factory=DeferredLock)
-
-    def snapshot(self) -> Instance:
-        """Show it as it is now."""
-        stats = self.stats if self.status == "running" else Stats()
-        totals = self.record.totals
-        return Instance(
-            id=self.record.id,
-            alias=self.record.alias,
-            type=self.url.type,
-            status=self.status,
-            url=self.url.url,
-            config=self.url.config,
-            restart=self.record.restart,
-            meta=self.record.meta,
-            mode=self.stats.mode,
-            ping=stats.ping_milliseconds,
-            pool=stats.pool,
-            tcps=stats.tcps,
-            udps=stats.udps,
-            tcprx=totals.tcprx,
-            tcptx=totals.tcptx,
-            udprx=totals.udprx,
-            udptx=totals.udptx,
-        )
-
-
 class Registry:
     """All instances. It is the `Tenants` of whoever hosts them.
 
-    :param host: runs the instances.
     :param hub: is told of every change.
     :param tails: keeps the last lines of each log.
-    :ivar identity: the master's own: its id, API key and alias.
+    :param keep_history: takes traffic that was counted, once it is part of the totals.
+    :ivar accounts: what the instances have counted.
     """
 
     def __init__(
@@ -106,8 +64,7 @@ class Registry:
         tails: LogTail,
         clock: IReactorTime,
         log: Log,
-        *,
-        save_traffic: Callable[[Mapping[str, Totals]], Deferred[None]],
+        keep_history: Callable[[Mapping[str, Totals]], None],
     ) -> None:
         self._config = config
         self._store = store
@@ -115,11 +72,12 @@ class Registry:
         self._tails = tails
         self._clock = clock
         self._log = log
-        self._entries: dict[str, _Entry] = {}
+        self._entries: dict[str, Entry] = {}
         self._reserved: set[str] = set()  # ids of instances that are being written
         self._host: Host | None = None
         self._stopping = False
-        self.accounts = Accounts(clock, log, save_traffic, self._saved)
+        self._keep_history = keep_history
+        self.accounts = Accounts(clock, log, self._save, self._saved)
 
     # What there is.
 
@@ -142,7 +100,7 @@ class Registry:
         """Take over what the store has. A URL that an older version took and this one does not is
         kept, and shown as an error."""
         for record in records:
-            self._entries[record.id] = _Entry(record, self._accept_stored(record))
+            self._entries[record.id] = Entry(record, self._accept_stored(record))
 
     def start(self, host: Host) -> None:
         """Start the instances that start with the master."""
@@ -193,7 +151,7 @@ class Registry:
             await saved(self._store.put(record))
         finally:
             self._reserved.discard(id)
-        entry = self._entries[id] = _Entry(record, url)
+        entry = self._entries[id] = Entry(record, url)
         self._publish("create", entry)
         self._log.info("instance starting: {url} [{id}]", url=url.url, id=id)
         self._run(entry)
@@ -233,7 +191,7 @@ class Registry:
             if same(url.url, entry.url.url):
                 raise ApiError(409, "Instance URL conflict")
             record = evolve(entry.record, url=url.url)
-            await saved(self._store.put(record))
+            await saved(self._store.put(evolve(record, totals=self._totals(id))))
             await self._stop(entry)
             entry.record, entry.url = evolve(record, totals=entry.record.totals), url
             self._log.info("instance starting: {url} [{id}]", url=url.url, id=id)
@@ -281,7 +239,7 @@ class Registry:
         entry = self._entries.get(id)
         if entry is None:
             return
-        self._tails.append(id, f"{line.stamp()}  {line.level.name}  {line.text}")
+        self._tails.append(id, line)
         self._hub.publish("log", entry.snapshot(), log_event_text(line))
         own = Log(Level.DEBUG, id)
         say = {
@@ -303,7 +261,7 @@ class Registry:
 
     # How it is done.
 
-    def _run(self, entry: _Entry) -> None:
+    def _run(self, entry: Entry) -> None:
         """Host an instance, now or when clients have had the time to see it stopped."""
         self._cancel_start(entry)
         pause = entry.stopped_at + RESTART_PAUSE - self._clock.seconds()
@@ -312,7 +270,7 @@ class Registry:
         else:
             self._run_now(entry)
 
-    def _run_now(self, entry: _Entry) -> None:
+    def _run_now(self, entry: Entry) -> None:
         entry.starting = None
         if self._stopping or self._host is None:
             return
@@ -323,7 +281,7 @@ class Registry:
             return
         entry.run = self._host.host(entry.record.id, entry.url.hosted, entry.record.id)
 
-    async def _stop(self, entry: _Entry) -> None:
+    async def _stop(self, entry: Entry) -> None:
         """End the run of an instance, if it has one; its ports are closed then."""
         self._cancel_start(entry)
         if entry.run is not None:
@@ -335,12 +293,12 @@ class Registry:
             entry.stopped_at = self._clock.seconds()
             self._publish("update", entry)
 
-    def _cancel_start(self, entry: _Entry) -> None:
+    def _cancel_start(self, entry: Entry) -> None:
         if entry.starting is not None:
             entry.starting.cancel()
             entry.starting = None
 
-    async def _change_record(self, entry: _Entry, change: InstanceChange) -> None:
+    async def _change_record(self, entry: Entry, change: InstanceChange) -> None:
         """Write what a change leaves behind, and tell of each part of it."""
         steps: list[Record] = []
         record = entry.record
@@ -352,29 +310,46 @@ class Registry:
         if meta != record.meta:
             steps.append(record := evolve(record, meta=meta))
         if steps:
-            await saved(self._store.put(record))
+            await saved(self._store.put(evolve(record, totals=self._totals(record.id))))
         for step in steps:
             entry.record = evolve(step, totals=entry.record.totals)
             self._publish("update", entry)
         if change.action == "reset":
-            self.accounts.reset(entry.record.id)
-            await saved(self._store.reset_totals(entry.record.id))
-            entry.record = evolve(entry.record, totals=Totals())
-            self._publish("update", entry)
+            await self._reset(entry)
+
+    async def _reset(self, entry: Entry) -> None:
+        """Count from 0 again. First here, so that what is counted meanwhile is added to 0."""
+        id, before = entry.record.id, self._totals(entry.record.id)
+        self.accounts.reset(id)
+        entry.record = evolve(entry.record, totals=Totals())
+        try:
+            await saved(self._store.put_totals({id: Totals()}))
+        except ApiError:
+            entry.record = evolve(entry.record, totals=entry.record.totals + before)
+            raise
+        self._publish("update", entry)
+
+    def _totals(self, id: str) -> Totals:
+        """What is to be written as the total: a write that is under way must not be undone."""
+        return self._entries[id].record.totals + self.accounts.pending(id)
+
+    def _save(self, batch: Mapping[str, Totals]) -> Deferred[None]:
+        return self._store.put_totals({id: self._totals(id) for id in batch if id in self})
 
     def _saved(self, batch: Mapping[str, Totals]) -> None:
         """Traffic is durable: show it."""
+        self._keep_history(batch)
         for id, delta in batch.items():
             entry = self._entries.get(id)
             if entry is not None:
                 entry.record = evolve(entry.record, totals=entry.record.totals + delta)
                 self._publish("update", entry)
 
-    def _publish(self, kind: str, entry: _Entry) -> None:
+    def _publish(self, kind: str, entry: Entry) -> None:
         self._hub.publish(kind, entry.snapshot())
 
     @asynccontextmanager
-    async def _locked(self, id: str) -> AsyncIterator[_Entry]:
+    async def _locked(self, id: str) -> AsyncIterator[Entry]:
         """Wait for one's turn with an instance, which may be gone by then."""
         entry = self._entry(id)
         await entry.lock.acquire()
@@ -383,7 +358,7 @@ class Registry:
         finally:
             entry.lock.release()
 
-    def _entry(self, id: str) -> _Entry:
+    def _entry(self, id: str) -> Entry:
         entry = self._entries.get(id)
         if entry is None:
             raise ApiError(404, "Instance not found")
