@@ -132,6 +132,11 @@ class MasterRequest(Request):
         if body is not NOT_DONE_YET:
             self.answer(self.code, body, None)
 
+    @property
+    def address(self) -> str:
+        """Where the request came from."""
+        return getattr(self.client, "host", "a local socket")
+
     # What is answered
 
     def answer(self, code: int, body: bytes = b"", kind: bytes | None = JSON) -> None:
