@@ -13,7 +13,7 @@ author = "the nodepass authors"
 project_copyright = "the nodepass authors"
 version = release = __version__
 
-extensions = ["sphinx.ext.autodoc", "from_code"]
+extensions = ["sphinx.ext.autodoc", "from_code", "http_interface"]
 templates_path: list[str] = []
 exclude_patterns = ["_ext"]
 default_role = "code"

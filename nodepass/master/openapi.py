@@ -18,12 +18,12 @@ _VERSION = "3.1.0"
 _REFERENCE = "#/components/schemas/{name}"
 _JSON = "application/json"
 
-#: What any route may refuse, beside what its own row says: the status, and when.
+#: What any route may refuse, beside what its own row says.
 COMMON: tuple[Answer, ...] = (
-    Answer(401, "The key is missing or wrong.", ErrorAnswer),
-    Answer(404, "There is no such instance.", ErrorAnswer),
-    Answer(405, "The path has no such method.", ErrorAnswer),
-    Answer(413, "The body is over 1 MiB.", ErrorAnswer),
+    Answer(401, "Unauthorized: API key required; Unauthorized: Invalid API key", ErrorAnswer),
+    Answer(404, "Instance not found", ErrorAnswer),
+    Answer(405, "Method not allowed", ErrorAnswer),
+    Answer(413, "Request body too large", ErrorAnswer),
 )
 
 _ABOUT = """\
@@ -63,7 +63,7 @@ def document(routes: Sequence[Route], prefix: str, version: str) -> dict[str, An
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
-    used = {tag for each in routes for tag in [tag_of(each)]}
+    used = set(map(tag_of, routes))
     return {
         "openapi": _VERSION,
         "info": {

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import runpy
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -164,3 +167,22 @@ def test_operations_have_names_of_their_own() -> None:
     """Each route has its own handler, by whose name generated clients call it."""
     handlers = [route.handler for route in ROUTES]
     assert len(handlers) == len(set(handlers))
+
+
+def test_the_manual_has_all_of_it() -> None:
+    """The page on the interface has each route with its parameters, and each record's members."""
+    doc = Path(__file__).parents[2] / "doc"
+    text = "\n".join(runpy.run_path(str(doc / "_ext" / "http_interface.py"))["interface_rst"]())
+    assert ".. np-http-interface::" in (doc / "reference" / "api.rst").read_text(encoding="utf-8")
+    for route in ROUTES:
+        after = text.partition(f"``{route.method} {route.path}``\n")[2]
+        section = re.split(r"^[~-]+$", after, flags=re.M)[1]
+        assert route.summary in section
+        for query in route.query:
+            assert f"``?{query.name}=``\n   {query.description} (" in section
+        for answer in route.answers:
+            assert f"*{answer.status}*" in section
+    for name, schema in document(ROUTES, "/api", "1")["components"]["schemas"].items():
+        record = text.partition(f".. _http-{name}:")[2].partition(".. _http-")[0]
+        for member in schema["properties"]:
+            assert f"``{member}``" in record
