@@ -112,8 +112,8 @@ class Registry:
                 )
                 self._run(entry)
 
-    async def stop(self) -> None:
-        """Start nothing more, and save what was counted."""
+    def stop(self) -> None:
+        """Start nothing more."""
         self._stopping = True
         for entry in self._entries.values():
             self._cancel_start(entry)

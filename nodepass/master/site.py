@@ -283,13 +283,16 @@ class MasterChannel(HTTPChannel):
         lines += [b"Content-Type: " + JSON, b"Content-Length: %d" % len(body)]
         lines += [b"Connection: close", b"", body]
         self.transport.write(b"\r\n".join(lines))
-        self._end = self.callLater(LINGER, self._close)
+        self._end = self.callLater(LINGER, self.close)
 
     def timeoutConnection(self) -> None:
         """Close a connection that has idled too long; twisted.web's own way logs each."""
-        self._close()
+        self.close()
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Close the connection when all is written; reset it when that takes too long."""
+        if self._end is not None and self._end.active():
+            self._end.cancel()
         self._end = None
         self.loseConnection()
         self._abort_after(self.abortTimeout)
@@ -363,6 +366,11 @@ class MasterSite(Site):
 
     def acceptableProtocols(self) -> list[bytes]:
         return [b"http/1.1"]
+
+    def close(self) -> None:
+        """Close all connections; those that are written to, when all is written."""
+        for channel in list(self._connections):
+            channel.close()
 
     # What connections tell
 
