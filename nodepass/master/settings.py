@@ -10,7 +10,7 @@ from attrs import frozen
 
 from nodepass.errors import ConfigError
 
-__all__ = ["MasterSettings", "state_path"]
+__all__ = ["VARIABLES", "MasterSettings", "state_path"]
 
 #: Worker processes unless NP_MASTER_WORKERS says otherwise: one a CPU up to this many. More would
 #: cost memory on large machines before the instances need them.
@@ -20,6 +20,25 @@ MOST_WORKERS = 64
 #: Memory of a worker process in MiB, above which it is drained and replaced: what thousands of busy
 #: sessions take, several times over.
 WORKER_MEMORY = 1024
+
+#: Name, default in words, and meaning of each variable.
+VARIABLES = (
+    (
+        "NP_STATE",
+        "nodepass.db in $STATE_DIRECTORY, or in nodepass in $XDG_STATE_HOME",
+        "master: the file that holds its state",
+    ),
+    (
+        "NP_MASTER_WORKERS",
+        f"the CPUs, {MOST_WORKERS_BY_DEFAULT} at most",
+        "master: processes that run the instances",
+    ),
+    (
+        "NP_WORKER_MEMORY",
+        str(WORKER_MEMORY),
+        "master: MiB of memory above which such a process is drained and replaced",
+    ),
+)
 
 
 @frozen(kw_only=True)
