@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attrs import define, frozen
+from attrs import define, evolve, frozen
 
 
 @define(kw_only=True, eq=False)
@@ -22,6 +22,10 @@ class Meter:
     udp_dropped: int = 0
     #: Datagrams given up because they were larger than the datagram buffer.
     udp_oversized: int = 0
+
+
+#: Those fields of `Stats` that only grow, and go on from what earlier runs had counted.
+COUNTERS = ("tcp_rx", "tcp_tx", "udp_rx", "udp_tx", "udp_dropped", "udp_oversized")
 
 
 @frozen(kw_only=True)
@@ -60,6 +64,11 @@ class Stats:
     def ping_milliseconds(self) -> int:
         """`ping` in whole milliseconds; the fastest answer counts one, as 0 says that none came."""
         return 0 if self.ping <= 0 else max(1, round(self.ping * 1000))
+
+    def after(self, earlier: Stats) -> Stats:
+        """The same with the counters of an earlier run added."""
+        return evolve(self, **{name: getattr(self, name) + getattr(earlier, name)
+                               for name in COUNTERS})  # fmt: skip
 
     def line(self) -> str:
         """The checkpoint line; programs parse it, so that its form never changes."""

@@ -10,11 +10,11 @@ An application that has one::
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.error import CannotListenError
 from twisted.python.failure import Failure
 
@@ -29,8 +29,9 @@ from nodepass.config import (
     parse_url,
 )
 from nodepass.errors import ConfigError, FatalError
+from nodepass.health import Health
 from nodepass.keys import outside_key
-from nodepass.logs import Log
+from nodepass.logs import Level, Log
 from nodepass.meter import Stats
 from nodepass.tls import ClientTLS, load_identity
 from nodepass.tuning import Tuning
@@ -51,6 +52,9 @@ class RoleService(Service):
 
     It pickles as its configuration alone; all else is built when it starts, and built anew when it
     starts again.
+
+    :param source: its name where a process has several; its log lines end in `` [source]``.
+    :param condition: called with each change of `trouble`, with the new one.
     """
 
     def __init__(
@@ -59,28 +63,41 @@ class RoleService(Service):
         *,
         tuning: Tuning | None = None,
         reactor: Any = None,
+        source: str = "",
+        condition: Callable[[str | None], None] = lambda trouble: None,
     ) -> None:
         self.config = config
         self._tuning = tuning
-        self._clear(reactor)
+        self._source = source
+        self._clear(reactor, condition)
 
-    def _clear(self, reactor: Any) -> None:
+    def _clear(
+        self, reactor: Any = None, condition: Callable[[str | None], None] = lambda trouble: None
+    ) -> None:
         self._reactor = reactor
+        self._health = Health(Log(self.config.log, self._source), condition)
+        self._introduced = False  # its warnings have been logged
+        self._announced = False  # its start has been logged
         self._role: Role | None = None
+        self._draining: Role | None = None
+        self._earlier = Stats()  # of roles that have failed since the start
+        self._last = Stats()
         self._error: FatalError | None = None
         self._is_ready = False
         self._stopping: Deferred[None] | None = None
         self._ready: list[Deferred[None]] = []
         self._failures: list[Deferred[FatalError]] = []
+        self._holders = 0
+        self._released: list[Deferred[None]] = []
 
     def __getstate__(self) -> dict[str, Any]:
         # A saved application must hold neither reactor nor sockets, nor settings of this process.
-        return {"config": self.config, "_tuning": self._tuning, "name": self.name,
-                "parent": self.parent}  # fmt: skip
+        return {"config": self.config, "_tuning": self._tuning, "_source": self._source,
+                "name": self.name, "parent": self.parent}  # fmt: skip
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._clear(None)
+        self._clear()
 
     # What a program asks.
 
@@ -107,10 +124,32 @@ class RoleService(Service):
             self._failures.append(result)
         return result
 
+    def whenReleased(self) -> Deferred[None]:
+        """Fires when none of its ports is bound, so that others can bind them: soon after a stop
+        has begun, while sessions may go on."""
+        result: Deferred[None] = Deferred(self._released.remove)
+        if self._holders or self._role is not None:
+            self._released.append(result)
+        else:
+            result.callback(None)
+        return result
+
+    @property
+    def trouble(self) -> str | None:
+        """Why it can't do its work now, in one line without a key: a port that can't be bound, a
+        server that can't be joined. None while nothing is wrong; waiting for a peer is not."""
+        return self._health.reason
+
+    @property
+    def last_stats(self) -> Stats:
+        """What the latest run that has ended had counted."""
+        return self._last
+
     @property
     def stats(self) -> Stats:
-        """How the tunnel is now; all zero while it is stopped."""
-        return Stats() if self._role is None else self._role.stats
+        """How the tunnel is now, also while it drains; all zero while it is stopped."""
+        role = self._role or self._draining
+        return Stats() if role is None else role.stats.after(self._earlier)
 
     @property
     def tunnel_address(self) -> Endpoint | None:
@@ -134,6 +173,7 @@ class RoleService(Service):
         self._build()
 
     def startService(self) -> None:
+        self._earlier = self._last = Stats()
         self._build()
         super().startService()  # type: ignore[no-untyped-call]
         if self._role is not None and self._error is None:
@@ -146,22 +186,62 @@ class RoleService(Service):
         role, self._role = self._role, None
         self._is_ready = False
         self._error = None
+        self._introduced = self._announced = False
+        self._health.clear()
         for result in _taken(self._ready):
             result.errback(CancelledError("the tunnel was stopped"))
         if role is not None:
-            stopping = self._stopping = Deferred.fromCoroutine(self._stop(role))
-            stopping.addBoth(self._stopped, stopping)
+            stopping = self._take_down(role)
+            stopping.addCallback(self._say_stopped)
             return stopping
         return self._stopping
 
-    async def _stop(self, role: Role) -> None:
-        await role.stop()
-        role.log.info("stopped: {url}", url=self.config.effective_url())
+    def retry(self) -> Deferred[None]:
+        """Build it anew after a failure, which may have been mended. What was logged of it is not
+        logged again, and `trouble` stays until it is over.
 
-    def _stopped(self, result: None, stopping: Deferred[None]) -> None:
+        :returns: Fires when it has been built, unless it was stopped in the meantime. `whenFailed`,
+            asked after that, tells whether it has failed again.
+        """
+        role, self._role = self._role, None
+        self._error = None
+        if role is None:
+            self._again()
+            return succeed(None)
+        return self._take_down(role).addCallback(lambda _: self._again())
+
+    def _again(self) -> None:
+        if self.running and self._role is None:
+            self._earlier = self._last
+            self._build()
+            if self._role is not None and self._error is None:
+                self._role.start()
+
+    def _take_down(self, role: Role) -> Deferred[None]:
+        stopping = self._stopping = Deferred.fromCoroutine(self._stop(role))
+        return stopping.addBoth(self._stopped, stopping)
+
+    async def _stop(self, role: Role) -> None:
+        self._draining = role
+        self._holders += 1
+        try:
+            await role.release()
+        finally:
+            self._holders -= 1
+            if not self._holders and self._role is None:
+                for result in _taken(self._released):
+                    result.callback(None)
+        await role.stop()
+        self._last = role.stats.after(self._earlier)
+
+    def _stopped(self, result: T, stopping: Deferred[None]) -> T:
         if self._stopping is stopping:
             self._stopping = None
+            self._draining = None
         return result
+
+    def _say_stopped(self, _: None) -> None:
+        self._health.log.info("stopped: {url}", url=self.config.effective_url())
 
     # How it comes to be.
 
@@ -173,35 +253,40 @@ class RoleService(Service):
         if reactor is None:
             from twisted.internet import reactor  # the one that runs this process
         config = self.config
-        log = Log(config.log)
+        log = self._health.log
         tuning, warnings = self._tuning, tuple[str, ...]()
         if tuning is None:
             tuning, warnings = Tuning.from_environ(os.environ)
-        for warning in (*config.warnings, *warnings, *_key_warnings(config)):
-            log.warn("{warning}", warning=warning)
+        if not self._introduced:
+            self._introduced = True
+            for warning in (*config.warnings, *warnings, *_key_warnings(config)):
+                log.warn("{warning}", warning=warning)
         try:
-            self._role = self._make_role(config, tuning, reactor, log)
+            self._role = self._make_role(config, tuning, reactor)
+            self._health.well("configuration")
             self._role.bind()
             # Once the reactor runs, signals are heard: whoever reads the line may send one.
             reactor.callWhenRunning(self._say_started, self._role)
         except ConfigError as error:  # a file that was good when the service was made
+            self._health.trouble("configuration", "{error}", level=Level.ERROR, error=error)
             self._failed(FatalError(str(error)))
 
     def _make_role(
-        self, config: ServerConfig | ClientConfig, tuning: Tuning, reactor: IReactor, log: Log
+        self, config: ServerConfig | ClientConfig, tuning: Tuning, reactor: IReactor
     ) -> Role:
         # Not at the top: each role imports what the others do not need.
         ready, failed = self._now_ready, self._failed
+        health, log = self._health, self._health.log
         if isinstance(config, ServerConfig):
             from nodepass.roles.server import ServerRole
 
-            return ServerRole(config, tuning, reactor, log, ready=ready, failed=failed)
+            return ServerRole(config, tuning, reactor, health, ready=ready, failed=failed)
         from nodepass.roles.client import ClientRole
         from nodepass.roles.forward import ForwardRole
 
         if config.mode is Mode.TWO:
-            return ClientRole(config, tuning, reactor, log, ready=ready, failed=failed)
-        forward = ForwardRole(config, tuning, reactor, log, ready=ready, failed=failed)
+            return ClientRole(config, tuning, reactor, health, ready=ready, failed=failed)
+        forward = ForwardRole(config, tuning, reactor, health, ready=ready, failed=failed)
         if config.mode is Mode.ONE:
             return forward
         try:
@@ -209,7 +294,7 @@ class RoleService(Service):
         except CannotListenError:
             log.info("mode=0: {tunnel} can't be bound here, so this client is mode=2",
                      tunnel=config.tunnel)  # fmt: skip
-            return ClientRole(config, tuning, reactor, log, ready=ready, failed=failed)
+            return ClientRole(config, tuning, reactor, health, ready=ready, failed=failed)
         log.info("mode=0: {tunnel} can be bound here, so this client is mode=1",
                  tunnel=config.tunnel)  # fmt: skip
         if config.key:
@@ -220,7 +305,8 @@ class RoleService(Service):
         return forward
 
     def _say_started(self, role: Role) -> None:
-        if role is self._role and self._error is None:
+        if role is self._role and self._error is None and not self._announced:
+            self._announced = True
             role.log.info("started: {url}", url=self.config.effective_url())
 
     def _now_ready(self) -> None:
@@ -233,7 +319,6 @@ class RoleService(Service):
         if self._error is not None:
             return
         self._error = error
-        Log(self.config.log).error("{error}", error=error)
         for ready in _taken(self._ready):
             ready.errback(Failure(error))
         for result in _taken(self._failures):

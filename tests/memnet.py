@@ -22,6 +22,7 @@ from zope.interface import implementer
 
 from nodepass.address import Address, Endpoint
 from nodepass.config import TLSLevel
+from nodepass.health import Health
 from nodepass.identity import Identity, self_signed
 from nodepass.logs import Level, Log
 from nodepass.relay.hangup import HangupWatch
@@ -232,7 +233,7 @@ class Client:
                 settings=settings, handshake_timeout=HANDSHAKE, cooldown=3.0,
                 pool_interval=(0.1, 1.0),
             ),
-            log,
+            Health(log),
         )  # fmt: skip
         self.host.on_lost = self.host.on_left = lambda peer: self.connector.control_lost()
 

@@ -32,6 +32,7 @@ _LEVELS = {
     "event": "event",
     "limited": "warn",
     "once": "warn",
+    "trouble": "warn",
 }
 
 
@@ -69,14 +70,14 @@ def log_lines() -> list[LogLine]:
                 continue
             method = node.func.attr
             owner = ast.unparse(node.func.value)
-            if method not in _LEVELS or not re.search(r"log(\)|$)", owner):
+            if method not in _LEVELS or not re.search(r"(log|health)(\)|$)", owner):
                 continue
             texts = [
                 each.value
                 for each in node.args
                 if isinstance(each, ast.Constant) and isinstance(each.value, str)
             ]
-            if method in ("limited", "once"):
+            if method in ("limited", "once", "trouble"):
                 # The first argument is the key that repeats are told by.
                 texts = texts[1:] if isinstance(node.args[0], ast.Constant) else texts
             if texts:

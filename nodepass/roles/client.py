@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IProtocol, IProtocolFactory
 from nodepass.address import Endpoint
 from nodepass.config import ClientConfig, Mode, TLSLevel
 from nodepass.errors import ConfigError, FatalError
-from nodepass.logs import Log
+from nodepass.health import Health
 from nodepass.reactor import IReactor
 from nodepass.relay.stream import Cause, Channel, Stream
 from nodepass.resolver import connect_tcp
@@ -37,12 +37,12 @@ class ClientRole(Role):
         config: ClientConfig,
         tuning: Tuning,
         reactor: IReactor,
-        log: Log,
+        health: Health,
         *,
         ready: Callable[[], None],
         failed: Callable[[FatalError], None],
     ) -> None:
-        super().__init__(config, tuning, reactor, log, ready=ready, failed=failed)
+        super().__init__(config, tuning, reactor, health, ready=ready, failed=failed)
         self.config = config
         self.tls = ClientTLS(config.tls, config.tunnel.host, config.ca)
         self.carrier = Carrier(self.instance)
@@ -56,7 +56,7 @@ class ClientRole(Role):
         )
         self._visiting = False
         self._stopping = False
-        self.connector = NativeConnector(self._terms(), self.log)
+        self.connector = NativeConnector(self._terms(), health)
 
     def _terms(self) -> ClientTerms:
         config, tuning = self.config, self.instance.tuning
@@ -124,11 +124,10 @@ class ClientRole(Role):
         for peer in self.peers:
             peer.drain()
         self.carrier.stop()
-        await closed(self.visitors.stop_listening())
+        await closed(self.visitors.stop())
 
     async def close(self) -> None:
         self.dialer.stop()
-        await closed(self.visitors.stop())
         await self.part("the client is stopping")
 
     def reload(self) -> None:
@@ -160,6 +159,7 @@ class ClientRole(Role):
             self.log.info("listening for visitors no more: the server does so now")
             self.carrier.refuse_waiting(Cause.LOST)
             self.visitors.stop()
+            self.instance.health.well("visitors' port")
 
     def returned(self, peer: Peer) -> None:
         self.present.add(peer)

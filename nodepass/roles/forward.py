@@ -13,7 +13,7 @@ from twisted.internet.protocol import Factory, Protocol
 from nodepass.address import Endpoint
 from nodepass.config import ClientConfig, Mode
 from nodepass.errors import FatalError
-from nodepass.logs import Log
+from nodepass.health import Health
 from nodepass.reactor import IReactor
 from nodepass.relay.stream import Channel, Stream
 from nodepass.resolver import connect_tcp
@@ -38,12 +38,12 @@ class ForwardRole(Role):
         config: ClientConfig,
         tuning: Tuning,
         reactor: IReactor,
-        log: Log,
+        health: Health,
         *,
         ready: Callable[[], None],
         failed: Callable[[FatalError], None],
     ) -> None:
-        super().__init__(config, tuning, reactor, log, ready=ready, failed=failed)
+        super().__init__(config, tuning, reactor, health, ready=ready, failed=failed)
         self.dialer = TargetDialer(self.instance, config.targets)
         self.visitors = VisitorPorts(
             self.instance, config.tunnel, self, opened=self.ready, failed=self.failed
@@ -75,10 +75,9 @@ class ForwardRole(Role):
     async def stop_accepting(self) -> None:
         if self._pinging is not None:
             self._pinging.cancel()
-        await closed(self.visitors.stop_listening())
+        await closed(self.visitors.stop())
 
     async def close(self) -> None:
-        await closed(self.visitors.stop())
         self.dialer.stop()
         self._ping = 0.0  # the last checkpoint shows what is then: nothing
 

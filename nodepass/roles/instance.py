@@ -7,7 +7,7 @@ from collections.abc import Callable
 from twisted.internet.defer import Deferred, succeed
 
 from nodepass.config import ClientConfig, ServerConfig
-from nodepass.logs import Log
+from nodepass.health import Health
 from nodepass.meter import Meter
 from nodepass.openfiles import open_files
 from nodepass.rate import RateLimiter
@@ -31,12 +31,13 @@ class Instance:
     """
 
     def __init__(
-        self, config: ServerConfig | ClientConfig, tuning: Tuning, reactor: IReactor, log: Log
+        self, config: ServerConfig | ClientConfig, tuning: Tuning, reactor: IReactor, health: Health
     ) -> None:
         self.config = config
         self.tuning = tuning
         self.reactor = reactor
-        self.log = log
+        self.health = health
+        self.log = log = health.log
         self.meter = Meter()
         self.slots = Slots(config.slot, open_files())
         self.watch = HangupWatch(reactor)

@@ -12,7 +12,7 @@ from twisted.internet.task import deferLater
 from nodepass.address import Endpoint
 from nodepass.config import ClientConfig, Mode, ServerConfig
 from nodepass.errors import FatalError
-from nodepass.logs import Log
+from nodepass.health import Health
 from nodepass.meter import Stats
 from nodepass.reactor import IReactor
 from nodepass.relay.stream import Cause
@@ -35,13 +35,13 @@ class Role:
         config: ServerConfig | ClientConfig,
         tuning: Tuning,
         reactor: IReactor,
-        log: Log,
+        health: Health,
         *,
         ready: Callable[[], None],
         failed: Callable[[FatalError], None],
     ) -> None:
-        self.instance = Instance(config, tuning, reactor, log)
-        self.log = log
+        self.instance = Instance(config, tuning, reactor, health)
+        self.log = health.log
         self.ready = ready
         self.failed = failed
         self._checkpoint: IDelayedCall | None = None
@@ -62,12 +62,15 @@ class Role:
         self.instance.start()
         self._schedule_checkpoint()
 
-    async def stop(self) -> None:
-        """Accept nobody new, give the sessions their time, then close all."""
+    async def release(self) -> None:
+        """Accept nobody new: when this is over, the ports can be bound by others."""
         if self._reload_timer is not None:
             self._reload_timer.cancel()
             self._reload_timer = None
         await self.stop_accepting()
+
+    async def stop(self) -> None:
+        """After `release`: give the sessions their time, then close all."""
         if self.instance.slots.tcp:
             self.log.info(
                 "stopping: {count} TCP sessions may end by themselves within {timeout:g} s",
@@ -124,7 +127,7 @@ class Role:
     # For subclasses.
 
     async def stop_accepting(self) -> None:
-        """Close what brings new sessions."""
+        """Close what brings new sessions, all ports first of all."""
         raise NotImplementedError
 
     async def close(self) -> None:

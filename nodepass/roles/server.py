@@ -12,7 +12,8 @@ from twisted.internet.interfaces import IDelayedCall, IListeningPort
 from nodepass.address import Endpoint
 from nodepass.config import Mode, ServerConfig, TLSLevel
 from nodepass.errors import ConfigError, FatalError
-from nodepass.logs import Log
+from nodepass.health import Health
+from nodepass.logs import Level
 from nodepass.reactor import IReactor
 from nodepass.relay.portable import listen_tcp
 from nodepass.relay.stream import Channel, Stream
@@ -42,12 +43,12 @@ class ServerRole(Role):
         config: ServerConfig,
         tuning: Tuning,
         reactor: IReactor,
-        log: Log,
+        health: Health,
         *,
         ready: Callable[[], None],
         failed: Callable[[FatalError], None],
     ) -> None:
-        super().__init__(config, tuning, reactor, log, ready=ready, failed=failed)
+        super().__init__(config, tuning, reactor, health, ready=ready, failed=failed)
         self.config = config
         level = config.tls if config.tls is TLSLevel.FILES else TLSLevel.SELF_SIGNED
         self.tls = ServerTLS(
@@ -120,18 +121,18 @@ class ServerRole(Role):
         for peer in self.peers:
             peer.drain()
         self.carrier.stop()
-        await closed(self.visitors.stop_listening())
+        closing = [self.visitors.stop()]
+        port, self._port = self._port, None
+        if port is not None:
+            closing.append(maybeDeferred(port.stopListening))
+        await closed(*closing)
 
     async def close(self) -> None:
         self.dialer.stop()
-        await closed(self.visitors.stop())
         await self.part("the server is stopping")
         if self.acceptor is not None:
             self.acceptor.stop()
         self._lobby.clear()
-        port, self._port = self._port, None
-        if port is not None:
-            await closed(maybeDeferred(port.stopListening))
 
     # Which way visitors flow.
 
@@ -192,9 +193,12 @@ class ServerRole(Role):
         except CannotListenError as error:
             hopeless = fatal(error, f"tunnel address {self.config.tunnel}")
             if hopeless is not None:
+                self.instance.health.trouble(
+                    "tunnel port", "{error}", level=Level.ERROR, error=hopeless
+                )
                 self.failed(hopeless)
                 return
-            self.log.once(
+            self.instance.health.trouble(
                 "tunnel port",
                 "can't listen for clients on {address}: {reason}; trying on",
                 address=self.config.tunnel,
@@ -203,7 +207,7 @@ class ServerRole(Role):
             cooldown = self.instance.tuning.service_cooldown
             self._retry = self.instance.reactor.callLater(cooldown, self._bind_tunnel)
             return
-        self.log.forget("tunnel port")
+        self.instance.health.well("tunnel port")
         self.log.info("listening for clients on {address}", address=self.tunnel_address)
 
     # Certificates.

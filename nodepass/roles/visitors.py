@@ -13,6 +13,7 @@ from twisted.python.failure import Failure
 
 from nodepass.address import Address, Endpoint
 from nodepass.errors import FatalError
+from nodepass.logs import Level
 from nodepass.relay.flow import FlowSet
 from nodepass.relay.portable import literal
 from nodepass.relay.stream import Cause, Channel, FlowSink, Stream
@@ -161,18 +162,21 @@ class VisitorPorts:
             except CannotListenError as error:
                 hopeless = fatal(error, f"visitors' address {self._address}")
                 if hopeless is not None:
+                    self._instance.health.trouble(
+                        "visitors' port", "{error}", level=Level.ERROR, error=hopeless
+                    )
                     self._failed(hopeless)
                 else:
                     self._try_later(error)
                 return
-        self._instance.log.forget("visitors' port")
+        self._instance.health.well("visitors' port")
         self._instance.log.info(
             "listening for visitors on {address}, TCP and UDP", address=self.bound
         )
         self._opened()
 
     def _try_later(self, error: CannotListenError) -> None:
-        self._instance.log.once(
+        self._instance.health.trouble(
             "visitors' port",
             "can't listen for visitors on {address}: {reason}; trying on",
             address=self._address,
@@ -181,25 +185,20 @@ class VisitorPorts:
         cooldown = self._instance.tuning.service_cooldown
         self._retry = self._instance.reactor.callLater(cooldown, self.start)
 
-    def stop_listening(self) -> Deferred[object]:
-        """Accept no new visitors; the flows that are there go on until `stop`."""
+    def stop(self) -> Deferred[object]:
+        """End all flows and close the ports; fires when others can bind them.
+
+        Flows can't outlive their port, as all of them share its socket.
+        """
         if self._looking is not None:
             self._looking.cancel()
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None
-        tcp, self._tcp = self._tcp, None
-        if tcp is None:
-            return maybeDeferred(lambda: None)
-        return maybeDeferred(tcp.stopListening)
-
-    def stop(self) -> Deferred[object]:
-        """End all flows and close the ports."""
         self.flows.close(Cause.STOPPED)
-        closing = [self.stop_listening()]
-        udp, self._udp = self._udp, None
-        if udp is not None:
-            closing.append(maybeDeferred(udp.stopListening))
+        ports = [port for port in (self._tcp, self._udp) if port is not None]
+        self._tcp = self._udp = None
+        closing = [maybeDeferred(port.stopListening) for port in ports]
         return DeferredList(closing, consumeErrors=True)  # type: ignore[return-value]
 
     # TCP
@@ -230,9 +229,8 @@ class VisitorPorts:
         self.flows.oversized()
 
     def _new_flow(self, visitor: Endpoint, local: Endpoint | None) -> VisitorChannel | None:
-        assert self._udp is not None
-        if self._tcp is None:
-            return None  # stopping: flows that are there may end, new ones don't begin
+        if self._udp is None:
+            return None  # stopping
         if not self.flows.room():
             self._instance.meter.udp_dropped += 1
             return None

@@ -374,7 +374,7 @@ def test_a_data_link_of_the_wrong_kind(net: MemoryNet, tls: TLSLevel) -> None:
     """Plain where the server wants TLS, or the other way around: refused."""
     server, client = Server(net, tls=tls), Client(net).start()
     client.connector._maker._terms = type(client.connector._maker._terms)(  # type: ignore
-        reactor=net, log=client.connector.log, handshake_timeout=1.0, most=100,
+        reactor=net, health=client.connector.health, handshake_timeout=1.0, most=100,
         dial=lambda host, port, factory: client.connector.terms.dial((host,), port, factory),
         interval=(0.1, 1.0),
         creator=None if tls else lambda: client.connector.terms.tls.creator([b"nodepass2-data"]),

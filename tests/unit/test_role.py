@@ -9,6 +9,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from nodepass.config import ServerConfig, parse_url
+from nodepass.health import Health
 from nodepass.logs import Level, Log
 from nodepass.relay.stream import Cause
 from nodepass.roles.client import ClientRole
@@ -59,7 +60,7 @@ def make(what: str) -> tuple[Any, MemoryNet, Noting]:
         config,  # type: ignore[arg-type]
         Tuning(shutdown_timeout=5.0),
         net,
-        log,
+        Health(log),
         ready=lambda: None,
         failed=lambda error: None,
     )

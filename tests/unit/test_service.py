@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from nodepass.config import parse_url
 from nodepass.errors import FatalError
 from nodepass.logs import Level, Log
+from nodepass.meter import Stats
 from nodepass.service import RoleService, makeService
 
 URL = "client://127.0.0.1:1/127.0.0.1:2?mode=1&log=none"
@@ -30,13 +31,19 @@ class FakeRole:
     def __init__(self) -> None:
         self.log = Log(Level.NONE)
         self.told: list[str] = []
+        self.released: Deferred[None] = succeed(None)
         self.stopped: Deferred[None] = Deferred()
+        self.stats = Stats()
 
     def bind(self) -> None:
         self.told.append("bind")
 
     def start(self) -> None:
         self.told.append("start")
+
+    async def release(self) -> None:
+        self.told.append("release")
+        await self.released
 
     async def stop(self) -> None:
         self.told.append("stop")
@@ -85,7 +92,9 @@ def test_a_failed_service_can_be_started_again() -> None:
     service.made[0].stopped.callback(None)
     assert outcome(stopping) is None
     service.startService()
-    assert [role.told for role in service.made] == [["bind", "start", "stop"], ["bind", "start"]]
+    first, second = (role.told for role in service.made)
+    assert first == ["bind", "start", "release", "stop"]
+    assert second == ["bind", "start"]
     ready = service.whenReady()
     service._now_ready()
     assert outcome(ready) is None

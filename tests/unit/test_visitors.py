@@ -15,6 +15,7 @@ from twisted.internet.task import Clock
 
 from nodepass.address import Address
 from nodepass.errors import FatalError
+from nodepass.health import Health
 from nodepass.logs import Level, Log
 from nodepass.meter import Meter
 from nodepass.relay.flow import FlowLimits
@@ -57,6 +58,7 @@ class Bench:
             context=SessionContext(clock=self.clock, log=log, meter=Meter(), read=0.0),
             flow_limits=FlowLimits(slots=Slots(0), idle=60.0),
             log=log,
+            health=Health(log),
             reactor=self.clock,
             relay=self,
             resolver=self,
@@ -171,11 +173,11 @@ def test_stopped_during_a_look_up() -> None:
     """Nothing is bound or tried again after a stop, whenever it comes."""
     bench = Bench("a.test")
     bench.ports.start()
-    bench.ports.stop_listening()
+    bench.ports.stop()
     assert bench.asked[0].called
     assert (bench.tried, bench.clock.getDelayedCalls()) == ([], [])
     late = Bench("a.test")
     late.ports.start()
     late.asked[0].errback(DNSLookupError("a.test: no address"))
-    late.ports.stop_listening()
+    late.ports.stop()
     assert (late.tried, late.clock.getDelayedCalls()) == ([], [])

@@ -23,7 +23,8 @@ from twisted.python.failure import Failure
 from nodepass.address import Address
 from nodepass.config import TLSLevel
 from nodepass.errors import PeerError
-from nodepass.logs import Log, printable
+from nodepass.health import Health
+from nodepass.logs import printable
 from nodepass.openfiles import open_files
 from nodepass.relay.stream import Cause
 from nodepass.tls import ClientTLS, exporter, tls_reason
@@ -63,8 +64,6 @@ MAX_PINS = 3
 PIN_OVERLAP = 60.0
 #: Share of a pause by which it is varied, so that clients do not return all at once.
 JITTER = 0.2
-#: Reasons for not joining that are remembered as told; a server may word its refusals as it likes.
-MAX_COMPLAINTS = 32
 
 
 class Refused(PeerError):
@@ -117,9 +116,10 @@ class NativeConnector:
     :ivar flow: which way visitors go, as the server said last.
     """
 
-    def __init__(self, terms: ClientTerms, log: Log) -> None:
+    def __init__(self, terms: ClientTerms, health: Health) -> None:
         self.terms = terms
-        self.log = log
+        self.health = health
+        self.log = health.log
         self.peer: NativePeer | None = None
         self.flow: Flow | None = None
         self.link_level = TLSLevel.PLAIN
@@ -127,7 +127,6 @@ class NativeConnector:
         self._maker: LinkMaker | None = None
         self._running: Deferred[None] | None = None
         self._hopeless = 0
-        self._complaints: set[str] = set()
         self._lost: Deferred[None] | None = None
 
     def start(self) -> None:
@@ -163,10 +162,12 @@ class NativeConnector:
                 if self._unknown(error):
                     continue  # at once, without coming back to what the server has forgotten
                 pause = self._pause_after(error)
-                self._complain(error)
+                self.health.trouble(
+                    "server", "can't join the server: {reason}; trying on", reason=_reason(error)
+                )
             else:
                 self._hopeless = 0
-                self._complaints.clear()
+                self.health.well("server")
                 if self.peer is not None and self.peer.joined:
                     self._lost = Deferred()
                     await self._lost
@@ -191,16 +192,6 @@ class NativeConnector:
             return self.terms.cooldown
         self._hopeless += 1
         return min(LONGEST_PAUSE, self.terms.cooldown * 2.0 ** min(self._hopeless - 1, 16))
-
-    def _complain(self, error: Exception) -> None:
-        # Once for each reason, as reasons may alternate: a server behind a proxy that is down.
-        reason = _reason(error)
-        if reason in self._complaints:
-            return
-        if len(self._complaints) >= MAX_COMPLAINTS:
-            self._complaints.clear()
-        self._complaints.add(reason)
-        self.log.warn("can't join the server: {reason}; trying on", reason=reason)
 
     # One try.
 
@@ -290,7 +281,7 @@ class NativeConnector:
         plain = self.link_level is TLSLevel.PLAIN
         return LinkTerms(
             reactor=terms.reactor,
-            log=self.log,
+            health=self.health,
             most=max(1, (open_files() or 2 * MAX_IDLE) // 2),
             creator=None if plain else lambda: terms.tls.creator([ALPN_DATA], self.pins),
             dial=lambda host, port, factory: terms.dial((host,), port, factory),

@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from nodepass.errors import PeerError
-from nodepass.logs import Log
+from nodepass.health import Health
 from nodepass.relay.tcp import tune
 from nodepass.tls import exporter, tls_reason
 
@@ -46,7 +46,7 @@ class LinkTerms:
     """
 
     reactor: Any
-    log: Log
+    health: Health
     creator: Callable[[], IOpenSSLClientConnectionCreator] | None
     most: int
     dial: Callable[[str, int, IProtocolFactory], Deferred[IProtocol]]
@@ -73,6 +73,7 @@ class LinkMaker:
         self._host = host
         self._port = port
         self._wanted = 0
+        self._terms.health.well("link")
 
     def make(self, peer: NativePeer, count: int) -> None:
         """Make so many more links."""
@@ -82,6 +83,7 @@ class LinkMaker:
     def stop(self) -> None:
         """Make no more, and drop what is half made."""
         self._stopped = True
+        self._terms.health.well("link")
         if self._pause is not None:
             self._pause.cancel()
             self._pause = None
@@ -99,7 +101,7 @@ class LinkMaker:
             and len(self._making) < most
         ):
             if len(peer.links) + len(self._making) >= self._terms.most:
-                self._terms.log.limited(
+                self._terms.health.log.limited(
                     "files",
                     "no more than {most} data links to {peer}: the process may open no more files",
                     most=self._terms.most,
@@ -117,7 +119,7 @@ class LinkMaker:
 
     def _made(self, _: None, peer: NativePeer) -> None:
         self._failures = 0
-        self._terms.log.forget("link")
+        self._terms.health.well("link")
 
     def _not_made(self, failure: Failure, peer: NativePeer) -> None:
         if self._stopped or peer.closed:
@@ -127,7 +129,7 @@ class LinkMaker:
             least, most = self._terms.interval
             pause = min(most, least * 2.0 ** min(self._failures, 16))
             self._failures += 1
-            self._terms.log.once(
+            self._terms.health.trouble(
                 "link",
                 "can't make a data link to {peer}: {reason}; trying on",
                 peer=peer.name,
