@@ -24,6 +24,7 @@ Usage: nodepass [--key-file FILE] URL [URL...]   run tunnels, one URL each
        nodepass key                              print a new random key
        nodepass tap URL... [-o FILE]             save the tunnels for twistd -f
        nodepass demo [--once]                    show a tunnel on this machine
+       nodepass ctl COMMAND ...                  look after a master's tunnels
        nodepass --help | --version
 """
 
@@ -144,7 +145,15 @@ def show_demo(arguments: Sequence[str]) -> int:
     return demo(list(arguments))
 
 
+def control(arguments: Sequence[str]) -> int:
+    """``nodepass ctl``: look after the tunnels of a master."""
+    from nodepass.ctl import main as ctl
+
+    return ctl(list(arguments))
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "ctl": control,
     "demo": show_demo,
     "key": print_key,
     "tap": save_tap,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _SIGNAL_STATUS = 128
 
 
-def hide_keys(program: str, arguments: Sequence[str]) -> None:
+def hide_keys(program: str, arguments: Sequence[str], options: Collection[str] = ()) -> None:
     """Rewrite the command line that ``ps`` shows, if it holds a key: ``***`` takes its place.
 
     A command line is public to every user of the machine, unlike the environment. The rewriting is
@@ -38,8 +38,15 @@ def hide_keys(program: str, arguments: Sequence[str]) -> None:
 
     :param program: the name to show first.
     :param arguments: what followed it on the command line.
+    :param options: those whose values are keys.
     """
     masked = [mask(argument) for argument in arguments]
+    for place, argument in enumerate(arguments):
+        name, separator, _ = argument.partition("=")
+        if name in options and separator:
+            masked[place] = f"{name}=***"
+        elif name in options and place + 1 < len(masked):
+            masked[place + 1] = "***"
     if masked != list(arguments):
         setproctitle.setproctitle(" ".join([program, *masked]))
         # On Linux the title is also made the thread's name, which "pgrep -x" and "top" match.

@@ -1,0 +1,70 @@
+"""The address of a master's API, as people write it and as requests need it."""
+
+from __future__ import annotations
+
+from urllib.parse import quote, urlsplit
+
+from attrs import frozen
+
+from nodepass.errors import ConfigError
+from nodepass.logs import mask, printable
+
+__all__ = ["APIAddress", "parse_address"]
+
+#: What masters serve their API under unless their URL says otherwise.
+DEFAULT_PREFIX = "/api"
+
+_ACCEPTED = "accepted: http://HOST:PORT or https://HOST:PORT, with the API's prefix if not /api"
+
+
+@frozen
+class APIAddress:
+    """Where requests go.
+
+    :ivar tls: whether it is ``https``.
+    :ivar host: a host name or an IP literal without brackets.
+    :ivar base: the URL that paths such as ``/instances`` are appended to.
+    """
+
+    tls: bool
+    host: str
+    base: str
+
+    def __str__(self) -> str:
+        return self.base.removesuffix("/v1")
+
+    def url(self, *parts: str) -> str:
+        """Return the URL of a resource; ``parts`` are quoted."""
+        # Asterisks stay, as in the id of the API key: not every master decodes paths.
+        return "/".join([self.base, *(quote(part, safe="*") for part in parts)])
+
+
+def parse_address(text: str) -> APIAddress:
+    """Read an address as it stands in an option, in the environment or in a file.
+
+    Without a path, ``/api`` is meant. A trailing ``/`` or ``/v1`` makes no difference.
+
+    :raises ConfigError: it is none.
+    """
+    text = text.strip()
+    shown = printable(mask(text))
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        raise ConfigError(f"API address {shown}: not a URL; {_ACCEPTED}") from None
+    if parts.scheme not in ("http", "https") or not host:
+        raise ConfigError(f"API address {shown}: not an HTTP URL; {_ACCEPTED}")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise ConfigError(
+            f"API address {shown}: holds more than host, port and prefix, and the key does not "
+            f"belong into it; {_ACCEPTED}"
+        )
+    if not text.isascii() or not text.isprintable() or " " in text:
+        raise ConfigError(f"API address {shown}: not plain ASCII; {_ACCEPTED}")
+    prefix = parts.path.rstrip("/").removesuffix("/v1").rstrip("/") or DEFAULT_PREFIX
+    bracketed = f"[{host}]" if ":" in host else host
+    where = bracketed if port is None else f"{bracketed}:{port}"
+    return APIAddress(
+        tls=parts.scheme == "https", host=host, base=f"{parts.scheme}://{where}{prefix}/v1"
+    )

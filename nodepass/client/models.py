@@ -1,0 +1,16 @@
+"""The records of a master's API, under the names that users of the client import."""
+
+from __future__ import annotations
+
+from nodepass.master.models import (
+    MASTER_ID,
+    Event,
+    Info,
+    Instance,
+    Meta,
+    Peer,
+    Tcping,
+    Traffic,
+)
+
+__all__ = ["MASTER_ID", "Event", "Info", "Instance", "Meta", "Peer", "Tcping", "Traffic"]

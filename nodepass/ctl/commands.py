@@ -1,0 +1,416 @@
+"""The commands: each asks a master for something and prints what came of it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import LoopingCall
+from twisted.python.failure import Failure
+
+from nodepass.client import MasterClient, MasterError, Refused
+from nodepass.client.models import MASTER_ID, Event, Instance
+from nodepass.errors import ConfigError
+from nodepass.logs import mask, printable
+
+from . import show
+from .contexts import Target, write_file
+from .output import Output
+from .transfer import Step, document, dump, load, plan
+
+__all__ = ["COMMANDS", "Run"]
+
+#: Seconds between two pictures of a list that is watched: checkpoints of many instances come at
+#: once, and one picture shows them all.
+REDRAW_AFTER = 0.3
+
+#: Most bytes of a document that is imported, far beyond what a master's instances take.
+MOST_DOCUMENT = 64 << 20
+
+
+class Run:
+    """One command under way.
+
+    :ivar status: what the process exits with.
+    """
+
+    def __init__(
+        self,
+        master: MasterClient,
+        target: Target,
+        options: argparse.Namespace,
+        out: Output,
+        reactor: Any,
+    ) -> None:
+        self.master = master
+        self.target = target
+        self.options = options
+        self.out = out
+        self.reactor = reactor
+        self.status = 0
+
+    def failed(self, text: str) -> None:
+        """Say that a part of the work was not done, and go on with the rest."""
+        self.out.note(text)
+        self.status = 1
+
+    async def find(self, name: str, instances: Sequence[Instance] | None = None) -> Instance:
+        """Return the instance of an id, of an alias, or of the beginning of an id.
+
+        :raises MasterError: there is none, or more than one.
+        """
+        if instances is None:
+            instances = await self.master.list()
+        for found in (
+            [one for one in instances if one.id == name],
+            [one for one in instances if name and one.alias == name],
+            [one for one in instances if name and one.id.startswith(name.lower())],
+        ):
+            if len(found) == 1:
+                return found[0]
+            if found:
+                which = ", ".join(map(show.named, found[:5]))
+                raise MasterError(
+                    f"{printable(name)}: could be any of {which}; give more of the id"
+                )
+        raise MasterError(f"{printable(name)}: no such instance; nodepass ctl list shows all")
+
+
+async def list_instances(run: Run) -> None:
+    """``list``."""
+    if run.options.watch:
+        await _watch(run)
+        return
+    _print_list(run, await run.master.list())
+
+
+def _print_list(run: Run, instances: Sequence[Instance]) -> None:
+    if run.options.json:
+        run.out.json(instances)
+        return
+    for line in show.instance_table(
+        instances, show_keys=run.options.show_keys, width=run.out.width()
+    ):
+        run.out.line(line)
+
+
+async def _watch(run: Run) -> None:
+    """Keep a picture of all instances by the events about them, and draw it when it changes."""
+    picture: dict[str, Instance] = {}
+    reading = Deferred.fromCoroutine(_keep(run, picture))
+    drawn: list[Instance] | None = None
+
+    def draw() -> None:
+        nonlocal drawn
+        if drawn != (now := list(picture.values())):
+            drawn = now
+            if not run.options.json:
+                run.out.clear()
+            _print_list(run, now)
+
+    drawing = LoopingCall(draw)
+    drawing.clock = run.reactor
+    failures: list[Failure] = []
+
+    def broken(failure: Failure) -> None:
+        failures.append(failure)
+        reading.cancel()
+
+    drawing.start(REDRAW_AFTER, now=False).addErrback(broken)
+    try:
+        await reading
+    except CancelledError:
+        # Nobody reads the picture any more, say.
+        for failure in failures:
+            failure.raiseException()
+        raise
+    finally:
+        if drawing.running:
+            drawing.stop()
+
+
+async def _keep(run: Run, picture: dict[str, Instance]) -> None:
+    afresh = False
+
+    def lost(error: MasterError, delay: float) -> None:
+        nonlocal afresh
+        afresh = True
+        run.out.note(f"{error}; trying again in {delay:.0f} s")
+
+    # What happened while the stream was lost is told by "initial" events alone.
+    events = run.master.events(types=_CHANGES, resume=False, on_loss=lost)
+    async with aclosing(events):
+        async for event in events:
+            if event.type == "initial" and afresh:
+                picture.clear()
+                afresh = False
+            one = event.instance
+            if one is None or one.id == MASTER_ID:
+                continue
+            if event.type == "delete":
+                picture.pop(one.id, None)
+            else:
+                picture[one.id] = one
+
+
+_CHANGES = ("initial", "create", "update", "delete", "shutdown")
+
+
+async def create(run: Run) -> None:
+    """``create``."""
+    made = await run.master.create(run.options.url, run.options.alias)
+    if run.options.no_restart:
+        await run.master.change(made.id, restart=False)
+    run.out.line(printable(made.id))
+
+
+def _each(action: Callable[[MasterClient, str], Awaitable[object]], done: str) -> Any:
+    """A command that does the same to several instances."""
+
+    async def command(run: Run) -> None:
+        instances = await run.master.list()
+        # All names first: a misspelt one must not leave half of the work done.
+        found = [await run.find(name, instances) for name in run.options.ids]
+        for one in found:
+            try:
+                await action(run.master, one.id)
+            except Refused as error:
+                run.failed(f"{show.named(one)}: {error}")
+            else:
+                run.out.line(f"{show.named(one)} {done}")
+
+    return command
+
+
+async def edit(run: Run) -> None:
+    """``edit``."""
+    options = run.options
+    add = _pairs("--tag", options.tag)
+    peer = _pairs("--peer", options.peer)
+    for name in peer:
+        if name not in ("sid", "type", "alias"):
+            raise ConfigError(f"--peer {printable(name)}: accepted: sid, type or alias")
+    if options.alias == "":
+        raise ConfigError("--alias: a master can change an alias, but not take it away")
+    drop = options.untag or []
+    given = (options.url, options.alias, options.restart, options.tag, options.peer, options.untag)
+    if all(value is None for value in given):
+        raise ConfigError("edit: nothing to change; see: nodepass ctl edit --help")
+    one = await run.find(options.id)
+    kept = {name: value for name, value in one.meta.tags.items() if name not in drop}
+    old = one.meta.peer
+    if (options.alias, options.restart) != (None, None) or add or drop or peer:
+        await run.master.change(
+            one.id,
+            alias=options.alias,
+            restart=options.restart,
+            tags={**kept, **add} if add or drop else None,
+            peer={"sid": old.sid, "type": old.type, "alias": old.alias, **peer} if peer else None,
+        )
+    if options.url is not None:
+        await run.master.replace(one.id, options.url)
+    run.out.line(f"{show.named(one)} changed")
+
+
+def _pairs(option: str, texts: Sequence[str] | None) -> dict[str, str]:
+    pairs = {}
+    for text in texts or ():
+        name, separator, value = text.partition("=")
+        if not name or not separator:
+            raise ConfigError(f"{option} {printable(text)}: accepted: NAME=VALUE")
+        pairs[name] = value
+    return pairs
+
+
+async def logs(run: Run) -> None:
+    """``logs``."""
+    one = await run.find(run.options.id)
+    if not run.options.follow:
+        for line in await run.master.logs(one.id, run.options.lines):
+            run.out.line(show.clean_line(line))
+        return
+    lines = run.master.follow(one.id, run.options.lines)
+    async with aclosing(lines):
+        async for line in lines:
+            run.out.line(show.clean_line(line))
+
+
+async def print_events(run: Run) -> None:
+    """``events``."""
+    types = [name.strip() for name in (run.options.types or "").split(",") if name.strip()]
+    id = None if run.options.id is None else (await run.find(run.options.id)).id
+
+    def lost(error: MasterError, delay: float) -> None:
+        run.out.note(f"{error}; trying again in {delay:.0f} s")
+
+    events = run.master.events(types=types, instance=id, on_loss=lost)
+    async with aclosing(events):
+        async for event in events:
+            if run.options.json:
+                run.out.json(_without_api_key(event))
+            else:
+                run.out.line(show.event_line(event, show_keys=run.options.show_keys))
+
+
+def _without_api_key(event: Event) -> Event:
+    """An event about the instance that stands for the API key, without it."""
+    if event.instance is None or event.instance.id != MASTER_ID:
+        return event
+    return msgspec.structs.replace(event, instance=msgspec.structs.replace(event.instance, url=""))
+
+
+async def info(run: Run) -> None:
+    """``info``."""
+    found = await run.master.info()
+    if run.options.json:
+        run.out.json(found)
+        return
+    for line in show.info_lines(found):
+        run.out.line(line)
+
+
+async def export(run: Run) -> None:
+    """``export``."""
+    path = run.options.output
+    form = run.options.format or ("json" if path and path.endswith(".json") else "toml")
+    instances = await run.master.list()
+    text = dump(document(instances), form)
+    if path is None:
+        run.out.text(text)
+        return
+    write_file(path, text)
+    run.out.note(
+        f"{path}: {len(instances)} instances; their keys are in it, so it is readable for you alone"
+    )
+
+
+async def import_document(run: Run) -> None:
+    """``import``."""
+    name = run.options.file
+    wanted = load(_read(name), name).instances
+    existing = await run.master.list()
+    counts = {"+": 0, "~": 0, "=": 0}
+    for step in plan(existing, wanted):
+        _print_step(run, step)
+        if not run.options.dry_run:
+            try:
+                await _carry_out(run, step)
+            except Refused as error:
+                run.failed(f"{step.id or step.entry.id or step.entry.alias}: {error}")
+                continue
+        counts[step.sign] += 1
+    if run.options.dry_run:
+        words = ("to create", "to change", "the same")
+    else:
+        words = ("created", "changed", "the same")
+    summary = zip(counts.values(), words, strict=True)
+    run.out.note(", ".join(f"{count} {word}" for count, word in summary))
+
+
+def _read(name: str) -> str:
+    try:
+        if name == "-":
+            data = sys.stdin.buffer.read(MOST_DOCUMENT)
+        else:
+            with open(name, "rb") as file:
+                data = file.read(MOST_DOCUMENT)
+        return data.decode("utf-8")
+    except OSError as error:
+        raise ConfigError(f"{name}: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{name}: not a text file") from None
+
+
+def _print_step(run: Run, step: Step) -> None:
+    def shown(text: str) -> str:
+        return show.cell(text if run.options.show_keys else mask(text))
+
+    entry = step.entry
+    alias = f" ({printable(entry.alias)})" if entry.alias else ""
+    head = f"{step.sign} {printable(step.id or entry.id or '(new id)')}{alias}"
+    run.out.line(f"{head} {shown(entry.url)}" if step.sign == "+" else head)
+    for name, old, new in step.changes:
+        run.out.line(f"    {printable(name)}: {shown(old)} -> {shown(new)}")
+
+
+async def _carry_out(run: Run, step: Step) -> None:
+    """Do what a step says, and note what the master could not keep."""
+    entry = step.entry
+    if step.id is None:
+        await _restore(run, step)
+        return
+    changed = {name for name, _, _ in step.changes}
+    if changed - {"url"}:
+        await run.master.change(
+            step.id,
+            alias=entry.alias if "alias" in changed else None,
+            restart=entry.restart,
+            peer=msgspec.to_builtins(entry.meta.peer),
+            tags=entry.meta.tags,
+        )
+    if "url" in changed:
+        await run.master.replace(step.id, entry.url)
+
+
+async def _restore(run: Run, step: Step) -> None:
+    entry = step.entry
+    totals = {name: getattr(entry.totals, name) for name in ("tcprx", "tcptx", "udprx", "udptx")}
+    made = await run.master.restore(
+        entry.url,
+        alias=entry.alias or None,
+        id=entry.id or None,
+        restart=entry.restart,
+        meta=entry.meta,
+        totals=totals,
+    )
+    # Masters of other implementations take notice of URL and alias alone.
+    restart = None if entry.restart in (None, made.restart) else entry.restart
+    meta = entry.meta if made.meta != entry.meta else None
+    stop = "stop" if entry.status == "stopped" else None
+    if restart is not None or meta is not None or stop is not None:
+        made = await run.master.change(
+            made.id,
+            action=stop,
+            restart=restart,
+            peer=None if meta is None else msgspec.to_builtins(meta.peer),
+            tags=None if meta is None else meta.tags,
+        )
+    lost = []
+    if entry.id and made.id != entry.id:
+        lost.append(f"its id is {printable(made.id)}")
+    if made.meta != entry.meta:
+        lost.append("tags and peer were not kept")
+    if any(getattr(made, name) < total for name, total in totals.items()):
+        lost.append("totals were not kept")
+    if lost:
+        run.out.line(f"    {', '.join(lost)}")
+
+
+async def rotate_key(run: Run) -> None:
+    """``key rotate``."""
+    run.out.line(await run.master.rotate_key())
+    run.out.note(f"the old key is void; put the new one where it was: {run.target.key_from}")
+
+
+#: What each command does.
+COMMANDS: dict[str, Callable[[Run], Awaitable[None]]] = {
+    "list": list_instances,
+    "create": create,
+    "start": _each(MasterClient.start, "starting"),
+    "stop": _each(MasterClient.stop, "stopping"),
+    "restart": _each(MasterClient.restart, "restarting"),
+    "reset": _each(MasterClient.reset, "reset"),
+    "delete": _each(MasterClient.delete, "deleted"),
+    "edit": edit,
+    "logs": logs,
+    "events": print_events,
+    "info": info,
+    "export": export,
+    "import": import_document,
+    "key": rotate_key,
+}
