@@ -19,13 +19,16 @@ from attrs import frozen
 
 from nodepass.errors import FatalError
 
-from .ledger import Ledger, connect, connect_immutable, explain
+from .ledger import Ledger, connect, connect_immutable, describe, explain
 from .schema import Damaged, Seal, check, migrate
+from .wal import is_whole
 
 __all__ = [
+    "LostTail",
     "Recovery",
     "beside",
     "latest_seal",
+    "name_aside",
     "open_ledger",
     "save_backup",
     "sync_directory",
@@ -52,38 +55,50 @@ class Recovery:
     when: datetime | None
 
 
+@frozen(kw_only=True)
+class LostTail:
+    """SQLite's log was damaged in the middle, so that the last changes are not in the state.
+
+    :ivar log: the log.
+    :ivar copy: how it was.
+    """
+
+    log: Path
+    copy: Path
+
+
 def beside(path: Path, suffix: str) -> Path:
     """Return the path of a file whose name goes on from that of another."""
     return path.with_name(path.name + suffix)
 
 
-def open_ledger(path: Path, now: float) -> tuple[Ledger, Recovery | None]:
+def open_ledger(path: Path, now: float) -> tuple[Ledger, Recovery | LostTail | None]:
     """Open the state file, or what there is in its place.
 
     :param path: real path of the file, in a directory that exists.
     :param now: Unix time, for names.
     :raises FatalError, sqlite3.Error, OSError: it can't be used, and nothing was changed.
     """
-    recovery = None
     try:
         kind = os.lstat(path).st_mode
     except FileNotFoundError:
+        recovery = None
         if _backups(path) or beside(path, "-wal").exists():
             recovery = _replace(path, now, "is gone")
         else:
             _install(_make(path, None), path)
-    else:
-        if not stat.S_ISREG(kind):
-            raise FatalError(f"{path}: the state can't be kept there: it is no file")
-        with suppress(OSError):  # another user's, who lets this one write
-            os.chmod(path, 0o600)
-        try:
-            return Ledger(path), None
-        except (Damaged, sqlite3.Error) as error:
-            if explain(error):
-                raise
-            reason = str(error)
-        recovery = _replace(path, now, f"was damaged ({reason})")
+        return Ledger(path), recovery
+    if not stat.S_ISREG(kind):
+        raise FatalError(f"{path}: the state can't be kept there: it is no file")
+    with suppress(OSError):  # another user's, who lets this one write
+        os.chmod(path, 0o600)
+    lost = _keep_damaged_log(path, now)
+    try:
+        return Ledger(path), lost
+    except (Damaged, sqlite3.Error) as error:
+        if explain(error):
+            raise
+        recovery = _replace(path, now, f"was damaged ({describe(error)})")
     return Ledger(path), recovery
 
 
@@ -130,12 +145,13 @@ def _replace(path: Path, now: float, trouble: str) -> Recovery:
     """Put the newest good backup, or an empty state, in the place of the state file."""
     backup = next(filter(_is_good, _backups(path)), None)
     new = _make(path, backup)  # first of all, as the disk may have no room
-    aside = f".damaged-{datetime.fromtimestamp(now, timezone.utc).strftime(_STAMP)}"
+    aside = name_aside(path, now)
     if path.exists():
-        trouble += f" and is now {_move_aside(path, aside)}"
+        os.rename(path, aside)
+        trouble += f" and is now {aside}"
     # In this order: a log without its file is noticed, a file without its log would not be.
-    if beside(path, "-wal").exists():
-        _move_aside(beside(path, "-wal"), aside)
+    with suppress(FileNotFoundError):
+        os.rename(beside(path, "-wal"), beside(aside, "-wal"))
     _install(new, path)
     return Recovery(trouble=trouble, backup=backup, when=_time_of(backup) if backup else None)
 
@@ -180,13 +196,23 @@ def sync_directory(path: Path) -> None:
             os.close(directory)
 
 
-def _move_aside(path: Path, suffix: str) -> Path:
-    number = 1
-    aside = beside(path, suffix)
-    while os.path.lexists(aside):
+def _keep_damaged_log(path: Path, now: float) -> LostTail | None:
+    """Copy a log that SQLite would replay in part, as it is gone afterwards."""
+    log = beside(path, "-wal")
+    if is_whole(log):
+        return None
+    copy = _empty(beside(name_aside(path, now), "-wal"))
+    shutil.copyfile(log, copy)
+    return LostTail(log=log, copy=copy)
+
+
+def name_aside(path: Path, now: float) -> Path:
+    """Return a name for what is damaged that is not taken."""
+    stamp = datetime.fromtimestamp(now, timezone.utc).strftime(_STAMP)
+    aside, number = beside(path, f".damaged-{stamp}"), 1
+    while os.path.lexists(aside) or os.path.lexists(beside(aside, "-wal")):
         number += 1
-        aside = beside(path, f"{suffix}-{number}")
-    os.rename(path, aside)
+        aside = beside(path, f".damaged-{stamp}-{number}")
     return aside
 
 

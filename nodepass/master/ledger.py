@@ -15,9 +15,18 @@ from nodepass.errors import NodePassError
 
 from .models import Meta
 from .records import Contents, Identity, Record, Totals
-from .schema import SCHEMA, check, migrate, read_seal, row_digest, write_seal
+from .schema import SCHEMA, Damaged, check, migrate, read_seal, row_digest, write_seal
 
-__all__ = ["Change", "Ledger", "StoreError", "connect", "connect_immutable", "explain", "retype"]
+__all__ = [
+    "Change",
+    "Ledger",
+    "StoreError",
+    "connect",
+    "connect_immutable",
+    "describe",
+    "explain",
+    "retype",
+]
 
 #: Seconds to wait for a program, such as a backup, that has the file locked for a moment.
 LOCK_PATIENCE = 1.0
@@ -49,6 +58,8 @@ _TROUBLES = {
     "locking protocol": ("it can't be locked", "put it on a local disk"),
 }
 
+_DAMAGES = ("file is not a database", "database disk image is malformed")
+
 
 def explain(error: Exception) -> tuple[str, str] | None:
     """Return cause and cure of an error of the file's surroundings, None where the file is bad."""
@@ -57,6 +68,13 @@ def explain(error: Exception) -> tuple[str, str] | None:
     if isinstance(error, sqlite3.OperationalError):
         return _TROUBLES.get(str(error))
     return None
+
+
+def describe(error: Exception) -> str:
+    """Return what SQLite or `check` says of damage. Anything that may hold content is left out."""
+    if isinstance(error, Damaged) or str(error) in _DAMAGES:
+        return str(error)
+    return "its content can't be read"
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -248,13 +266,13 @@ def retype(error: Exception, path: Path, what: str = "the state") -> Exception:
 
     :param what: what could not be saved.
     """
-    if isinstance(error, (sqlite3.Error, OSError)):
+    if isinstance(error, (sqlite3.Error, OSError, Damaged)):
         cause, cure = explain(error) or (
-            f"the file is damaged ({error})",
+            f"the file is damaged ({describe(error)})",
             "start the master anew, which then takes the newest backup",
         )
     elif isinstance(error, (UnicodeError, OverflowError)):
-        cause, cure = f"a value can't be stored ({error})", "send another one"
+        cause, cure = "a text or number is none that can be stored", "send another one"
     else:
         return error
     return StoreError(f"{path}: {what} can't be saved: {cause}; {cure}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from attrs import field, frozen
 
-from nodepass.master.models import Meta
+from .models import Meta
 
 __all__ = ["MAX_COUNTER", "Contents", "Identity", "Record", "Totals"]
 

@@ -25,8 +25,16 @@ from twisted.python.threadpool import ThreadPool
 from nodepass.errors import ConfigError, FatalError, NodePassError
 from nodepass.logs import Log
 
-from .backups import Recovery, beside, latest_seal, open_ledger, save_backup, sync_directory
-from .ledger import Change, Ledger, StoreError, explain, retype
+from .backups import (
+    LostTail,
+    Recovery,
+    beside,
+    latest_seal,
+    open_ledger,
+    save_backup,
+    sync_directory,
+)
+from .ledger import Change, Ledger, StoreError, describe, explain, retype
 from .records import Contents, Identity, Record, Totals
 from .schema import Damaged, read_seal
 
@@ -118,13 +126,13 @@ class Store:
             self._tell(recovery)
         return contents
 
-    def _open_in_thread(self) -> tuple[Contents, Recovery | None]:
+    def _open_in_thread(self) -> tuple[Contents, Recovery | LostTail | None]:
         lock = lock_state(self.path)
         try:
             try:
                 ledger, recovery = open_ledger(self.path, self._clock())
             except (Damaged, sqlite3.Error, OSError) as error:
-                cause, cure = explain(error) or (f"{error}", "see to the disk")
+                cause, cure = explain(error) or (describe(error), "see to the disk")
                 raise FatalError(
                     f"{self.path}: the state can't be read: {cause}; {cure}, or name another file "
                     "by NP_STATE"
@@ -135,8 +143,15 @@ class Store:
             lock.release()
             raise
 
-    def _tell(self, recovery: Recovery) -> None:
-        if recovery.backup is not None:
+    def _tell(self, recovery: Recovery | LostTail) -> None:
+        if isinstance(recovery, LostTail):
+            self._log.warn(
+                "the log of the state file, {path}, was damaged; how it was is in {copy}, and the "
+                "last changes before the master ended are lost",
+                path=str(recovery.log),
+                copy=str(recovery.copy),
+            )
+        elif recovery.backup is not None:
             self._log.warn(
                 "the state file {path} {trouble}; its backup {backup} is used, and what was "
                 "changed after {when:%Y-%m-%d %H:%M:%S} UTC is lost",

@@ -1,0 +1,60 @@
+"""Whether SQLite's write-ahead log is whole.
+
+SQLite replays a log up to the first frame whose checksum is wrong, and says nothing: that is how
+the end of a commit looks that a crash cut short. Frames behind it that belong to the same log are
+another matter, as those were written later: then something in the middle was damaged, and commits
+that were acknowledged are lost. The format is that of https://www.sqlite.org/fileformat2.html,
+section 4.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+__all__ = ["is_whole"]
+
+_MAGIC = {0x377F0682: "<", 0x377F0683: ">"}
+_HEADER = struct.Struct(">8I")
+_FRAME = struct.Struct(">6I")
+
+
+def is_whole(path: Path) -> bool:
+    """Return whether a log holds no sign of damage; an absent and an empty one do not.
+
+    :raises OSError: it can't be read.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return True
+    return not data or _read(data)
+
+
+def _read(data: bytes) -> bool:
+    if len(data) < _HEADER.size:
+        return False
+    magic, _, page_size, _, salt1, salt2, sum1, sum2 = _HEADER.unpack_from(data)
+    order = _MAGIC.get(magic)
+    if order is None or _checksum(order, data[:24], (0, 0)) != (sum1, sum2):
+        return False
+    sums, size = (sum1, sum2), _FRAME.size + page_size
+    good = True
+    for start in range(_HEADER.size, len(data) - size + 1, size):
+        _, _, *salts, sum1, sum2 = _FRAME.unpack_from(data, start)
+        if good:
+            sums = _checksum(order, data[start : start + 8], sums)
+            sums = _checksum(order, data[start + _FRAME.size : start + size], sums)
+            good = salts == [salt1, salt2] and sums == (sum1, sum2)
+        if not good and salts == [salt1, salt2]:
+            return False
+    return True
+
+
+def _checksum(order: str, data: bytes, sums: tuple[int, int]) -> tuple[int, int]:
+    first, second = sums
+    words = struct.unpack(f"{order}{len(data) // 4}I", data)
+    for even, odd in zip(words[::2], words[1::2], strict=True):
+        first = (first + even + second) & 0xFFFFFFFF
+        second = (second + odd + first) & 0xFFFFFFFF
+    return first, second
