@@ -4,6 +4,10 @@
 #   docker run -e NODEPASS_KEY -p 10101:10101 -p 8080:8080 nodepass "server://:10101/:8080?tls=1"
 #
 # Hosts of a URL are the container's: listen on an empty host, publish the ports, and for UDP add "/udp".
+#
+# A master, whose state is in the volume; its instances listen on ports of the host:
+#
+#   docker run --network host -v nodepass:/var/lib/nodepass nodepass "master://127.0.0.1:10101"
 
 FROM python:3.13-slim AS build
 WORKDIR /src
@@ -18,7 +22,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --system --create-home --home-dir /var/lib/nodepass nodepass
 COPY --from=build /opt/nodepass /opt/nodepass
-ENV PATH=/opt/nodepass/bin:$PATH PYTHONUNBUFFERED=1
+ENV PATH=/opt/nodepass/bin:$PATH PYTHONUNBUFFERED=1 NP_STATE=/var/lib/nodepass/nodepass.db
 USER nodepass
 WORKDIR /var/lib/nodepass
 VOLUME /var/lib/nodepass

@@ -26,7 +26,7 @@ FILES = [
 URL = re.compile(r"""(?<![\w|+])(?:server|client|master)://(?:[^][\s"'`<>()]|\[[0-9A-Fa-f:.]*])+""")
 
 #: Not URLs but their form, and pieces of one.
-FORM = re.compile(r"_HOST|host:port|://$")
+FORM = re.compile(r"_HOST|HOST:PORT|host:port|://$")
 
 READMES = [ROOT / "README.md", ROOT / "README.zh-CN.md"]
 
