@@ -25,6 +25,7 @@ from twisted.web.server import Site
 
 from nodepass import __version__
 from nodepass.address import Endpoint
+from nodepass.config import parse_role_url
 from nodepass.keys import new_key
 from nodepass.logs import Level, LineObserver
 from nodepass.service import RoleService, makeService
@@ -154,7 +155,8 @@ class Demo:
         return f"server and client joined, TLS 1.3, in {_show(time.perf_counter() - began)}"
 
     def _node(self, url: str) -> RoleService:
-        node = makeService(f"{url}{'&' if '?' in url else '?'}log=none", tuning=TUNING)
+        config = parse_role_url(f"{url}{'&' if '?' in url else '?'}log=none")
+        node = makeService(config, tuning=TUNING)
         node.setServiceParent(self.services)  # type: ignore[no-untyped-call]
         return node
 

@@ -5,6 +5,7 @@ The table of routes says what there is; each row names the method here that serv
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -199,7 +200,7 @@ class Api:
         query = call.query
         try:
             step, points = await self._master.traffic.query(
-                call.id, query["since"], query["until"], query["step"]
+                call.id, time.time(), query["since"], query["until"], query["step"]
             )
         except ValueError as error:
             raise ApiError(400, str(error)) from None

@@ -32,7 +32,7 @@ from .stream import Streams
 from .supervisor import Supervisor
 from .sysinfo import Machine
 from .tcping import Tcping
-from .traffic import Traffic
+from .traffic import Traffic, history_path
 
 __all__ = ["Master"]
 
@@ -65,7 +65,7 @@ class Master:
         self._began = 0.0
         self._backup_timer: IDelayedCall | None = None
         self.store = Store(settings.state, reactor, log)
-        self.traffic = Traffic(self.store, log)
+        self.traffic = Traffic(history_path(self.store.path), self.store.run, log)
         self.hub = EventHub(self.instances)
         self.streams = Streams(reactor, log)
         self.tails = LogTail()
@@ -89,7 +89,6 @@ class Master:
         self._identity = contents.identity or await self._new_identity()
         if contents.identity is not None:
             self._log.info("API Key loaded")
-        await self.traffic.open()
         self.registry.load(contents.records)
         self._began = self._reactor.seconds()
         self.tcping.start()

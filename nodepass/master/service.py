@@ -96,6 +96,11 @@ class MasterService(Service):
         """Where the API is bound, ``host:port`` or the path of a socket; None while it is not."""
         return None if self._port is None else self._port.address
 
+    @property
+    def key(self) -> str:
+        """The API key; empty while the master has not started."""
+        return "" if self._master is None else self._master.key_instance().url
+
     def reload(self) -> None:
         """Read certificate files again, the API's and those of all instances."""
         if self._port is not None:
