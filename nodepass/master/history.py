@@ -66,8 +66,8 @@ def choose(now: float, since: int | None, until: int | None, step: int | None) -
     """Decide what answers a question.
 
     The answer comes from the finest level that still has all of the range, the coarsest where none
-    has. The step is rounded up to a multiple of that level's; the range is widened to whole steps, and
-    what is older than all levels keep is left out.
+    has. The step is rounded up to a multiple of that level's, and the range widened to whole
+    steps. What is older than all levels keep is left out.
 
     :param now: Unix time.
     :param since: Unix time, an hour before ``until`` unless given.

@@ -250,7 +250,7 @@ class Store:
             self.run(self._ledger.tidy)
 
     def backup(self) -> Deferred[Path | None]:
-        """Save a backup, unless nothing has changed since the last one, and log where it is.
+        """Save a backup, unless nothing has changed since the last one.
 
         :returns: fires with its path or None; fails with StoreError.
         """
@@ -259,10 +259,7 @@ class Store:
     async def _backup(self) -> Path | None:
         if self._ledger is None:
             raise self._closed()
-        backup = await self.run(_back_up, self._ledger, self._clock())
-        if backup is not None:
-            self._log.info("state backup saved: {path}", path=str(backup))
-        return backup
+        return await self.run(_back_up, self._ledger, self._clock())
 
     def _closed(self) -> StoreError:
         return StoreError(f"{self.path}: the state is closed; start the master")
