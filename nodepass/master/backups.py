@@ -109,11 +109,15 @@ def save_backup(ledger: Ledger, now: float) -> Path:
     """
     path = ledger.path
     new = _empty(beside(path, ".backup-new"))
-    with closing(sqlite3.connect(new, isolation_level=None)) as target:
-        target.execute("PRAGMA journal_mode = OFF")
-        target.execute("PRAGMA synchronous = OFF")  # it is synchronised below, as a whole
-        ledger.connection.backup(target)
-    verify(new)
+    try:
+        with closing(sqlite3.connect(new, isolation_level=None)) as target:
+            target.execute("PRAGMA journal_mode = OFF")
+            target.execute("PRAGMA synchronous = OFF")  # it is synchronised below, as a whole
+            ledger.connection.backup(target)
+        verify(new)
+    except BaseException:
+        new.unlink()  # it takes room that the state itself may need
+        raise
     when = datetime.fromtimestamp(int(now), timezone.utc)
     existing = _backups(path)
     if existing:
@@ -159,11 +163,15 @@ def _replace(path: Path, now: float, trouble: str) -> Recovery:
 def _make(path: Path, backup: Path | None) -> Path:
     """Make a state file beside its place, from a backup or empty."""
     new = _empty(beside(path, ".new"))
-    if backup is not None:
-        shutil.copyfile(backup, new)
-    else:
-        with closing(connect(new)) as connection:
-            migrate(connection, 0)
+    try:
+        if backup is not None:
+            shutil.copyfile(backup, new)
+        else:
+            with closing(connect(new)) as connection:
+                migrate(connection, 0)
+    except BaseException:
+        new.unlink()
+        raise
     return new
 
 
