@@ -152,8 +152,12 @@ class Api:
     def _no_instance(self, rest: str) -> None:
         raise ApiError(404, "Instance not found")
 
-    def _unrouted(self, request: Any, failure: Failure | None) -> None:
-        request.answer(404, b"404 page not found\n", b"text/plain; charset=utf-8")
+    def _unrouted(self, request: Any, failure: Failure | None = None) -> bytes:
+        body = b"404 page not found\n"
+        request.setResponseCode(404)
+        request.setHeader(b"Content-Type", b"text/plain; charset=utf-8")
+        request.setHeader(b"Content-Length", b"%d" % len(body))
+        return body
 
     def _read(self, request: MasterRequest, route: Route, id: str) -> Call:
         body = None
@@ -252,8 +256,7 @@ class Api:
     def _asset(self, request: MasterRequest, name: str) -> Any:
         file = swagger.asset(name)
         if file is None or request.method not in (b"GET", b"HEAD"):
-            self._unrouted(request, None)
-            return None
+            return self._unrouted(request)
         return file
 
     # What they share.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import treq
-from attrs import define
+from attrs import define, evolve
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Protocol
@@ -185,6 +185,8 @@ async def master(
     """Start a master whose state is in a directory, and wait until its API answers."""
     log = os.environ.get("SCENARIO_LOG", "none")
     config = parse_url(f"master://127.0.0.1:0{prefix}?log={log}&{query}")
+    # The test's own taste: instances have it from the master's URL only where that says so.
+    config = evolve(config, given=config.given - {"log"} | ({"log"} if "log=" in query else set()))
     settings = MasterSettings(state=state / "nodepass.db", workers=workers, worker_memory=1 << 30)
     service = MasterService(config, settings=settings, tuning=tuning)
     service.startService()
