@@ -1,10 +1,9 @@
 """Whether SQLite's write-ahead log is whole.
 
-SQLite replays a log up to the first frame whose checksum is wrong, and says nothing: that is how
-the end of a commit looks that a crash cut short. Frames behind it that belong to the same log are
-another matter, as those were written later: then something in the middle was damaged, and commits
-that were acknowledged are lost. The format is that of https://www.sqlite.org/fileformat2.html,
-section 4.
+SQLite replays a log up to the first frame whose checksum is wrong, and says nothing: a commit that
+a crash cut short looks like that. The last frame of a commit behind it in the same log is another
+matter, as it was written later: then something in the middle was damaged, and commits that were
+acknowledged are lost. The format is that of https://www.sqlite.org/fileformat2.html, section 4.
 """
 
 from __future__ import annotations
@@ -41,12 +40,12 @@ def _read(data: bytes) -> bool:
     sums, size = (sum1, sum2), _FRAME.size + page_size
     good = True
     for start in range(_HEADER.size, len(data) - size + 1, size):
-        _, _, *salts, sum1, sum2 = _FRAME.unpack_from(data, start)
+        _, commits, *salts, sum1, sum2 = _FRAME.unpack_from(data, start)
         if good:
             sums = _checksum(order, data[start : start + 8], sums)
             sums = _checksum(order, data[start + _FRAME.size : start + size], sums)
             good = salts == [salt1, salt2] and sums == (sum1, sum2)
-        if not good and salts == [salt1, salt2]:
+        if not good and commits and salts == [salt1, salt2]:
             return False
     return True
 
