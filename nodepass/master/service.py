@@ -223,7 +223,7 @@ class MasterService(Service):
             await port.stop()
         await master.stop()
         if site is not None:
-            site.close()
+            await site.close()
         self._log.info("stopped: {url}", url=self.config.effective_url())
         stopping = self._stopping
         self._clear(self._reactor)

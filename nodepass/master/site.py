@@ -11,7 +11,7 @@ from io import BytesIO
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime, ITCPTransport
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
@@ -377,10 +377,23 @@ class MasterSite(Site):
     def acceptableProtocols(self) -> list[bytes]:
         return [b"http/1.1"]
 
-    def close(self) -> None:
-        """Close all connections; those that are written to, when all is written."""
-        for channel in list(self._connections):
+    def close(self) -> Deferred[None]:
+        """Close all connections, those that are written to when all is written.
+
+        Fires when they are gone, within `LINGER` seconds.
+        """
+        channels = list(self._connections)
+        gone = gatherResults([channel.when_lost() for channel in channels])
+        for channel in channels:
             channel.close()
+        late = [self.reactor.callLater(LINGER, channel.abort) for channel in channels]
+
+        def over(_: object) -> None:
+            for call in late:
+                if call.active():
+                    call.cancel()
+
+        return gone.addCallback(over)
 
     # What connections tell
 

@@ -443,3 +443,19 @@ def test_nothing_is_logged_of_requests(site: Site, logged: list[LogEvent]) -> No
 def test_no_http2(site: Site) -> None:
     """Over TLS only HTTP/1.1 is offered: all limits are made for it."""
     assert site.site.acceptableProtocols() == [b"http/1.1"]
+
+
+def test_close(site: Site, page: Page) -> None:
+    """Closing the site closes every connection; one that is not done in time is reset."""
+    assert site.site.close().called
+    idle, busy, stuck, refused_ = (site.connect() for _ in range(4))
+    busy.get("/hold")
+    refused_.send(b"nonsense\r\n")
+    stuck.wire.loseConnection = lambda: None  # type: ignore[method-assign]
+    closed = site.site.close()
+    assert [each.open for each in (idle, busy, stuck, refused_)] == [False, False, True, False]
+    page.held[0].answer(200, b"for nobody")
+    assert not closed.called
+    site.clock.advance(LINGER)
+    assert closed.called and stuck.wire.aborted
+    assert site.clock.getDelayedCalls() == []
