@@ -347,10 +347,7 @@ class Supervisor:
                 starting, self._starting = self._starting, None
                 starting.errback(FatalError(f"worker processes can't be started: {worker.why}"))
                 return
-        if pause:
-            place.pause = self._reactor.callLater(pause, self._spawn, place)
-        else:
-            self._reactor.callLater(0, self._spawn, place)
+        place.pause = self._reactor.callLater(pause, self._spawn, place)
         self._move_all(place, place)
         if pause:
             for run in place.runs.values():

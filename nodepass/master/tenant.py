@@ -78,7 +78,7 @@ class Tenant:
     def reload(self) -> None:
         """Read certificate files again."""
         if self._service is not None:
-            maybeDeferred(self._service.reload).addErrback(self._complain, "reloading failed")
+            maybeDeferred(self._service.reload).addErrback(self._complain)
 
     def release(self) -> Deferred[None]:
         """End it. Fires when its ports are closed."""
@@ -89,7 +89,7 @@ class Tenant:
                 self._retry = None
             service = self._service
             stopping = maybeDeferred(lambda: None if service is None else service.stopService())
-            stopping.addErrback(self._complain, "stopping failed")
+            stopping.addErrback(self._complain)
             stopping.addBoth(self._over)
         return succeed(None) if self._service is None else self._service.whenReleased()
 
@@ -135,7 +135,7 @@ class Tenant:
         fault = f"unexpected: {printable(failure.getErrorMessage(), LONGEST_FAULT)}"
         if fault != self._fault:
             self._fault = fault
-            self._log.failure("an instance failed unexpectedly", failure)
+            self._log.failure("the instance failed unexpectedly", failure)
         self._try_later()
 
     def _try_later(self, _: object = None) -> None:
@@ -151,8 +151,8 @@ class Tenant:
         begun.addCallbacks(self._begun, self._unexpected)
         begun.addBoth(self._tell)
 
-    def _complain(self, failure: Failure, what: str) -> None:
-        self._log.failure("{what} unexpectedly", failure, what=what)
+    def _complain(self, failure: Failure) -> None:
+        self._log.failure("the instance failed unexpectedly", failure)
 
     def _over(self, _: object) -> None:
         service = self._service

@@ -33,6 +33,9 @@ BEAT_INTERVAL = 0.25
 #: Seconds without an answer after which a worker counts as hung. With the start of another, which
 #: takes half a second, its instances serve again within two.
 HANG_TIMEOUT = 1.0
+#: The same, time included in which the machine had no CPU to give it: on one so busy, ending its
+#: sessions would make nothing better.
+STARVED_TIMEOUT = 10.0
 #: Bytes of a line on a worker's standard error, where only crashes and stray prints go.
 LONGEST_STRAY = 1000
 #: Such lines logged of one worker: a traceback is among them, a flood is not.
@@ -111,6 +114,7 @@ class WorkerProcess(ProcessProtocol):
         self._link: Any = _Link(self._reported)
         self._timer: IDelayedCall | None = None
         self._asked: float | None = None  # when the heartbeat went out that has no answer yet
+        self._starved = 0.0
         self._due = 0.0
         self._stray = b""
         self._strays = 0
@@ -218,15 +222,22 @@ class WorkerProcess(ProcessProtocol):
     def _tick(self) -> None:
         now = self._reactor.seconds()
         if self._asked is None:
-            self._asked = now
+            self._ask_from(now)
             self.call(Beat).addCallbacks(self._beaten, lambda _: None)
         elif now - self._due > BEAT_INTERVAL:
             # This process itself was held up, or the machine asleep: answers may lie unread.
-            self._asked = now
-        elif now - self._asked > HANG_TIMEOUT:
-            self.kill(f"it did not answer for {HANG_TIMEOUT:g} s")
-            return
+            self._ask_from(now)
+        else:
+            silence = now - self._asked
+            own = silence - (starvation(self.pid) - self._starved)
+            if own > HANG_TIMEOUT or silence > STARVED_TIMEOUT:
+                self.kill(f"it did not answer for {silence:.1f} s")
+                return
         self._expect()
+
+    def _ask_from(self, now: float) -> None:
+        self._asked = now
+        self._starved = starvation(self.pid)
 
     def _beaten(self, answer: dict[str, Any]) -> None:
         self._asked = None
@@ -234,3 +245,13 @@ class WorkerProcess(ProcessProtocol):
 
     def _reported(self, records: Iterable[Record]) -> None:
         self._keeper.reported(self, records)
+
+
+def starvation(pid: int) -> float:
+    """Return for how many seconds a process has been ready to run and had no CPU, since its start;
+    0 where the system does not tell."""
+    try:
+        with open(f"/proc/{pid}/schedstat", "rb") as file:
+            return int(file.read().split()[1]) / 1e9
+    except (OSError, IndexError, ValueError):
+        return 0.0

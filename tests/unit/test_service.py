@@ -166,3 +166,56 @@ def test_key_from_the_environment(
     monkeypatch.setenv("NODEPASS_KEY", value)
     url = "client://127.0.0.1:1/127.0.0.1:2?mode=2&log=none"
     assert makeService(url).config.key == key
+
+
+def test_released_while_sessions_go_on() -> None:
+    """Its ports are free before it has stopped; its counters are kept."""
+    service = FakeRoles()
+    assert outcome(service.whenReleased()) is None
+    service.startService()
+    (role,) = service.made
+    role.released = Deferred()
+    role.stats = Stats(tcp_rx=5)
+    early = service.whenReleased()
+    stopping = service.stopService()
+    assert stopping is not None
+    released = service.whenReleased()
+    assert not released.called and not early.called
+    role.released.callback(None)
+    assert outcome(released) is None and outcome(early) is None
+    assert not stopping.called and service.stats.tcp_rx == 5
+    role.stopped.callback(None)
+    assert outcome(stopping) is None
+    assert service.stats == Stats() and service.last_stats.tcp_rx == 5
+
+
+def test_retrying_after_a_failure() -> None:
+    """A new role takes the place of the one that failed, counters go on, and the trouble stays
+    until the new one is well."""
+    service = FakeRoles()
+    told: list[str | None] = []
+    service._health._changed = told.append
+    service.startService()
+    service.made[0].stats = Stats(tcp_rx=5)
+    service._health.trouble("port", "no such address")
+    service._failed(FatalError("no such address"))
+    retrying = service.retry()
+    service.made[0].stopped.callback(None)
+    assert outcome(retrying) is None
+    service.made[1].stats = Stats(tcp_rx=2)
+    assert service.stats.tcp_rx == 7 and told == ["no such address"] == [service.trouble]
+    assert not service.whenFailed().called
+    service.stopService()
+    assert service.trouble is None
+
+
+def test_stopped_while_it_is_retried() -> None:
+    """Nothing is built any more."""
+    service = FakeRoles()
+    service.startService()
+    service._failed(FatalError("no such address"))
+    service.retry()
+    stopping = service.stopService()
+    assert stopping is not None and not stopping.called
+    service.made[0].stopped.callback(None)
+    assert outcome(stopping) is None and len(service.made) == 1
