@@ -23,20 +23,22 @@ class APIAddress:
 
     :ivar tls: whether it is ``https``.
     :ivar host: a host name or an IP literal without brackets.
-    :ivar base: the URL that paths such as ``/instances`` are appended to.
+    :ivar origin: the URL up to the path.
+    :ivar prefix: the path that the API is under, without the version.
     """
 
     tls: bool
     host: str
-    base: str
+    origin: str
+    prefix: str
 
     def __str__(self) -> str:
-        return self.base.removesuffix("/v1")
+        return self.origin + self.prefix
 
-    def url(self, *parts: str) -> str:
-        """Return the URL of a resource; ``parts`` are quoted."""
+    def path(self, *parts: str) -> str:
+        """Return the path of a resource; ``parts`` are quoted."""
         # Asterisks stay, as in the id of the API key: not every master decodes paths.
-        return "/".join([self.base, *(quote(part, safe="*") for part in parts)])
+        return "/".join([self.prefix, "v1", *(quote(part, safe="*") for part in parts)])
 
 
 def parse_address(text: str) -> APIAddress:
@@ -66,5 +68,8 @@ def parse_address(text: str) -> APIAddress:
     bracketed = f"[{host}]" if ":" in host else host
     where = bracketed if port is None else f"{bracketed}:{port}"
     return APIAddress(
-        tls=parts.scheme == "https", host=host, base=f"{parts.scheme}://{where}{prefix}/v1"
+        tls=parts.scheme == "https",
+        host=host,
+        origin=f"{parts.scheme}://{where}",
+        prefix=prefix,
     )

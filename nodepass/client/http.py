@@ -8,8 +8,7 @@ from typing import Any
 
 import msgspec
 from treq.client import HTTPClient
-from twisted.internet.defer import Deferred, succeed
-from twisted.internet.defer import TimeoutError as DeferredTimeout
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.interfaces import (
     IConsumer,
@@ -20,7 +19,8 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.web.client import URI, Agent, HTTPConnectionPool, ResponseDone
 from twisted.web.http import PotentialDataLoss
-from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer, IResponse
 from zope.interface import implementer
 
 from nodepass.errors import ConfigError
@@ -35,7 +35,7 @@ __all__ = ["Body", "Web"]
 #: Seconds to connect, TLS aside; after that a firewall drops what is sent there.
 CONNECT_TIMEOUT = 10.0
 #: Seconds until an answer begins, and again until it is complete. A master answers within one.
-ANSWER_TIMEOUT = 30.0
+ANSWER_TIMEOUT = 15.0
 #: Seconds that a connection is kept for the next request: less than servers and proxies keep
 #: theirs, as a request that meets the closing end of one fails.
 KEEP_ALIVE = 2.0
@@ -45,6 +45,10 @@ MOST_ANSWER = 64 << 20
 MOST_ERROR = 64 << 10
 #: Bytes of a stream that may wait for its reader before the connection is no longer read.
 STREAM_AHEAD = 256 << 10
+
+# What treq sees instead of the master: hyperlink, which it reads URLs with, takes an IPv6 literal
+# for an international name and fails.
+_STAND_IN = "http://master"
 
 
 class Web:
@@ -74,6 +78,7 @@ class Web:
             self._pool = HTTPConnectionPool(reactor)
             self._pool.cachedConnectionTimeout = KEEP_ALIVE  # type: ignore[assignment]
             agent = Agent.usingEndpointFactory(reactor, _Endpoints(reactor, creator), self._pool)
+        agent = _At(address.origin.encode("ascii"), agent)
         self._http = HTTPClient(agent, data_to_body_producer=_Bytes)
 
     async def close(self) -> None:
@@ -124,21 +129,28 @@ class Web:
         sent.update(headers.items())
         if body is not None:
             sent["Content-Type"] = "application/json"
+        sending = self._http.request(
+            method,
+            _STAND_IN + self.address.path(*parts),
+            params=dict(params) if params else None,
+            headers=sent,
+            data=None if body is None else msgspec.json.encode(body),
+            allow_redirects=False,
+            unbuffered=True,
+            reactor=self.reactor,
+        )
+        # Not addTimeout(): an agent reports a cancellation in a wrapping that it does not know.
+        timeout = self.reactor.callLater(ANSWER_TIMEOUT, sending.cancel)
         try:
-            response = await self._http.request(
-                method,
-                self.address.url(*parts),
-                params=dict(params) if params else None,
-                headers=sent,
-                data=None if body is None else msgspec.json.encode(body),
-                allow_redirects=False,
-                unbuffered=True,
-                reactor=self.reactor,
-            ).addTimeout(ANSWER_TIMEOUT, self.reactor)
-        except DeferredTimeout:
-            raise self._silent() from None
+            response = await sending
         except Exception as error:
-            raise of_failure(self.address, error) from None
+            cause = of_failure(self.address, error)
+            if isinstance(cause, CancelledError) and timeout.called:
+                cause = self._silent()
+            raise cause from None
+        finally:
+            if timeout.active():
+                timeout.cancel()
         if not 200 <= response.code < 300:
             words = await self._read(response, MOST_ERROR, cut=True)
             raise of_answer(self.address, response.code, words, _header(response, "location"))
@@ -169,7 +181,8 @@ class Web:
     def _silent(self) -> Silent:
         return Silent(
             f"{self.address}: no answer within {ANSWER_TIMEOUT:g} s; is the machine overloaded, or "
-            "is it another service's port?"
+            "does it "
+            + ("not speak TLS there?" if self.address.tls else "speak TLS there, or no HTTP?")
         )
 
 
@@ -276,6 +289,25 @@ class _Bytes:
     def resumeProducing(self) -> None: ...
 
     def stopProducing(self) -> None: ...
+
+
+@implementer(IAgent)
+class _At:
+    """Puts the master's address where the stand-in was."""
+
+    def __init__(self, origin: bytes, agent: IAgent) -> None:
+        self._origin = origin
+        self._agent = agent
+
+    def request(
+        self,
+        method: bytes,
+        uri: bytes,
+        headers: Headers | None = None,
+        bodyProducer: IBodyProducer | None = None,
+    ) -> Deferred[IResponse]:
+        uri = self._origin + uri.removeprefix(_STAND_IN.encode("ascii"))
+        return self._agent.request(method, uri, headers, bodyProducer)
 
 
 @implementer(IAgentEndpointFactory)

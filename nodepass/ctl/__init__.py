@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from nodepass.errors import ConfigError, NodePassError
 
-from .options import make_parser, parse
+from .options import make_completion_parser, parse
 
 if TYPE_CHECKING:
     from .commands import Run
@@ -47,7 +47,10 @@ def print_completion(shell: str) -> int:
     """``completion``."""
     import shtab
 
-    print(shtab.complete(make_parser(), shell))
+    from nodepass.cli import COMMANDS
+
+    others = sorted(set(COMMANDS) - {"ctl"})
+    print(shtab.complete(make_completion_parser(others), shell))
     sys.stdout.flush()
     return 0
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 from nodepass import help
 from nodepass.logs import mask
 
-__all__ = ["make_parser", "parse"]
+__all__ = ["make_completion_parser", "make_parser", "parse"]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -38,14 +38,34 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser. Which command was given is in ``command``."""
-    everywhere = _everywhere()
     parser = _Parser(
         prog="nodepass ctl",
         description=help.CTL,
         epilog=help.CTL_MASTER,
-        parents=[everywhere],
+        parents=[_everywhere()],
     )
+    _fill(parser)
+    return parser
+
+
+def make_completion_parser(others: Iterable[str]) -> argparse.ArgumentParser:
+    """Return what completion scripts are made of: a shell completes ``nodepass``, not its ``ctl``.
+
+    :param others: commands beside ``ctl``.
+    """
+    parser = _Parser(prog="nodepass")
+    commands = parser.add_subparsers()
+    for name in others:
+        commands.add_parser(name, help=name)
+    # What has no help counts as hidden.
+    _fill(commands.add_parser("ctl", help="ctl", parents=[_everywhere()]))
+    return parser
+
+
+def _fill(parser: _Parser) -> None:
+    """Add the commands."""
     parser.add_argument("--version", action="version", version=help.version())
+    everywhere = _everywhere()
     commands = parser.add_subparsers(
         dest="command", metavar="COMMAND", required=True, parser_class=_Parser
     )
@@ -128,7 +148,6 @@ def make_parser() -> argparse.ArgumentParser:
 
     one = command("completion", "print a script that completes commands and options")
     one.add_argument("shell", choices=("bash", "zsh", "tcsh"))
-    return parser
 
 
 def _everywhere() -> _Parser:
