@@ -15,7 +15,6 @@ import pytest
 from attrs import evolve
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, execute, inlineCallbacks
-from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
 from nodepass.errors import ConfigError, FatalError
@@ -26,6 +25,7 @@ from nodepass.master.models import Meta, Peer
 from nodepass.master.offline import read_identity, renew_key
 from nodepass.master.schema import SCHEMA, read_seal, write_seal
 from nodepass.master.store import Contents, Identity, Record, Store, StoreError, Totals
+from tests.outcomes import Lines, got
 
 T = TypeVar("T")
 
@@ -65,27 +65,6 @@ class Paused(Inline):
         """Do the next thing."""
         done, work = self.waiting.pop(0)
         done.callback(work())
-
-
-class Lines:
-    """A log that keeps its lines."""
-
-    def __init__(self) -> None:
-        self.lines: list[tuple[str, str]] = []
-
-    def __getattr__(self, level: str) -> Callable[..., None]:
-        return lambda text, **fields: self.lines.append((level, text.format(**fields)))
-
-
-def got(deferred: Deferred[T]) -> T:
-    """The result of a Deferred that has fired, or the failure it fired with, raised."""
-    outcome: list[Any] = []
-    deferred.addBoth(outcome.append)
-    assert outcome, "it has not fired"
-    if isinstance(outcome[0], Failure):
-        outcome[0].raiseException()
-    result: T = outcome[0]
-    return result
 
 
 class Home:
@@ -664,7 +643,8 @@ class ThreadTests(TestCase):
     @inlineCallbacks
     def test_the_reactor_is_never_held_up(self) -> Any:
         """All SQL runs in one other thread, and the file is free again when it is closed."""
-        path = Path(str(self.mktemp())) / "nodepass.db"
+        mktemp: Any = self.mktemp
+        path = Path(mktemp()) / "nodepass.db"
         threads: set[int] = set()
 
         def note(ledger: Ledger) -> None:
