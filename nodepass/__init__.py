@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING
 __version__ = "2.0.0a1"
 
 if TYPE_CHECKING:
-    from nodepass.config import ClientConfig, ServerConfig, parse_url
+    from nodepass.config import ClientConfig, MasterConfig, ServerConfig, parse_url
     from nodepass.errors import ConfigError, FatalError, NodePassError, PeerError
+    from nodepass.master.service import MasterService
+    from nodepass.master.settings import MasterSettings
     from nodepass.meter import Stats
     from nodepass.service import RoleService, makeService
     from nodepass.tuning import Tuning
@@ -29,6 +31,9 @@ _HOMES = {
     "ClientConfig": "nodepass.config",
     "ConfigError": "nodepass.errors",
     "FatalError": "nodepass.errors",
+    "MasterConfig": "nodepass.config",
+    "MasterService": "nodepass.master.service",
+    "MasterSettings": "nodepass.master.settings",
     "NodePassError": "nodepass.errors",
     "PeerError": "nodepass.errors",
     "RoleService": "nodepass.service",
@@ -43,6 +48,9 @@ __all__ = [
     "ClientConfig",
     "ConfigError",
     "FatalError",
+    "MasterConfig",
+    "MasterService",
+    "MasterSettings",
     "NodePassError",
     "PeerError",
     "RoleService",

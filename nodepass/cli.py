@@ -21,7 +21,7 @@ __all__ = ["console", "main"]
 
 USAGE = """\
 Usage: nodepass [--key-file FILE] URL [URL...]   run tunnels, one URL each
-       nodepass key                              print a new random key
+       nodepass key [--master [--renew]]         print a random key, or a master's
        nodepass tap URL... [-o FILE]             save the tunnels for twistd -f
        nodepass demo [--once]                    show a tunnel on this machine
        nodepass ctl COMMAND ...                  look after a master's tunnels
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str]) -> int:
                 f"client://... or one of {', '.join(sorted(COMMANDS))}; see: nodepass --help"
             )
         return run(arguments)
-    except ConfigError as error:
+    except NodePassError as error:
         return complain(error)
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -107,12 +107,28 @@ def serve(roles: Sequence[Any], reactor: Any) -> int:
 
 
 def print_key(arguments: Sequence[str]) -> int:
-    """``nodepass key``: print a new key."""
+    """``nodepass key``: print a new key, or a master's API key."""
     from nodepass.keys import new_key
 
-    Parser("nodepass key", help.KEY, urls=False).read(arguments)
-    print(new_key())
+    parser = Parser("nodepass key", help.KEY, urls=False)
+    parser.add_argument("--master", action="store_true")
+    parser.add_argument("--renew", action="store_true")
+    options = parser.read(arguments)
+    if options.renew and not options.master:
+        parser.error("--renew: goes with --master")
+    print(_master_key(renew=options.renew) if options.master else new_key())
     return 0
+
+
+def _master_key(*, renew: bool) -> str:
+    from nodepass.master.offline import read_identity, renew_key
+    from nodepass.master.records import new_api_key
+    from nodepass.master.settings import state_path
+
+    path = state_path(os.environ)
+    if renew:
+        renew_key(path, new_api_key())
+    return read_identity(path).key
 
 
 def save_tap(arguments: Sequence[str]) -> int:

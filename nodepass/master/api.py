@@ -122,6 +122,7 @@ class Api:
                 return
             check(**parts)
             if route is None:
+                request.setHeader(b"Allow", ", ".join([*methods, "OPTIONS"]).encode())
                 raise ApiError(405, "Method not allowed")
             handler: Callable[[Call], Awaitable[None]] = getattr(self, route.handler)
             await handler(self._read(request, route, parts.get("id", "")))
@@ -130,9 +131,8 @@ class Api:
 
     async def _admitted(self, request: MasterRequest) -> bool:
         """Check the key; whether the request may go on, which is answered otherwise."""
-        peer: Any = request.client
-        address: str = getattr(peer, "host", "")  # a Unix socket's has none
-        checking = self._master.access.check(request.getHeader(b"X-API-Key"), address)
+        key = request.getHeader(b"X-API-Key")
+        checking = self._master.access.check(key, request.address)
         request.notifyFinish().addErrback(lambda _: checking.cancel())
         try:
             refusal = await checking

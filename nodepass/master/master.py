@@ -24,7 +24,7 @@ from .hub import EventHub
 from .labels import check_length
 from .logtail import LogTail
 from .models import MASTER_ID, Info, Instance
-from .records import Identity, Totals
+from .records import Identity, Totals, new_api_key
 from .registry import Registry, saved
 from .settings import MasterSettings
 from .store import Store, StoreError
@@ -63,6 +63,7 @@ class Master:
         self._tuning = tuning
         self._identity = Identity(mid="", key="")
         self._began = 0.0
+        self._opened = False
         self._backup_timer: IDelayedCall | None = None
         self.store = Store(settings.state, reactor, log)
         self.traffic = Traffic(history_path(self.store.path), self.store.run, log)
@@ -86,6 +87,7 @@ class Master:
         :raises FatalError: the state or the workers can't be used.
         """
         contents = await self.store.open()
+        self._opened = True
         self._identity = contents.identity or await self._new_identity()
         if contents.identity is not None:
             self._log.info("API Key loaded")
@@ -107,15 +109,16 @@ class Master:
         self.hub.close()
         self.tcping.stop()
         await self.registry.accounts.flush()
-        await self.traffic.close()
-        await self.store.close()
+        if self._opened:  # else there is no thread to close anything in
+            await self.traffic.close()
+            await self.store.close()
 
     def reload(self) -> None:
         """Let all instances read their certificate files again."""
         self._host.reload()
 
     async def _new_identity(self) -> Identity:
-        identity = Identity(mid=secrets.token_hex(8), key=secrets.token_hex(16))
+        identity = Identity(mid=secrets.token_hex(8), key=new_api_key())
         await self.store.set_identity(identity)
         # Whatever `log` says: it is shown this once, and nobody gets in without it.
         Log(Level.DEBUG).info("API Key created: {key}", key=identity.key)
@@ -135,7 +138,7 @@ class Master:
 
     async def rotate_key(self) -> Instance:
         """Make a new API key; subscribers learn of it, and have to come back with it."""
-        identity = evolve(self._identity, key=secrets.token_hex(16))
+        identity = evolve(self._identity, key=new_api_key())
         await saved(self.store.set_identity(identity))
         self._identity = identity
         self._log.info("API key renewed by a client of the API")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import secrets
+
 from attrs import field, frozen
 
 from .models import Meta
 
-__all__ = ["MAX_COUNTER", "Contents", "Identity", "Record", "Totals"]
+__all__ = ["MAX_COUNTER", "Contents", "Identity", "Record", "Totals", "new_api_key"]
 
 #: The largest counter: what eight bytes with a sign hold, in the state file and in clients.
 MAX_COUNTER = 2**63 - 1
@@ -79,3 +81,8 @@ class Contents:
     identity: Identity | None = None
     records: tuple[Record, ...] = ()
     recovered: bool = False
+
+
+def new_api_key() -> str:
+    """Return a new API key: 32 hex digits."""
+    return secrets.token_hex(16)
