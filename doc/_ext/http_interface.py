@@ -113,9 +113,8 @@ def _kind(schema: dict[str, Any]) -> str:
         return " or ".join(map(_kind, schema["anyOf"]))
     kind = schema.get("type", "anything")
     if kind == "array":
-        if "prefixItems" in schema:
-            return f"list of {len(schema['prefixItems'])} values"
-        return f"list of {_kind(schema['items'])}"
+        count = f"{schema['minItems']} " if "minItems" in schema else ""
+        return f"list of {count}{_kind(schema['items'])}"
     if kind == "object" and isinstance(schema.get("additionalProperties"), dict):
         return f"object, each member {_kind(schema['additionalProperties'])}"
     return str(kind)

@@ -39,6 +39,15 @@ MASTER_ID = "********"
 
 Count = Annotated[int, About(ge=0)]
 
+#: Of an instance; what makes it a good one is not a matter of its form.
+URL = Annotated[
+    str,
+    About(
+        description="server://... or client://...",
+        examples=["server://KEY@:10102/127.0.0.1:8080?mode=2&tls=1"],
+    ),
+]
+
 
 class Peer(Struct, frozen=True):
     """The node at the other end of an instance, as a dashboard noted it."""
@@ -80,7 +89,7 @@ class Instance(Struct, frozen=True, kw_only=True):
 class NewURL(Struct, frozen=True):
     """Body of ``PUT /instances/{id}``."""
 
-    url: str | None = None
+    url: URL
 
 
 class PeerChange(Struct, frozen=True):
@@ -110,7 +119,7 @@ class GivenTotals(Struct, frozen=True):
 class NewInstance(Struct, frozen=True):
     """Body of ``POST /instances``. All but the first two are for instances that move here."""
 
-    url: str | None = None
+    url: URL
     alias: str | None = None
     id: Annotated[str, About(description="taken where it is free, else a new one")] | None = None
     restart: bool | None = None

@@ -139,6 +139,8 @@ def _query_parameter(query: Query) -> dict[str, Any]:
         schema = {"type": "integer"}
     elif query.type is bool:
         schema = {"type": "integer", "enum": [0, 1]}
+    elif query.required:
+        schema["minLength"] = 1  # an empty one counts as absent
     if query.least is not None:
         schema["minimum"] = query.least
     if query.most is not None:
@@ -206,7 +208,23 @@ def _schemas(routes: Sequence[Route]) -> dict[str, Any]:
             schema["required"] = list(schema["properties"])
             for member in schema["properties"].values():
                 member.pop("default", None)
-    return dict(sorted({**taken, **given}.items()))
+    schemas = {**taken, **given}
+    _plain_lists(schemas)
+    return dict(sorted(schemas.items()))
+
+
+def _plain_lists(schema: Any) -> None:
+    """Describe tuples of one kind as lists of a fixed length, which more programs understand."""
+    if isinstance(schema, list):
+        for each in schema:
+            _plain_lists(each)
+    elif isinstance(schema, dict):
+        kinds = schema.get("prefixItems")
+        if kinds and all(kind == kinds[0] for kind in kinds):
+            del schema["prefixItems"]
+            schema["items"] = kinds[0]
+        for each in schema.values():
+            _plain_lists(each)
 
 
 def _components(models: Iterable[Any]) -> dict[str, Any]:

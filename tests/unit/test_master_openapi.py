@@ -152,7 +152,8 @@ def test_parameters() -> None:
     assert lines["schema"] == {"type": "integer", "minimum": 0, "maximum": 10000, "default": 100}
     assert follow["schema"] == {"type": "integer", "enum": [0, 1], "default": 0}
     assert not lines["required"]
-    assert operation("get", "/tcping")["parameters"][0]["required"]
+    (target,) = operation("get", "/tcping")["parameters"]
+    assert target["required"] and target["schema"] == {"type": "string", "minLength": 1}
 
 
 def test_answers_leave_nothing_out() -> None:
@@ -161,6 +162,14 @@ def test_answers_leave_nothing_out() -> None:
     for name in ("Instance", "Meta", "Peer", "Event", "ErrorAnswer", "Tcping"):
         assert schemas[name]["required"] == list(schemas[name]["properties"]), name
     assert schemas["InstanceChange"]["required"] == []
+
+
+def test_points_are_plain_lists() -> None:
+    """A point of the traffic is described as five integers in a way that all tools read."""
+    schemas = document(ROUTES, "/api", "1")["components"]["schemas"]
+    assert schemas["Traffic"]["properties"]["points"]["items"] == {
+        "type": "array", "minItems": 5, "maxItems": 5, "items": {"type": "integer"},
+    }  # fmt: skip
 
 
 def test_operations_have_names_of_their_own() -> None:
