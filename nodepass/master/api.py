@@ -122,7 +122,8 @@ class Api:
                 return
             check(**parts)
             if route is None:
-                request.setHeader(b"Allow", ", ".join([*methods, "OPTIONS"]).encode())
+                allowed = ", ".join([*methods, "OPTIONS"])
+                request.setHeader("Allow", allowed)  # type: ignore[no-untyped-call]
                 raise ApiError(405, "Method not allowed")
             handler: Callable[[Call], Awaitable[None]] = getattr(self, route.handler)
             await handler(self._read(request, route, parts.get("id", "")))
