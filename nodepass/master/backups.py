@@ -57,7 +57,7 @@ class Recovery:
 
 @frozen(kw_only=True)
 class LostTail:
-    """SQLite's log was damaged in the middle, so that the last changes are not in the state.
+    """SQLite's log was damaged, so that the last changes may not be in the state.
 
     :ivar log: the log.
     :ivar copy: how it was.
@@ -92,13 +92,23 @@ def open_ledger(path: Path, now: float) -> tuple[Ledger, Recovery | LostTail | N
         raise FatalError(f"{path}: the state can't be kept there: it is no file")
     with suppress(OSError):  # another user's, who lets this one write
         os.chmod(path, 0o600)
-    lost = _keep_damaged_log(path, now)
+    log = _read_log(path)
+    alone = _copy_alone(path) if log else None
     try:
-        return Ledger(path), lost
+        return Ledger(path), None if is_whole(log) else _lost_tail(path, now, log)
     except (Damaged, sqlite3.Error) as error:
         if explain(error):
             raise
+        if alone is not None:
+            # What is left of the log is older than the file, and the two do not fit.
+            lost = _lost_tail(path, now, log)
+            beside(path, "-wal").unlink(missing_ok=True)
+            _install(alone, path)
+            return Ledger(path), lost
         recovery = _replace(path, now, f"was damaged ({describe(error)})")
+    finally:
+        if alone is not None:
+            alone.unlink(missing_ok=True)
     return Ledger(path), recovery
 
 
@@ -204,14 +214,32 @@ def sync_directory(path: Path) -> None:
             os.close(directory)
 
 
-def _keep_damaged_log(path: Path, now: float) -> LostTail | None:
-    """Copy a log that SQLite would replay in part, as it is gone afterwards."""
-    log = beside(path, "-wal")
-    if is_whole(log):
+def _read_log(path: Path) -> bytes:
+    """Return SQLite's log, which a crash left behind: it is gone once the file has been opened."""
+    try:
+        return beside(path, "-wal").read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
+def _copy_alone(path: Path) -> Path | None:
+    """Copy a state file without its log; None where it is no good that way, or there is no room."""
+    new = beside(path, ".alone")
+    try:
+        shutil.copyfile(path, _empty(new))
+        verify(new)
+    except (Damaged, FatalError, sqlite3.Error, OSError):
+        new.unlink(missing_ok=True)
         return None
-    copy = _empty(beside(name_aside(path, now), "-wal"))
-    shutil.copyfile(log, copy)
-    return LostTail(log=log, copy=copy)
+    return new
+
+
+def _lost_tail(path: Path, now: float, log: bytes) -> LostTail:
+    """Keep a log of which SQLite replayed a part, or nothing."""
+    copy = beside(name_aside(path, now), "-wal")
+    with suppress(OSError):  # no room for what is of little use
+        _empty(copy).write_bytes(log)
+    return LostTail(log=beside(path, "-wal"), copy=copy)
 
 
 def name_aside(path: Path, now: float) -> Path:

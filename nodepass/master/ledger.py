@@ -185,11 +185,13 @@ class Ledger:
                 with suppress(sqlite3.Error):
                     self.connection.execute("ROLLBACK")
             raise
+        self.tidy()
 
     def tidy(self) -> None:
-        """Move the log into the file, so that the file alone is the state as long as all is quiet.
+        """Move the log into the file, so that the file alone is the state.
 
-        Its rows have digests, which the log has not: what is lost of a log goes unnoticed.
+        `commit` ends with it. Rows of the file have digests, the log has none: what is cut off its
+        end looks as if it had never been there.
         """
         with suppress(sqlite3.Error):  # the log keeps what the file has no room for
             self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()

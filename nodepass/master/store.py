@@ -146,8 +146,8 @@ class Store:
     def _tell(self, recovery: Recovery | LostTail) -> None:
         if isinstance(recovery, LostTail):
             self._log.warn(
-                "the log of the state file, {path}, was damaged; how it was is in {copy}, and the "
-                "last changes before the master ended are lost",
+                "the log of the state file, {path}, was damaged; how it was is in {copy}, and "
+                "changes of the last moments before the master ended may be lost",
                 path=str(recovery.log),
                 copy=str(recovery.copy),
             )
@@ -246,8 +246,6 @@ class Store:
             self._work()
         elif self._closing is not None:
             self._closing.callback(None)
-        elif self._ledger is not None:
-            self.run(self._ledger.tidy)
 
     def backup(self) -> Deferred[Path | None]:
         """Save a backup, unless nothing has changed since the last one.

@@ -9,7 +9,6 @@ acknowledged are lost. The format is that of https://www.sqlite.org/fileformat2.
 from __future__ import annotations
 
 import struct
-from pathlib import Path
 
 __all__ = ["is_whole"]
 
@@ -18,19 +17,10 @@ _HEADER = struct.Struct(">8I")
 _FRAME = struct.Struct(">6I")
 
 
-def is_whole(path: Path) -> bool:
-    """Return whether a log holds no sign of damage; an absent and an empty one do not.
-
-    :raises OSError: it can't be read.
-    """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
+def is_whole(data: bytes) -> bool:
+    """Return whether a log shows no sign of damage; an empty one does not."""
+    if not data:
         return True
-    return not data or _read(data)
-
-
-def _read(data: bytes) -> bool:
     if len(data) < _HEADER.size:
         return False
     magic, _, page_size, _, salt1, salt2, sum1, sum2 = _HEADER.unpack_from(data)
