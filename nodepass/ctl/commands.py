@@ -285,7 +285,7 @@ async def export(run: Run) -> None:
         return
     write_file(path, text)
     run.out.note(
-        f"{path}: {len(instances)} instances; their keys are in it, so it is readable for you alone"
+        f"{path}: instances: {len(instances)}; keys are in it, so it is readable for you alone"
     )
 
 

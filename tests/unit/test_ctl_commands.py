@@ -296,7 +296,7 @@ class Transfer(Case):
         self.assertEqual(self.run_command("export", "-o", path), "")
         self.assertEqual(os.stat(path).st_mode & 0o777, 0o600)
         self.assertEqual(json.loads(Path(path).read_text())["instances"][0]["alias"], "web")
-        self.assertIn("2 instances; their keys are in it", self.notes.getvalue())
+        self.assertIn("instances: 2; keys are in it", self.notes.getvalue())
 
     def test_moved(self) -> None:
         """Everything is the same on another master, and a second import changes nothing."""
