@@ -6,6 +6,7 @@ import os
 import random
 import sqlite3
 import stat
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -662,8 +663,9 @@ class ThreadTests(TestCase):
     @inlineCallbacks
     def test_the_reactor_is_never_held_up(self) -> Any:
         """All SQL runs in one other thread, and the file is free again when it is closed."""
-        mktemp: Any = self.mktemp
-        path = Path(mktemp()) / "nodepass.db"
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        path = Path(directory.name) / "state" / "nodepass.db"
         threads: set[int] = set()
 
         def note(ledger: Ledger) -> None:
