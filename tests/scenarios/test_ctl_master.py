@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,12 @@ async def test_followed_log(tmp_path: Path) -> None:
     await client.stop(made.id)
     await following.line("stopped: client://")
     assert not any("\x1b" in line for line in following.lines)
+
+    # Ctrl-C ends what goes on for ever, without a traceback.
+    watching = node("ctl", "list", "--watch", env=environ)
+    await watching.line("web +client +stopped")
+    assert await watching.stop(signal.SIGINT) == 130
+    assert "Traceback" not in "\n".join(watching.lines)
     await client.close()
     await there.node.stop()
     await following.ended
