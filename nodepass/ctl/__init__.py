@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from nodepass.errors import ConfigError, NodePassError
+from nodepass.process import hide_keys
 
 from .options import make_completion_parser, parse
 
@@ -32,11 +33,12 @@ def main(arguments: Sequence[str]) -> int:
     try:
         if options.command == "completion":
             return print_completion(options.shell)
+        hide_keys("nodepass ctl", arguments, ("--key",))
         if options.command == "context":
             from .contextcommands import run_context
 
             return run_context(options, os.environ)
-        return ask_master(options, arguments)
+        return ask_master(options)
     except BrokenPipeError:
         # Whoever read it had enough. What is left in the buffer must not fail at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -55,13 +57,10 @@ def print_completion(shell: str) -> int:
     return 0
 
 
-def ask_master(options: argparse.Namespace, arguments: Sequence[str]) -> int:
+def ask_master(options: argparse.Namespace) -> int:
     """Run a command that needs the master."""
-    from nodepass.process import hide_keys
-
     from .contexts import resolve
 
-    hide_keys("nodepass ctl", arguments, ("--key",))
     target = resolve(options, os.environ)
 
     # Not at the top: these install the reactor, which --help and completion don't need.
