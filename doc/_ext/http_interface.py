@@ -123,10 +123,9 @@ def _kind(schema: dict[str, Any]) -> str:
 def _meaning(schema: dict[str, Any]) -> str:
     if "description" in schema:
         return str(schema["description"]).replace("*", r"\*")
-    for choice in schema.get("anyOf", ()):
-        if "description" in choice:
-            return _meaning(choice)
-    return ""
+    if "enum" in schema:
+        return ", ".join(f"``{value}``" for value in schema["enum"])
+    return next(filter(None, map(_meaning, schema.get("anyOf", ()))), "")
 
 
 def setup(app: Any) -> dict[str, object]:

@@ -127,11 +127,15 @@ class NewInstance(Struct, frozen=True):
     totals: GivenTotals | None = None
 
 
+#: Described, but not read as such: what a wrong one is answered with names it.
+_ACTIONS = {"enum": ["start", "stop", "restart", "reset"]}
+
+
 class InstanceChange(Struct, frozen=True):
     """Body of ``PATCH /instances/{id}``: all of it is done, or nothing."""
 
     alias: str | None = None
-    action: Annotated[str, About(description="start, stop, restart or reset")] | None = None
+    action: Annotated[str, About(examples=["restart"], extra_json_schema=_ACTIONS)] | None = None
     restart: bool | None = None
     meta: MetaChange | None = None
 
