@@ -98,7 +98,7 @@ class TwistdRoles(RoleGroup):
     """Roles run by ``twistd``, whose log and exit status they use."""
 
     def failed(self, error: NodePassError) -> None:
-        """Log why, stop, and have the process exit with status 1.
+        """Log why, stop, and have the process exit with status 1, or 2 for a configuration.
 
         ``twistd`` has no status for an application that gave up and would exit with 0. Ending the
         interpreter ourselves, as the very last thing it does, leaves the rest of twistd's shutdown,
@@ -106,14 +106,14 @@ class TwistdRoles(RoleGroup):
         """
         if self.failure is None:
             self.log.critical("{reason}", reason=error)
-            atexit.register(_exit_failed)
+            atexit.register(_exit_failed, 2 if isinstance(error, ConfigError) else 1)
         super().failed(error)
 
 
-def _exit_failed() -> None:
+def _exit_failed(status: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(1)
+    os._exit(status)
 
 
 def makeService(options: Options) -> TwistdRoles:

@@ -15,6 +15,7 @@ from twisted.python.failure import Failure
 
 from nodepass import __version__
 from nodepass.config import MasterConfig
+from nodepass.errors import FatalError
 from nodepass.logs import Level, Log
 from nodepass.parameters import show_value
 from nodepass.tuning import Tuning
@@ -119,7 +120,10 @@ class Master:
 
     async def _new_identity(self) -> Identity:
         identity = Identity(mid=secrets.token_hex(8), key=new_api_key())
-        await self.store.set_identity(identity)
+        try:
+            await self.store.set_identity(identity)
+        except StoreError as error:
+            raise FatalError(str(error)) from None
         # Whatever `log` says: it is shown this once, and nobody gets in without it.
         Log(Level.DEBUG).info("API Key created: {key}", key=identity.key)
         return identity

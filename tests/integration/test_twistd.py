@@ -10,7 +10,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -24,12 +25,14 @@ PATIENCE = 30.0
 class Program:
     """A child process whose output can be waited for, line by line."""
 
-    def __init__(self, arguments: list[str], cwd: Path) -> None:
+    def __init__(
+        self, arguments: list[str], cwd: Path, more: Mapping[str, str] | None = None
+    ) -> None:
         environ = {k: v for k, v in os.environ.items() if k != "NODEPASS_KEY"}
         self.child = subprocess.Popen(
             arguments,
             cwd=cwd,
-            env={**environ, "NP_SHUTDOWN_TIMEOUT": "1s"},
+            env={**environ, "NP_SHUTDOWN_TIMEOUT": "1s", **(more or {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -69,8 +72,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Program]]:
     """Start programs in an empty directory and end those that a failed test left."""
     programs: list[Program] = []
 
-    def start(*arguments: str) -> Program:
-        programs.append(Program(list(arguments), tmp_path))
+    def start(*arguments: str, **environ: str) -> Program:
+        programs.append(Program(list(arguments), tmp_path, environ))
         return programs[-1]
 
     yield start
@@ -214,6 +217,49 @@ def test_tac(start: Callable[..., Program], tmp_path: Path) -> None:
     assert accepts(port)
     assert program.end() == -signal.SIGTERM, program.output
     assert os.listdir(tmp_path) == ["tunnel.tac"]
+
+
+@pytest.mark.parametrize("way", ["command", "twistd", "tap", "tac"])
+def test_masters(start: Callable[..., Program], tmp_path: Path, way: str) -> None:
+    """All four ways run a master: it prints its API key, answers, and stops with all of its
+    workers; a second one on the same state is refused with status 2."""
+    state = tmp_path / "state"
+    url = "master://127.0.0.1:0?log=info"
+    (tmp_path / "m.tac").write_text(
+        "from twisted.application.service import Application\n"
+        "from nodepass import makeService\n"
+        "application = Application('master')\n"
+        f"makeService({url!r}).setServiceParent(application)\n"
+    )
+    environ = {"NP_STATE": str(state / "nodepass.db"), "NP_MASTER_WORKERS": "1"}
+    if way == "tap":
+        assert start(*nodepass("tap", url, "-o", "m.tap")).wait() == 0
+    arguments = {
+        "command": nodepass(url),
+        "twistd": twistd("-n", "nodepass", url),
+        "tap": twistd("-n", "-f", "m.tap"),
+        "tac": twistd("-n", "-y", "m.tac"),
+    }[way]
+    program = start(*arguments, **environ)
+    program.wait_for("API Key created: ")
+    key = program.output.rpartition("API Key created: ")[2].strip()
+    program.wait_for("API on 127.0.0.1:")
+    port = program.output.rpartition("API on 127.0.0.1:")[2].partition(",")[0]
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/api/v1/instances", headers={"X-API-Key": key}
+    )
+    with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+        assert key in answer.read().decode()
+    if way in ("command", "twistd"):
+        more = ["--pidfile=second.pid"] if way == "twistd" else []
+        second = start(*arguments[:-2], *more, *arguments[-2:], **environ)
+        assert second.wait() == 2, second.output
+        assert "NP_STATE" in second.output and "Traceback" not in second.output
+    workers = subprocess.check_output(["pgrep", "-P", str(program.child.pid)], text=True).split()
+    assert len(workers) == 1
+    assert program.end() == (0 if way == "command" else -signal.SIGTERM), program.output
+    assert not Path(f"/proc/{workers[0]}").exists()
+    assert "Traceback" not in program.output
 
 
 def test_twistd_daemonizes(open_directory: Path) -> None:
