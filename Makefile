@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test soak lint types docs bench dist check-install clean
+.PHONY: help install demo test soak lint types docs bench bench-master dist check-install clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
@@ -37,6 +37,9 @@ docs: $(STAMP) ## the documentation, in build/html
 
 bench: $(STAMP) ## throughput, latency and memory on this machine
 	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-master: $(STAMP) ## a master with 200 instances: start, latency and memory
+	$(BIN)/python -m benchmarks.master $(ARGS)
 
 dist: $(STAMP) ## sdist and wheel, in dist/
 	rm -rf dist

@@ -46,6 +46,9 @@ MOST_CONNECTIONS = 2048
 
 JSON = b"application/json"
 
+# The first byte of a TLS connection; no request begins with it.
+_TLS_HANDSHAKE = 0x16
+
 #: Headers of every answer.
 CORS = (
     (b"Access-Control-Allow-Origin", b"*"),
@@ -221,6 +224,10 @@ class MasterChannel(HTTPChannel):
 
     def dataReceived(self, data: bytes) -> None:
         if self._refused:
+            return
+        if data[0] == _TLS_HANDSHAKE and not self._handlingRequest and self._deadline is None:
+            # A client that speaks TLS waits for an answer in TLS: better that it learns at once.
+            self.abort()
             return
         if self._deadline is None and not self._handlingRequest:
             self._deadline = self.callLater(REQUEST_TIMEOUT, self._too_slow)

@@ -165,6 +165,8 @@ def test_what_cannot_be_saved_does_not_happen() -> None:
     case = Case()
     id = case.create()
     case.up(id)
+    case.report(id, 100)
+    case.clock.advance(GATHERING)
     before, seen = case.registry.get(id), list(case.seen)
     case.store.full = True
     for attempt in (

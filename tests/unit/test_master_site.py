@@ -207,7 +207,6 @@ def test_chunked_body_within_the_limit(site: Site) -> None:
 
 
 MALFORMED = [
-    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n",
     b"GET\r\n",
     b"GET / HTTP/9.9 x\r\n",
     b"GET / HTTP/1.1\r\nno colon\r\n\r\n",
@@ -363,6 +362,13 @@ def test_slow_request(site: Site, begin: Callable[[Connection], None]) -> None:
     assert connection.received() == b""
     site.clock.advance(1)
     refused(connection, 408, "Request timeout")
+
+
+def test_tls_on_a_plain_port(site: Site) -> None:
+    """A client that speaks TLS to a plain port learns at once that nobody here does."""
+    connection = site.connect()
+    connection.send(b"\x16\x03\x01\x05\xa8")
+    assert connection.wire.aborted and connection.received() == b""
 
 
 def test_each_request_has_its_own_time(site: Site) -> None:
