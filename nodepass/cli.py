@@ -74,6 +74,10 @@ def run(arguments: Sequence[str]) -> int:
 
     hide_keys("nodepass", arguments)
     configs = parse_urls(Parser("nodepass", general_help()).read(arguments))
+    if any(config.core == "master" for config in configs):
+        from nodepass.master.forker import prepare
+
+        prepare()  # before there is a reactor, which workers can't share
 
     # Not at the top: these install the reactor, which --help and the other commands don't need.
     from twisted.internet import reactor

@@ -23,6 +23,7 @@ from nodepass.logs import Log, printable
 from nodepass.tuning import Tuning
 
 from .commands import Beat, Begin, Record, Report, decode_records
+from .forker import ForkedProcess, prepared
 
 __all__ = ["Keeper", "WorkerProcess"]
 
@@ -129,8 +130,16 @@ class WorkerProcess(ProcessProtocol):
     def spawn(self, environ: Mapping[str, str]) -> None:
         """Start the process.
 
+        :param environ: for a process that is not forked off this one.
         :raises OSError: the system has none to give.
         """
+        forker = prepared()
+        if forker is not None:
+            try:
+                ForkedProcess(self._reactor, forker, self)
+                return
+            except OSError:
+                pass  # it is gone or stuck, and is done without from now on
         root = str(Path(nodepass.__file__).parent.parent)
         path = os.pathsep.join(filter(None, (root, environ.get("PYTHONPATH", ""))))
         command = [sys.executable, "-c", _CODE, "nodepass-worker"]

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import pytest
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
@@ -18,7 +19,7 @@ from nodepass.master import supervisor as supervisor_module
 from nodepass.master.settings import MasterSettings
 from nodepass.master.supervisor import Supervisor
 from nodepass.tuning import Tuning
-from tests.scenarios.harness import KEY, Node, running, sleep, until
+from tests.scenarios.harness import KEY, Node, sleep, until
 from tests.scenarios.programs import HERE, Conn, connect, data_of, echo, listen
 from tests.workers import MIB, Noted, Said
 
@@ -354,6 +355,10 @@ async def test_fifty_instances_start_quickly() -> None:
 
 _PARENT = """
 import os, sys
+if sys.argv[1] == "forks":
+    from nodepass.master.forker import prepare
+    prepare()
+    assert "twisted.internet.reactor" not in sys.modules
 from twisted.internet import reactor
 from nodepass.logs import Level, Log
 from nodepass.master.settings import MasterSettings
@@ -362,36 +367,106 @@ from nodepass.tuning import Tuning
 
 class Tenants:
     def status(self, id, run, trouble):
-        print("up", *(worker.pid for worker in supervisor._workers()), flush=True)
+        print("up", run, *(worker.pid for worker in supervisor._workers()), flush=True)
     def counted(self, reports): pass
     def ended(self, id, run): pass
     def logged(self, id, run, line): pass
     def moved(self, id, run, new): pass
 
+class Said(Log):
+    def _emit(self, level, format, fields):
+        print("said", format.format(**fields), flush=True)
+
 settings = MasterSettings(state=None, workers=2, worker_memory=1 << 40)
-supervisor = Supervisor(reactor, Tenants(), Log(Level.NONE), settings, Tuning(), os.environ)
-supervisor.start().addCallback(lambda _: supervisor.host("a", sys.argv[1], "a"))
+supervisor = Supervisor(reactor, Tenants(), Said(Level.NONE), settings, Tuning(), os.environ)
+supervisor.start().addCallback(lambda _: supervisor.host("a", sys.argv[2], "a"))
+reactor.addSystemEventTrigger("before", "shutdown", supervisor.stop)
 reactor.run()
 """
 
 
-@pytest_twisted.ensureDeferred
-async def test_a_killed_master_leaves_nothing() -> None:
-    """kill -9 of the master: its workers end at once, and their listeners with them."""
-    target = listen(echo)
-    port = free_port()
-    parent = Node()
+class Parent(Node):
+    """A program with a supervisor, which hosts one instance."""
+
+    async def up(self, run: int = 1) -> list[int]:
+        """Wait until the instance is up for the nth time; its workers."""
+        return [int(text) for text in (await self.line(f"^up {run} (.*)"))[1].split()]
+
+
+def parent(how: str, url: str) -> Parent:
+    """Start one that "forks" or "spawns" its workers."""
+    protocol = Parent()
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     reactor.spawnProcess(
-        parent,
+        protocol,
         sys.executable,
-        [sys.executable, "-c", _PARENT, forward(port, target.endpoint)],
+        [sys.executable, "-c", _PARENT, how, url],
         env={**os.environ, "PYTHONPATH": root},
     )
-    assert parent in running
-    pids = [int(text) for text in (await parent.line("^up (.*)"))[1].split()]
-    assert len(pids) == 2 and await ask(port) == b"question"
-    assert await parent.stop(signal.SIGKILL) == -1
-    await until(lambda: not any(map(alive, pids)), timeout=2, what="the workers' end")
+    return protocol
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has made."""
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        return [int(text) for text in file.read().split()]
+
+
+@pytest.mark.parametrize("how", ["forks", "spawns"])
+@pytest_twisted.ensureDeferred
+async def test_a_killed_master_leaves_nothing(how: str) -> None:
+    """kill -9 of the master: all that it has started ends at once, listeners with it."""
+    target = listen(echo)
+    port = free_port()
+    master = parent(how, forward(port, target.endpoint))
+    pids = await master.up()
+    offspring = {*pids, *children(master.pid)}
+    assert len(offspring) == (3 if how == "forks" else 2) and await ask(port) == b"question"
+    assert await master.stop(signal.SIGKILL) == -1
+    await until(lambda: not any(map(alive, offspring)), timeout=2, what="the workers' end")
     assert not await serves(port)
+    await target.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_workers_that_are_forked() -> None:
+    """One that is killed or stopped is replaced soon; its end is told as it was; they end with
+    their master."""
+    target = listen(echo)
+    port = free_port()
+    master = parent("forks", forward(port, target.endpoint))
+    for run, number in enumerate((signal.SIGKILL, signal.SIGSTOP), 1):
+        pids = await master.up(run)
+        (forker,) = children(master.pid)
+        assert sorted(children(forker)) == sorted(pids)
+        os.kill(pids[0], number)
+        took = await serves_again(port, reactor.seconds())
+        assert took < SOON
+        await master.up(run + 1)
+        assert not os.path.exists(f"/proc/{pids[0]}")
+    ends = [line for line in master.lines if line.startswith("said worker")]
+    assert "(signal 9)" in ends[0] and "(it did not answer" in ends[1] and len(ends) == 2
+    pids = [forker, *children(forker)]
+    assert await master.stop() == 0
+    await until(lambda: not any(map(alive, pids)), timeout=2, what="the workers' end")
+    await target.stop()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest_twisted.ensureDeferred
+async def test_a_forker_that_is_lost(number: int) -> None:
+    """Its workers go on, and others are started without it."""
+    target = listen(echo)
+    port = free_port()
+    master = parent("forks", forward(port, target.endpoint))
+    pids = await master.up()
+    (forker,) = children(master.pid)
+    os.kill(forker, number)
+    assert await ask(port) == b"question"
+    os.kill(pids[0], signal.SIGKILL)
+    assert await serves_again(port, reactor.seconds()) < 2 * SOON
+    fresh = await master.up(2)
+    assert await master.stop() == 0
+    pids = [forker, *pids, *fresh]
+    await until(lambda: not any(map(alive, pids)), timeout=2, what="the workers' end")
     await target.stop()
