@@ -6,6 +6,7 @@ import os
 import stat
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from twisted.application.service import IService, IServiceMaker, loadApplication
@@ -16,7 +17,7 @@ from twisted.python import usage
 
 from nodepass import tap
 from nodepass.config import parse_url
-from nodepass.errors import ConfigError, FatalError
+from nodepass.errors import ConfigError, FatalError, NodePassError
 from nodepass.parameters import PARAMETERS
 from tests.fakes import FakeReactor, FakeRole, fake_roles
 from twisted.plugins import nodepass_plugin
@@ -120,15 +121,19 @@ def test_make_service(fake_roles: list[FakeRole], monkeypatch: pytest.MonkeyPatc
     assert titles == ["twistd -n nodepass server://***@127.0.0.1:1/127.0.0.1:2"]
 
 
-def test_failure_under_twistd(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A role that fails for good is logged as critical, once, and leads to status 1."""
-    at_exit: list[object] = []
-    monkeypatch.setattr(tap.atexit, "register", at_exit.append)
+@pytest.mark.parametrize("kind, status", [(FatalError, 1), (ConfigError, 2)])
+def test_failure_under_twistd(
+    monkeypatch: pytest.MonkeyPatch, kind: type[NodePassError], status: int
+) -> None:
+    """A role that fails for good is logged as critical, once, and leads to the status of its
+    cause."""
+    at_exit: list[Any] = []
+    monkeypatch.setattr(tap.atexit, "register", lambda *call: at_exit.append(call))
     role, reactor = FakeRole(), FakeReactor()
     roles = tap.TwistdRoles([role, FakeRole()], reactor)
     roles.startService()
     with capturedLogs() as logged:
-        role.failing.callback(FatalError("no permission to bind :80"))
+        role.failing.callback(kind("no permission to bind :80"))
         roles.failed(FatalError("later"))
     roles.stopService()
     assert [event["log_level"] for event in logged] == [LogLevel.critical]
@@ -136,9 +141,9 @@ def test_failure_under_twistd(monkeypatch: pytest.MonkeyPatch) -> None:
     assert reactor.stopped == 1
     ended: list[int] = []
     monkeypatch.setattr(os, "_exit", ended.append)
-    (exit_failed,) = at_exit
-    exit_failed()
-    assert ended == [1]
+    ((exit_failed, *arguments),) = at_exit
+    exit_failed(*arguments)
+    assert ended == [status]
 
 
 def test_tap_round_trip(fake_roles: list[FakeRole], tmp_path: Path) -> None:
