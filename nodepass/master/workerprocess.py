@@ -30,9 +30,9 @@ __all__ = ["Keeper", "WorkerProcess"]
 #: Seconds that a worker may take to start: far more than a busy small machine needs.
 START_TIMEOUT = 30.0
 #: Seconds between two heartbeats: a fraction of `HANG_TIMEOUT`.
-BEAT_INTERVAL = 0.25
+BEAT_INTERVAL = 0.2
 #: Seconds without an answer after which a worker counts as hung. With the start of another, which
-#: takes half a second, its instances serve again within two.
+#: takes half a second at most, its instances serve again within two.
 HANG_TIMEOUT = 1.0
 #: The same, time included in which the machine had no CPU to give it: on one so busy, ending its
 #: sessions would make nothing better.
@@ -239,7 +239,7 @@ class WorkerProcess(ProcessProtocol):
         else:
             silence = now - self._asked
             own = silence - (starvation(self.pid) - self._starved)
-            if own > HANG_TIMEOUT or silence > STARVED_TIMEOUT:
+            if own >= HANG_TIMEOUT or silence >= STARVED_TIMEOUT:
                 self.kill(f"it did not answer for {silence:.1f} s")
                 return
         self._expect()
