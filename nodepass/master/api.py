@@ -217,8 +217,9 @@ class Api:
             self._check_streams()
             await self._master.streams.follow(request, self._master.tails, call.id, lines)
         else:
-            text = self._master.tails.tail(call.id, lines)
-            request.answer(200, text, b"text/plain; charset=utf-8")
+            # It is text, even where there is none.
+            request.setHeader(b"Content-Type", b"text/plain; charset=utf-8")
+            request.answer(200, self._master.tails.tail(call.id, lines), None)
 
     async def get_events(self, call: Call) -> None:
         self._check_streams()
