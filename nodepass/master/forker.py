@@ -8,6 +8,7 @@ programs of their own.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import signal
@@ -118,6 +119,8 @@ def prepare() -> None:
         import_module(module)
     try:
         _prepared = Forker.start()
+        # It would end by itself a moment later; a master that has ended leaves nothing.
+        atexit.register(_prepared.close)
     except OSError:
         pass  # no process to give: workers that are spawned will say so
 
