@@ -217,9 +217,8 @@ class Api:
             self._check_streams()
             await self._master.streams.follow(request, self._master.tails, call.id, lines)
         else:
-            # It is text, even where there is none.
-            request.setHeader(b"Content-Type", b"text/plain; charset=utf-8")
-            request.answer(200, self._master.tails.tail(call.id, lines), None)
+            text = self._master.tails.tail(call.id, lines)
+            request.answer(200, text, b"text/plain; charset=utf-8")
 
     async def get_events(self, call: Call) -> None:
         self._check_streams()

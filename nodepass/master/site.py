@@ -153,7 +153,8 @@ class MasterRequest(Request):
         if self._disconnected or self.finished:
             return
         self.setResponseCode(code)
-        if body and kind is not None:
+        # An empty text is a text; no JSON is empty.
+        if kind is not None and (body or kind != JSON):
             self.setHeader(b"Content-Type", kind)
         if code != 204:
             self.setHeader(b"Content-Length", b"%d" % len(body))
