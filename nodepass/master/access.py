@@ -79,6 +79,10 @@ class Access:
         """Answers that are being delayed."""
         return self._delayed
 
+    def knows(self, given: bytes | None) -> bool:
+        """Tell whether a key is the right one."""
+        return given is not None and hmac.compare_digest(given, self._key().encode())
+
     def check(self, given: bytes | None, address: str) -> Deferred[Refusal | None]:
         """Tell whether a request may be served; fires with None at once when it may.
 
@@ -89,7 +93,7 @@ class Access:
         if not given:
             # This guesses nothing.
             return succeed(Refusal(REQUIRED))
-        if hmac.compare_digest(given, self._key().encode()):
+        if self.knows(given):
             return succeed(None)
         self._log.limited(
             ("access", _network(address)),

@@ -164,7 +164,9 @@ class MasterService(Service):
             for warning in warnings:
                 log.warn("{warning}", warning=warning)
             self._master = Master(self.config, settings, tuning, reactor, log)
-            self._site = MasterSite(Api(self._master).resource, reactor, log)
+            self._site = MasterSite(
+                Api(self._master).resource, reactor, log, knows=self._master.access.knows
+            )
             self._port = ApiPort(
                 reactor,
                 self.config,

@@ -7,6 +7,7 @@ errors have, and every answer has the headers that let browsers on other sites r
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from io import BytesIO
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -75,18 +76,21 @@ class MasterRequest(Request):
     content: Any
     site: Any
     _size = 0
+    _keeps = True
 
     # What arrives
 
     def gotLength(self, length: int | None) -> None:
         # In memory: it is bounded, and a full disk is no reason to refuse it.
         self.content = BytesIO()
+        # Strangers get the same answer whatever they send, and so it fills no memory.
+        self._keeps = self.channel.site.knows(self.getHeader(b"X-API-Key"))
 
     def handleContentChunk(self, data: bytes) -> None:
         self._size += len(data)
         if self._size > MOST_BODY:
             self.channel.refuse(413, "Request body too large")
-        else:
+        elif self._keeps:
             self.content.write(data)
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
@@ -338,18 +342,27 @@ class MasterSite(Site):
     """Makes connections, as many as there may be.
 
     :param resource: answers the requests.
+    :param most: how many connections there may be.
+    :param knows: tells whether who sends a key, None for no key, may say something that counts;
+        the bodies of others are read and thrown away.
     """
 
     noisy = False
     protocol: Any = MasterChannel
 
     def __init__(
-        self, resource: IResource, reactor: IReactorTime, log: Log, most: int = MOST_CONNECTIONS
+        self,
+        resource: IResource,
+        reactor: IReactorTime,
+        log: Log,
+        most: int = MOST_CONNECTIONS,
+        knows: Callable[[bytes | None], bool] = lambda key: True,
     ) -> None:
         super().__init__(
             resource, requestFactory=MasterRequest, timeout=IDLE_TIMEOUT, reactor=reactor
         )
         self._master_log = log
+        self.knows = knows
         self._most = most
         self._connections: dict[MasterChannel, None] = {}
         # Those that wait for a request or receive one, longest first.

@@ -156,6 +156,21 @@ def test_announced_body_too_large(site: Site) -> None:
     refused(connection, 413, "Request body too large")
 
 
+def test_body_of_a_stranger(page: Page) -> None:
+    """The body of a request without the right key fills no memory, and too much of it is too
+    large all the same; the next request on the connection is read as ever."""
+    site = Site(page, knows=lambda key: key == b"right")
+    connection = site.connect()
+    for key, seen in (("X-API-Key: wrong", b""), ("X: y", b""), ("X-API-Key: right", b"whole")):
+        connection.send(f"POST /x HTTP/1.1\r\n{key}\r\nContent-Length: 5\r\n\r\nwhole".encode())
+        assert connection.answer()[2] == b"POST /x " + seen
+    connection.send(b"POST /x HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n")
+    chunk = b"10000\r\n" + bytes(65536) + b"\r\n"
+    for _ in range(17):
+        connection.send(chunk)
+    refused(connection, 413, "Request body too large")
+
+
 def test_length_beyond_all_numbers(site: Site) -> None:
     """A length that no integer is made of is too large, and not a cause for a traceback."""
     connection = site.connect()
