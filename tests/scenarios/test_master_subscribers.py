@@ -19,10 +19,10 @@ from tests.scenarios.programs import descriptors_of, memory_of
 
 READERS = 290
 SILENT = 10
-#: Changes of an instance, and its tags, which make an event of 25 kB: together more than what is
-#: kept for those who do not read, a queue of 2 MiB and what the kernel holds.
-CHANGES = 120
-TAGS = 50
+#: Changes of an instance, and its tags, which make an event of 31 kB: together more than what is
+#: kept for those who do not read, a queue of 2 MiB and 2.5 MB that the kernel holds.
+CHANGES = 170
+TAGS = 62
 #: Bytes by which the master may grow.
 MOST_GROWTH = 48 << 20
 #: Seconds after which an event may arrive. A machine with nothing else to do takes a tenth.
@@ -71,7 +71,7 @@ async def test_silent_subscribers_among_hundreds(tmp_path: Path) -> None:
     before, most = memory_of(master.pid), 0
     others: list[str] = []
     for number in range(CHANGES + 1):
-        tags = {f"{index:0>240}": "x" * 240 for index in range(TAGS)}
+        tags = {f"{index:0>250}": "x" * 250 for index in range(TAGS)}
         tags["change"] = f"{number} at {time.monotonic()}"
         answer = await api.call("PATCH", f"/instances/{id}", {"meta": {"tags": tags}})
         assert answer.status == 200
