@@ -163,7 +163,7 @@ class MasterConfig:
     def effective_url(self) -> str:
         """Return a URL that spells out every parameter that has a value."""
         where = UNIX + quote(self.unix, safe="") if self.unix else _quote_address(self._bound)
-        return f"{self.core}://{where}{quote(self.prefix)}?{_spell_query(self)}"
+        return f"{self.core}://{where}{self.prefix}?{_spell_query(self)}"
 
     @property
     def _bound(self) -> Address:
@@ -256,7 +256,11 @@ def _parse_master(url: str, parts: URLParts) -> MasterConfig:
             )
     else:
         listen = _parse_named_address("master", parts.tunnel, parts.doubtful)
-    prefix = "/" + re.sub("/+", "/", unquote(parts.path)).strip("/")
+    prefix = "/" + re.sub("/+", "/", parts.path).strip("/")
+    if not re.fullmatch("[A-Za-z0-9._~/-]*", prefix):
+        raise ConfigError(
+            f"prefix {printable(prefix, 80)}: odd characters; accepted: letters, digits and ._~-/"
+        )
     return MasterConfig(
         listen=listen,
         unix=unix,

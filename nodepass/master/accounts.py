@@ -6,7 +6,8 @@ others, and shown when it is saved: a total that a client has seen survives a cr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
 
 from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -46,6 +47,7 @@ class Accounts:
 
     :param save: writes the sums of instances; its Deferred fires when they are durable.
     :param saved: called with what became durable.
+    :param kept: called with the instances whose traffic could not be saved for now.
     """
 
     def __init__(
@@ -54,11 +56,13 @@ class Accounts:
         log: Log,
         save: Callable[[Mapping[str, Totals]], Deferred[None]],
         saved: Callable[[Mapping[str, Totals]], None],
+        kept: Callable[[Iterable[str]], None],
     ) -> None:
         self._clock = clock
         self._log = log
         self._save = save
         self._saved = saved
+        self._kept = kept
         self._seen: dict[tuple[str, int], Totals] = {}
         self._unsaved: dict[str, Totals] = {}
         self._writing: dict[str, Totals] = {}
@@ -67,9 +71,10 @@ class Accounts:
 
     def counted(self, id: str, run: int, stats: Stats) -> bool:
         """Take a checkpoint; whether there is something new to save."""
-        now = _totals(stats)
-        delta = _since(now, self._seen.get((id, run), Totals()))
-        self._seen[id, run] = now
+        before = self._seen.get((id, run), Totals())
+        delta = _since(_totals(stats), before)
+        # Not what it says now: a counter that fell would be counted again when it is back.
+        self._seen[id, run] = before + delta
         if not delta:
             return False
         self._unsaved[id] = self._unsaved.get(id, Totals()) + delta
@@ -83,6 +88,15 @@ class Accounts:
     def pending(self, id: str) -> Totals:
         """What an instance has counted beyond its saved total."""
         return self._writing.get(id, Totals()) + self._unsaved.get(id, Totals())
+
+    @asynccontextmanager
+    async def held(self) -> AsyncIterator[None]:
+        """Save nothing meanwhile."""
+        await self._lock.acquire()
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     def reset(self, id: str) -> None:
         """What was counted so far no longer counts."""
@@ -111,8 +125,7 @@ class Accounts:
         Deferred.fromCoroutine(self._write()).addErrback(self._unexpected)
 
     async def _write(self) -> None:
-        await self._lock.acquire()
-        try:
+        async with self.held():
             self._writing, self._unsaved = self._unsaved, {}
             if not self._writing:
                 return
@@ -126,11 +139,10 @@ class Accounts:
                 )
                 self._unsaved = {id: self.pending(id) for id in {**self._writing, **self._unsaved}}
                 self._schedule(RETRY)
+                self._kept(list(self._writing))
             else:
                 self._saved(self._writing)
             self._writing = {}
-        finally:
-            self._lock.release()
 
     def _unexpected(self, failure: Failure) -> None:
         self._log.failure("saving traffic totals failed", failure)

@@ -125,6 +125,8 @@ class Api:
                 allowed = ", ".join([*methods, "OPTIONS"])
                 request.setHeader("Allow", allowed)  # type: ignore[no-untyped-call]
                 raise ApiError(405, "Method not allowed")
+            if parts.get("id") == MASTER_ID and route.method in ("PUT", "DELETE"):
+                raise ApiError(403, "Forbidden: API Key")
             handler: Callable[[Call], Awaitable[None]] = getattr(self, route.handler)
             await handler(self._read(request, route, parts.get("id", "")))
         except ApiError as error:
@@ -193,11 +195,9 @@ class Api:
 
     async def replace_instance(self, call: Call) -> None:
         new: NewURL = call.body
-        _forbid_key(call)
         _reply(call, await self._master.registry.replace(call.id, new.url))
 
     async def delete_instance(self, call: Call) -> None:
-        _forbid_key(call)
         await self._master.registry.delete(call.id)
         call.request.answer(204)
 
@@ -256,6 +256,8 @@ class Api:
 
     def _asset(self, request: MasterRequest, name: str) -> Any:
         file = swagger.asset(name)
+        if file is not None and request.method == b"OPTIONS":
+            return b""
         if file is None or request.method not in (b"GET", b"HEAD"):
             return self._unrouted(request)
         return file
@@ -272,11 +274,6 @@ class Api:
 
 def _reply(call: Call, record: object, status: int = 200) -> None:
     call.request.answer(status, encode(record) + b"\n")
-
-
-def _forbid_key(call: Call) -> None:
-    if call.id == MASTER_ID:
-        raise ApiError(403, "Forbidden: API Key")
 
 
 def _parameter(request: MasterRequest, query: Query) -> Any:

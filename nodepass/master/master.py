@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from attrs import asdict, evolve
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred, DeferredList, DeferredLock
 from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
@@ -63,6 +63,7 @@ class Master:
         self._log = log
         self._tuning = tuning
         self._identity = Identity(mid="", key="")
+        self._identity_lock = DeferredLock()
         self._began = 0.0
         self._opened = False
         self._backup_timer: IDelayedCall | None = None
@@ -74,7 +75,14 @@ class Master:
         self.access = Access(reactor, lambda: self._identity.key, log)
         self.tcping = Tcping(reactor)
         self.registry = Registry(
-            config, self.store, self.hub, self.tails, reactor, log, self._keep_history
+            config,
+            self.store,
+            self.hub,
+            self.tails,
+            reactor,
+            log,
+            self._keep_history,
+            self._forget_history,
         )
         self._machine = Machine()
         self._host = Supervisor(reactor, self.registry, log, settings, tuning, os.environ)
@@ -142,9 +150,7 @@ class Master:
 
     async def rotate_key(self) -> Instance:
         """Make a new API key; subscribers learn of it, and have to come back with it."""
-        identity = evolve(self._identity, key=new_api_key())
-        await saved(self.store.set_identity(identity))
-        self._identity = identity
+        await self._change_identity(lambda now: evolve(now, key=new_api_key()))
         self._log.info("API key renewed by a client of the API")
         shown = self.key_instance()
         self.hub.publish("update", shown)
@@ -159,10 +165,18 @@ class Master:
         """
         check_length("Master alias", alias)
         if alias and alias != self._identity.alias:
-            identity = evolve(self._identity, alias=alias)
+            await self._change_identity(lambda now: evolve(now, alias=alias))
+            self.hub.publish("update", self.key_instance())
+
+    async def _change_identity(self, change: Callable[[Identity], Identity]) -> None:
+        """Save a change; one after another, so that none undoes another."""
+        await self._identity_lock.acquire()
+        try:
+            identity = change(self._identity)
             await saved(self.store.set_identity(identity))
             self._identity = identity
-            self.hub.publish("update", self.key_instance())
+        finally:
+            self._identity_lock.release()
 
     def info(self) -> Info:
         """Describe the master and its machine."""
@@ -184,6 +198,9 @@ class Master:
 
     def _keep_history(self, batch: Mapping[str, Totals]) -> None:
         self.traffic.add(time.time(), batch).addErrback(self._unexpected)
+
+    def _forget_history(self, id: str) -> None:
+        self.traffic.forget(id).addErrback(self._unexpected)
 
     def _schedule_backup(self) -> None:
         interval = self._tuning.reload_interval

@@ -53,6 +53,7 @@ class Registry:
     :param hub: is told of every change.
     :param tails: keeps the last lines of each log.
     :param keep_history: takes traffic that was counted, once it is part of the totals.
+    :param forget_history: is told of an instance that is gone for good.
     :ivar accounts: what the instances have counted.
     """
 
@@ -65,6 +66,7 @@ class Registry:
         clock: IReactorTime,
         log: Log,
         keep_history: Callable[[Mapping[str, Totals]], None],
+        forget_history: Callable[[str], None],
     ) -> None:
         self._config = config
         self._store = store
@@ -77,7 +79,8 @@ class Registry:
         self._host: Host | None = None
         self._stopping = False
         self._keep_history = keep_history
-        self.accounts = Accounts(clock, log, self._save, self._saved)
+        self._forget_history = forget_history
+        self.accounts = Accounts(clock, log, self._save, self._saved, self._kept)
 
     # What there is.
 
@@ -206,6 +209,7 @@ class Registry:
             del self._entries[id]
             self._publish("delete", entry)
             self.accounts.forget(id)
+            self._forget_history(id)
             self._tails.forget(id)
             self._log.info("instance deleted: {url} [{id}]", url=entry.url.url, id=id)
 
@@ -215,10 +219,13 @@ class Registry:
         entry = self._entries.get(id)
         if entry is None or entry.run != run:
             return
-        status = "running" if trouble is None else "error"
-        if entry.status != status:
-            entry.status = status
-            self._publish("update", entry)
+        self._cancel_start(entry)
+        pause = entry.stopped_at + RESTART_PAUSE - self._clock.seconds()
+        if trouble is None and pause > 0:
+            # It was quick: clients still have to see it stopped.
+            entry.starting = self._clock.callLater(pause, self._show, entry, "running")
+        else:
+            self._show(entry, "running" if trouble is None else "error")
 
     def counted(self, reports: list[tuple[str, int, Stats]]) -> None:
         for id, run, stats in reports:
@@ -255,9 +262,8 @@ class Registry:
         if entry is None or entry.run != run:
             return
         entry.run, entry.stats = new, Stats()
-        if entry.status != "stopped":
-            entry.status = "stopped"
-            self._publish("update", entry)
+        self._cancel_start(entry)
+        self._show(entry, "stopped")
 
     # How it is done.
 
@@ -276,8 +282,7 @@ class Registry:
             return
         entry.stats = Stats()
         if not entry.url.hosted:
-            entry.status = "error"
-            self._publish("update", entry)
+            self._show(entry, "error")
             return
         entry.run = self._host.host(entry.record.id, entry.url.hosted, entry.record.id)
 
@@ -288,9 +293,14 @@ class Registry:
             entry.run = None
             assert self._host is not None
             await self._host.release(entry.record.id)
-        if entry.status != "stopped":
-            entry.status = "stopped"
-            entry.stopped_at = self._clock.seconds()
+        self._show(entry, "stopped")
+
+    def _show(self, entry: Entry, status: str) -> None:
+        entry.starting = None
+        if entry.status != status:
+            entry.status = status
+            if status == "stopped":
+                entry.stopped_at = self._clock.seconds()
             self._publish("update", entry)
 
     def _cancel_start(self, entry: Entry) -> None:
@@ -309,25 +319,19 @@ class Registry:
         meta = changed_meta(record.meta, change.meta)
         if meta != record.meta:
             steps.append(record := evolve(record, meta=meta))
-        if steps:
+        if change.action == "reset":
+            # No total may be written between this one and its effect here.
+            async with self.accounts.held():
+                await saved(self._store.put(evolve(record, totals=Totals())))
+                self.accounts.reset(record.id)
+        elif steps:
             await saved(self._store.put(evolve(record, totals=self._totals(record.id))))
         for step in steps:
             entry.record = evolve(step, totals=entry.record.totals)
             self._publish("update", entry)
         if change.action == "reset":
-            await self._reset(entry)
-
-    async def _reset(self, entry: Entry) -> None:
-        """Count from 0 again. First here, so that what is counted meanwhile is added to 0."""
-        id, before = entry.record.id, self._totals(entry.record.id)
-        self.accounts.reset(id)
-        entry.record = evolve(entry.record, totals=Totals())
-        try:
-            await saved(self._store.put_totals({id: Totals()}))
-        except ApiError:
-            entry.record = evolve(entry.record, totals=entry.record.totals + before)
-            raise
-        self._publish("update", entry)
+            entry.record = evolve(entry.record, totals=Totals())
+            self._publish("update", entry)
 
     def _totals(self, id: str) -> Totals:
         """What is to be written as the total: a write that is under way must not be undone."""
@@ -344,6 +348,12 @@ class Registry:
             if entry is not None:
                 entry.record = evolve(entry.record, totals=entry.record.totals + delta)
                 self._publish("update", entry)
+
+    def _kept(self, ids: Iterable[str]) -> None:
+        """Traffic can't be saved for now: show how the instances are, with the totals they had."""
+        for id in ids:
+            if id in self._entries:
+                self._publish("update", self._entries[id])
 
     def _publish(self, kind: str, entry: Entry) -> None:
         self._hub.publish(kind, entry.snapshot())

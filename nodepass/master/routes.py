@@ -140,7 +140,13 @@ ROUTES: tuple[Route, ...] = (
         request=InstanceChange,
         answers=(
             _json(200, "the instance after the change was accepted", Instance),
-            _error(400, _INVALID_BODY, "Invalid action: ...", "... exceeds maximum length 256"),
+            _error(
+                400,
+                _INVALID_BODY,
+                "Invalid action: ...",
+                "... exceeds maximum length 256",
+                "Meta tags exceed maximum number 64",
+            ),
             _NOT_FOUND,
             _NOT_SAVED,
         ),

@@ -59,11 +59,12 @@ def accept(text: str, master: MasterConfig, *, fill: bool = True) -> InstanceURL
     pairs = parse_qsl(query[1:], keep_blank_values=True, errors="surrogateescape")
     inherited = _inherited(scheme, pairs, master) if fill else []
     if inherited:
-        query = "?" + _write([*_without(pairs, inherited), *inherited])
+        pairs = [*_without(pairs, inherited), *inherited]
+        query = "?" + _write(pairs)
     url = f"{scheme}://{rest}{query}{fragment}"
     hosted = url
     if "wire" in master.given and not _value(pairs, "wire"):
-        more = [*_without([*pairs, *inherited], [("wire", "")]), ("wire", master.wire)]
+        more = [*_without(pairs, [("wire", "")]), ("wire", master.wire)]
         hosted = f"{scheme}://{rest}?{_write(more)}"
     config = parse_role_url(hosted)
     user, at, _ = rest.partition("/")[0].rpartition("@")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import pytest_twisted
+from twisted.internet.defer import Deferred
 
 from tests.scenarios.harness import sleep
 from tests.scenarios.masters import KEY, Caller, Running, master
@@ -111,6 +112,7 @@ async def test_refusals(tmp_path: Path) -> None:
         ("PUT", f"/instances/{id}", {"url": "x"}, 400, "Invalid URL format"),
         ("PUT", f"/instances/{id}", {"url": before["url"]}, 409, "Instance URL conflict"),
         ("PUT", "/instances/********", {"url": SERVER}, 403, "Forbidden: API Key"),
+        ("PUT", "/instances/********", b"[", 403, "Forbidden: API Key"),
         ("DELETE", "/instances/********", None, 403, "Forbidden: API Key"),
         ("GET", "/instances/", None, 400, "Instance ID is required"),
         ("GET", "/instances/00000000", None, 404, "Instance not found"),
@@ -144,7 +146,7 @@ async def test_order_of_checks(tmp_path: Path) -> None:
     running = await master(tmp_path, prefix="/a/b/")
     api = running.api
     assert api.prefix == "/a/b"
-    for path in ("/instances", "/instances/x", "/events", "/info", "/openapi.json"):
+    for path in ("/instances", "/instances/x", "/events", "/info", "/docs/swagger-ui.css"):
         answer = await api.call("OPTIONS", path, key=None)
         assert (answer.status, answer.body) == (200, b"")
         assert answer.header("Access-Control-Allow-Headers") == CORS["Access-Control-Allow-Headers"]
@@ -325,4 +327,24 @@ async def test_large_bodies(tmp_path: Path, length: int, status: int) -> None:
     running = await master(tmp_path)
     answer = await running.api.call("POST", "/instances", b"[" + b" " * (length - 1))
     assert answer.status == status
+    await running.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_two_changes_of_the_master_at_once(tmp_path: Path) -> None:
+    """A new key and a new alias, asked for side by side: both last."""
+    running = await master(tmp_path)
+    api = running.api
+    rotating = Deferred.fromCoroutine(
+        api.call("PATCH", "/instances/********", {"action": "restart"})
+    )
+    naming = Deferred.fromCoroutine(api.call("POST", "/info", {"alias": "home"}))
+    key = (await rotating).json()["url"]
+    assert (await naming).status == 200
+    answer = await api.call("GET", "/info", key=key)
+    assert (answer.status, answer.json()["alias"]) == (200, "home")
+    await running.stop()
+    running = await master(tmp_path)
+    assert running.api.key == key
+    assert (await running.api.call("GET", "/info")).json()["alias"] == "home"
     await running.stop()

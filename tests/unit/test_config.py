@@ -640,6 +640,13 @@ def test_masters_on_a_unix_socket() -> None:
         parse_url("master://unix:api.sock/p")
 
 
+def test_odd_prefixes() -> None:
+    """Only what needs no escape anywhere can be a prefix."""
+    for path in ("/<id>", "/%3Cid%3E", "/a?b".replace("?", "%3F"), "/é"):
+        with pytest.raises(ConfigError, match="odd characters"):
+            parse_url(f"master://:1{path}")
+
+
 def test_a_master_is_no_tunnel() -> None:
     """Where only a tunnel will do, it is refused; a user name is of no use to it."""
     with pytest.raises(ConfigError, match="accepted: server, client"):

@@ -108,11 +108,19 @@ class Case:
         self.clock = Clock()
         self.store = FakeStore()
         self.host = FakeHost()
+        self.forgotten: list[str] = []
         self.history: list[Mapping[str, Totals]] = []
         self.hub = EventHub(lambda: ())
         store: Any = self.store
         self.registry = Registry(
-            config, store, self.hub, LogTail(), self.clock, Log(Level.NONE), self.history.append
+            config,
+            store,
+            self.hub,
+            LogTail(),
+            self.clock,
+            Log(Level.NONE),
+            self.history.append,
+            self.forgotten.append,
         )
         self.seen: list[tuple[str, str]] = []
         self.hub.subscribe(self._told)
@@ -299,6 +307,7 @@ def test_totals_wait_for_space() -> None:
     case.report(id, 100)
     case.clock.advance(GATHERING)
     assert case.registry.get(id).tcprx == 0
+    assert case.registry.get(id).tcps == 3 and case.seen[-1] == ("update", "running")
     case.store.full = False
     case.report(id, 150)
     case.clock.advance(RETRY)
@@ -337,6 +346,7 @@ def test_a_deleted_instance_stays_deleted() -> None:
     case.registry.ended(id, run)
     case.clock.advance(RETRY)
     assert len(case.seen) == count and not case.store.records
+    assert case.forgotten == [id]
     with pytest.raises(ApiError) as caught:
         case.registry.get(id)
     assert caught.value.status == 404
@@ -391,9 +401,11 @@ def test_moved_by_its_host() -> None:
     case.registry.moved(id, old, 77)
     assert case.registry.get(id).status == "stopped"
     case.registry.status(id, 77, None)
+    assert case.registry.get(id).status == "stopped"
+    case.clock.advance(RESTART_PAUSE)
+    assert case.registry.get(id).status == "running"
     case.report(id, 8, 77)
     case.clock.advance(GATHERING)
-    assert case.registry.get(id).status == "running"
     assert case.registry.get(id).tcprx == 58
 
 
@@ -437,3 +449,47 @@ def test_after_the_stop_nothing_starts() -> None:
     case.registry.stop()
     case.clock.advance(1)
     assert len(case.host.urls) == 1 and not case.clock.getDelayedCalls()
+
+
+def test_a_change_and_a_reset_are_one() -> None:
+    """Where they can't be saved, neither is done."""
+    case = Case()
+    id = case.create()
+    case.up(id)
+    case.report(id, 100)
+    case.clock.advance(GATHERING)
+    case.store.full = True
+    with pytest.raises(ApiError):
+        case.change(id, alias="x", action="reset")
+    assert (case.registry.get(id).alias, case.registry.get(id).tcprx) == ("", 100)
+    case.store.full = False
+    case.change(id, alias="x", action="reset")
+    assert case.store.records[id].alias == "x"
+    assert case.store.records[id].totals.tcprx == 0
+
+
+def test_what_is_counted_in_a_reset_waits_for_it() -> None:
+    """No total is written that the reset would have to undo."""
+    case = Case()
+    id = case.create()
+    case.up(id)
+    case.store.slow = True
+    resetting = Deferred.fromCoroutine(case.registry.change(id, InstanceChange(action="reset")))
+    case.report(id, 100)
+    case.clock.advance(GATHERING)
+    assert len(case.store.waiting) == 1
+    case.store.work()
+    case.store.work()
+    assert resetting.called
+    assert case.store.records[id].totals.tcprx == case.registry.get(id).tcprx == 0
+
+
+def test_counters_that_fall_are_not_counted_twice() -> None:
+    """A run that shows nothing for a moment goes on where it was."""
+    case = Case()
+    id = case.create()
+    case.up(id)
+    for count in (1000, 0, 1000, 1200):
+        case.report(id, count)
+        case.clock.advance(GATHERING)
+    assert case.registry.get(id).tcprx == 1200

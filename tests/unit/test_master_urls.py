@@ -84,3 +84,11 @@ def test_same() -> None:
     assert same("server://:1/:2?a=1&b=2", "SERVER://:1/:2?b=2&a=1")
     assert not same("server://:1/:2?a=1", "server://:1/:2?a=2")
     assert not same("server://:1/:2", "client://:1/:2")
+
+
+def test_empty_values_count_as_none_everywhere() -> None:
+    """What is shown, spelled out and hosted agree, also where the master gives the wire."""
+    found = accept("server://:1/:2?tls=&log=", master("master://:1?tls=1&log=debug&wire=any"))
+    assert found.url == "server://:1/:2?log=debug&tls=1"
+    assert "log=debug&tls=1&" in found.config
+    assert found.hosted == "server://:1/:2?log=debug&tls=1&wire=native"
