@@ -39,10 +39,12 @@ from .trust import Trust
 __all__ = ["MasterClient"]
 
 #: Seconds without a byte of an event stream after which it counts as lost, where the master has
-#: shown that it sends a comment after 15 s: three of them.
+#: shown, by a comment or an id, that it sends a comment after 15 s: three of them.
 STREAM_SILENCE = 45.0
 #: Seconds before a lost event stream is asked for again, where the master does not say.
 RECONNECT_AFTER = 3.0
+#: Least seconds between two tries, whatever the master says: a 0 would keep both busy.
+RECONNECT_AT_LEAST = 1.0
 #: Most seconds between two tries: soon enough for somebody who watches.
 RECONNECT_AT_MOST = 30.0
 #: Most bytes of a line of a followed log; masters cut theirs earlier.
@@ -270,11 +272,13 @@ class MasterClient:
         :param on_loss: called at each loss with its cause and the seconds until the next try.
         """
         wanted = frozenset(types)
-        params = {"types": ",".join(sorted(wanted))} if wanted else {}
+        # Asked for in any case: a master that sends ids sends comments too, so that its silence
+        # shows that the connection is dead.
+        params = {"resume": "1"}
+        if wanted:
+            params["types"] = ",".join(sorted(wanted))
         if instance is not None:
             params["instance"] = instance
-        if resume:
-            params["resume"] = "1"
         last_id = ""
         base, failures, connected = RECONNECT_AFTER, 0, False
         while True:
@@ -300,7 +304,7 @@ class MasterClient:
                     body.close()
                     last_id = parser.last_id
                     if parser.retry is not None:
-                        base = parser.retry / 1000
+                        base = max(parser.retry / 1000, RECONNECT_AT_LEAST)
                 raise Cut(f"{self._web.address}: the event stream ended")
             except (Cut, Silent, Unreachable, ServerTrouble) as error:
                 if not connected:

@@ -365,7 +365,7 @@ class Events(Case):
         self.agent.flush()
         self.cut()
         self.wait(4)
-        self.assertNotIn("resume", self.fake.requests[-1][1])
+        self.assertEqual(len(self.fake.requests), 2)
         self.assertIsNone(self.fake.headers[-1].getRawHeaders("Last-Event-ID"))
 
     def test_back_off(self) -> None:
@@ -425,6 +425,35 @@ class Events(Case):
         [(error, _)] = self.losses
         assert isinstance(error, Silent)
         self.assertEqual(self.fake.streams, [])
+
+    def test_silence_without_resuming(self) -> None:
+        """Ids are asked for even where nothing is resumed: they show a master whose silence counts.
+
+        One whose checkpoints come every few seconds never sends a comment.
+        """
+        self.read(resume=False)
+        self.assertIn("resume=1", self.fake.requests[-1][1])
+        self.fake.event("initial", "aaaaaaaa", number="6")
+        self.agent.flush()
+        for _ in range(2):
+            self.wait(master.STREAM_SILENCE)
+            assert isinstance(self.losses[-1][0], Silent)
+            # The next connection may be dead before its first event.
+            self.wait(self.losses[-1][1])
+            self.assertEqual(len(self.fake.streams), 1)
+        self.assertEqual(len(self.losses), 2)
+
+    def test_no_pause(self) -> None:
+        """A master that asks for no pause before the next try gets one all the same."""
+        self.read()
+        for _ in range(2):
+            self.fake.send(b"retry: 0\n\n")
+            self.agent.flush()
+            self.cut()
+            self.wait(0.9)
+            self.assertEqual(self.fake.streams, [])
+            self.wait(1.1)
+        self.assertEqual([delay for _, delay in self.losses], [1.0, 2.0])
 
     def test_no_stream(self) -> None:
         """Another page at that place is not waited for."""
