@@ -105,9 +105,16 @@ class MasterClient:
         """Return an instance."""
         return await self._ask(Instance, "GET", "instances", id)
 
-    async def create(self, url: str, alias: str | None = None) -> Instance:
-        """Make an instance of a tunnel's URL. It is started at once, in the background."""
-        return await self._ask(Instance, "POST", "instances", body=_given(url=url, alias=alias))
+    async def create(
+        self, url: str, alias: str | None = None, *, restart: bool | None = None
+    ) -> Instance:
+        """Make an instance of a tunnel's URL. It is started at once, in the background.
+
+        :param restart: whether it starts with the master. Masters of other implementations take no
+            notice: compare the instance that is returned.
+        """
+        body = _given(url=url, alias=alias, restart=restart)
+        return await self._ask(Instance, "POST", "instances", body=body)
 
     async def restore(
         self,

@@ -163,10 +163,13 @@ _CHANGES = ("initial", "create", "update", "delete", "shutdown")
 
 async def create(run: Run) -> None:
     """``create``."""
-    made = await run.master.create(run.options.url, run.options.alias)
-    if run.options.no_restart:
-        await run.master.change(made.id, restart=False)
+    restart = False if run.options.no_restart else None
+    made = await run.master.create(run.options.url, run.options.alias, restart=restart)
+    # First of all: it is there now, whatever becomes of the rest.
     run.out.line(printable(made.id))
+    # Masters of other implementations take notice of URL and alias alone.
+    if restart is not None and made.restart != restart:
+        await run.master.change(made.id, restart=restart)
 
 
 def _each(action: Callable[[MasterClient, str], Awaitable[object]], done: str) -> Any:
@@ -301,7 +304,8 @@ async def import_document(run: Run) -> None:
             try:
                 await _carry_out(run, step)
             except Refused as error:
-                run.failed(f"{step.id or step.entry.id or step.entry.alias}: {error}")
+                name = step.id or step.entry.id or step.entry.alias or mask(step.entry.url)
+                run.failed(f"{printable(name)}: {error}")
                 continue
         counts[step.sign] += 1
     if run.options.dry_run:
@@ -393,8 +397,9 @@ async def _restore(run: Run, step: Step) -> None:
 
 async def rotate_key(run: Run) -> None:
     """``key rotate``."""
-    run.out.line(await run.master.rotate_key())
-    run.out.note(f"the old key is void; put the new one where it was: {run.target.key_from}")
+    run.out.line(printable(await run.master.rotate_key()))
+    where = printable(run.target.key_from)
+    run.out.note(f"the old key is void; put the new one where it was: {where}")
 
 
 #: What each command does.

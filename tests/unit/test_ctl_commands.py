@@ -160,7 +160,8 @@ class Changing(Case):
         self.assertEqual(
             self.run_command("create", "--alias", "n", "--no-restart", url), "00000002\n"
         )
-        self.assertEqual(self.bodies(), [{"url": url, "alias": "n"}, {"restart": False}])
+        # One request, so that nothing can come between the two halves of it.
+        self.assertEqual(self.bodies(), [{"url": url, "alias": "n", "restart": False}])
         self.assertIn("Invalid URL scheme", self.fail_command(Refused, "create", "x://"))
 
     def test_actions(self) -> None:
@@ -229,6 +230,10 @@ class Changing(Case):
         """The new key is printed, and where the old one was found."""
         self.assertEqual(self.run_command("key", "rotate"), "f" * 32 + "\n")
         self.assertIn("--key", self.notes.getvalue())
+        answer = json.dumps({"id": "********", "url": "\x1b[2Jkey"}).encode()
+        path = "/api/v1/instances/********"
+        self.fake.answers[path] = (200, "application/json", answer)
+        self.assertEqual(self.run_command("key", "rotate"), "\\x1b[2Jkey\n")
 
 
 class Streams(Case):
@@ -347,6 +352,17 @@ class Transfer(Case):
         self.assertIn("Invalid URL scheme", self.notes.getvalue())
         self.assertIn("1 created", self.notes.getvalue())
 
+    def test_refused_by_name(self) -> None:
+        """What a document says moves no terminal, and shows no key, when it is told as an error."""
+        for entry, shown in (
+            ('alias = "y\\u001b[2J"', "y\\x1b[2J: "),
+            ('id = "y\\u009b2J"', "y\\x9b2J: "),
+            ("", "ftp://***@x: "),
+        ):
+            self.file.write_text(f"format = 1\n[[instances]]\nurl = 'ftp://geheim@x'\n{entry}\n")
+            self.run_command("import", str(self.file), status=1)
+            self.assertIn(f"nodepass: {shown}", self.notes.getvalue())
+
     def test_unusable_files(self) -> None:
         """A file that can't be read is named, and the master is not asked."""
         self.assertIn("nowhere", self.fail_command(ConfigError, "import", "/nowhere"))
@@ -374,6 +390,16 @@ class ToAnother(Case):
         )
         one = self.fake.instances["00000000"]
         self.assertEqual((one["status"], one["restart"], one["alias"]), ("stopped", False, "web"))
+
+    def test_create(self) -> None:
+        """What it takes no notice of is asked for again, once the new id is known."""
+        url = "server://:1/:2"
+        self.assertEqual(self.run_command("create", "--no-restart", url), "00000002\n")
+        self.assertEqual(self.bodies(), [{"url": url, "restart": False}, {"restart": False}])
+        path = "/api/v1/instances/00000003"
+        self.fake.answers[path] = (400, "application/json", b'{"error":"no"}')
+        self.fail_command(Refused, "create", "--no-restart", url)
+        self.assertEqual(self.out.getvalue(), "00000003\n")
 
 
 def _broken(_: str) -> int:
