@@ -8,6 +8,8 @@ from typing import TextIO
 
 import msgspec
 
+from .show import plain_json
+
 __all__ = ["Output"]
 
 _HOME_AND_CLEAR = "\x1b[H\x1b[J"
@@ -38,7 +40,7 @@ class Output:
 
     def json(self, value: object) -> None:
         """Write a record, or a list of them, as one line of JSON."""
-        self.line(msgspec.json.encode(value).decode())
+        self.line(plain_json(msgspec.json.encode(value).decode()))
 
     def note(self, text: str) -> None:
         """Tell the user something that is not the result."""

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from nodepass.client.models import Event, Info, Instance
 from nodepass.logs import mask, printable
 
-__all__ = ["clean_line", "event_line", "info_lines", "instance_table", "named", "size", "table"]
+__all__ = [
+    "clean_line",
+    "event_line",
+    "info_lines",
+    "instance_table",
+    "named",
+    "plain_json",
+    "plain_toml",
+    "size",
+    "table",
+]
 
 #: Most characters of a cell. URLs are the longest; a list of a hundred targets need not be shown.
 MOST_CELL = 300
@@ -111,6 +122,32 @@ def named(instance: Instance) -> str:
 def clean_line(line: str) -> str:
     """Return a log line without colours, and with escapes for what else is not plain to see."""
     return printable(_COLOUR.sub("", line), MOST_LINE)
+
+
+def plain_json(text: str) -> str:
+    """Return the same JSON with escapes for what is not plain to see.
+
+    Encoders leave the controls above ASCII and direction marks as they are, and terminals obey
+    them, be it behind a pipe.
+    """
+    return _plain(text, lambda char: json.dumps(char)[1:-1])
+
+
+def plain_toml(text: str) -> str:
+    """Return the same TOML with escapes for what is not plain to see, as `plain_json`."""
+    return _plain(text, _toml_escape)
+
+
+def _plain(text: str, escape: Callable[[str], str]) -> str:
+    # Line feeds are the document's own: encoders escape those inside of strings.
+    if text.replace("\n", "").isprintable():
+        return text
+    return "".join(char if char.isprintable() or char == "\n" else escape(char) for char in text)
+
+
+def _toml_escape(char: str) -> str:
+    # Unlike JSON's, these are code points, so that there are no surrogates.
+    return f"\\u{ord(char):04x}" if ord(char) < 0x10000 else f"\\U{ord(char):08x}"
 
 
 def event_line(event: Event, *, show_keys: bool) -> str:

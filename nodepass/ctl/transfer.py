@@ -19,6 +19,8 @@ from nodepass.client.models import Instance, Meta
 from nodepass.errors import ConfigError
 from nodepass.logs import printable
 
+from .show import plain_json, plain_toml
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -101,12 +103,16 @@ def document(instances: Sequence[Instance]) -> Document:
 
 
 def dump(content: Document, form: str) -> str:
-    """Return a document as text; ``form`` is ``toml`` or ``json``."""
+    """Return a document as text; ``form`` is ``toml`` or ``json``.
+
+    What is not plain to see is escaped, as the text may be shown on a terminal.
+    """
     plain = msgspec.to_builtins(content)
     plain["instances"] = [_without_empty(entry) for entry in plain["instances"]]
     if form == "json":
-        return msgspec.json.format(msgspec.json.encode(plain), indent=2).decode() + "\n"
-    return "# Tunnels of a nodepass master. Their keys are in it.\n" + tomli_w.dumps(plain)
+        return plain_json(msgspec.json.format(msgspec.json.encode(plain), indent=2).decode()) + "\n"
+    head = "# Tunnels of a nodepass master. Their keys are in it.\n"
+    return head + plain_toml(tomli_w.dumps(plain))
 
 
 def _without_empty(members: dict[str, Any]) -> dict[str, Any]:

@@ -99,6 +99,15 @@ class Listing(Case):
         self.assertEqual([one["id"] for one in found], ["1a2b3c4d", "1a2b0000"])
         self.assertEqual((found[0]["tcprx"], found[0]["url"][:15]), (1536, "server://geheim"))
 
+    def test_json_moves_no_terminal(self) -> None:
+        """What encoders of JSON leave as it is, and terminals obey, is escaped; data stay."""
+        alias = "\x9b2J\u202e\U000e0041 caf\xe9\n"
+        self.fake.instances["1a2b0000"]["alias"] = alias
+        out = self.run_command("list", "--json")
+        self.assertTrue(out.removesuffix("\n").isprintable(), ascii(out))
+        self.assertEqual(json.loads(out)[1]["alias"], alias)
+        self.assertIn("caf\xe9", out)
+
     def test_watch(self) -> None:
         """The table is drawn again when events have changed it, once for many of them."""
         _, task = self.begin("list", "--watch")

@@ -37,6 +37,17 @@ def test_there_and_back(form: str) -> None:
     assert [step.sign for step in plan([WEB, BARE], found.instances)] == ["=", "="]
 
 
+@pytest.mark.parametrize("form", ["toml", "json"])
+def test_nothing_moves_a_terminal(form: str) -> None:
+    """Controls of all kinds, direction marks and tag characters are escaped, and come back."""
+    # CSI, RLO, a character of a hidden text, line separator, and what encoders escape themselves.
+    nasty = "\x9b2J\u202e\U000e0041\u2028\x1b\x7f\t\r\n\\u0041 \u00e9"
+    one = Instance(id="a", alias=nasty, url="server://:1/:2", meta=Meta(tags={nasty: nasty}))
+    text = dump(document([one]), form)
+    assert text.replace("\n", "").isprintable() and "\u00e9" in text
+    assert load(text, "file") == document([one])
+
+
 def test_empty_members_are_left_out() -> None:
     """A document to read holds what there is to say."""
     text = dump(Document(1, [Entry(url="server://:1/:2")]), "toml")
