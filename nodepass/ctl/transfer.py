@@ -211,12 +211,14 @@ def _word(restart: bool) -> str:
 def same_url(wanted: str, stored: str) -> bool:
     """Whether a master that was given ``wanted`` may have stored it as ``stored``.
 
-    The order of parameters does not count, nor what a master fills in from its own URL.
+    The order of parameters does not count, nor the case of the scheme, nor what a master fills in
+    from its own URL.
     """
-    base, _, query = wanted.partition("?")
-    stored_base, _, stored_query = stored.partition("?")
-    if base != stored_base:
+    scheme, base, query, fragment = _parts(wanted)
+    stored_scheme, stored_base, stored_query, stored_fragment = _parts(stored)
+    if (scheme, base, fragment) != (stored_scheme, stored_base, stored_fragment):
         return False
+    # Those with an empty value are left out: they say nothing, and the master may fill them in.
     ours = sorted(parse_qsl(query))
     names = {name for name, _ in ours}
     theirs = sorted(
@@ -225,3 +227,11 @@ def same_url(wanted: str, stored: str) -> bool:
         if name in names or name not in _FILLED_IN
     )
     return ours == theirs
+
+
+def _parts(url: str) -> tuple[str, str, str, str]:
+    """Scheme, address, query and fragment, where a master sees their bounds."""
+    rest, _, fragment = url.strip().partition("#")
+    rest, _, query = rest.partition("?")
+    scheme, _, base = rest.partition("://")
+    return scheme.lower(), base, query, fragment

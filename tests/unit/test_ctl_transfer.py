@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nodepass.client.models import Instance, Meta, Peer
+from nodepass.config import MasterConfig, parse_url
 from nodepass.ctl.transfer import (
     Document,
     Entry,
@@ -17,6 +18,7 @@ from nodepass.ctl.transfer import (
     same_url,
 )
 from nodepass.errors import ConfigError
+from nodepass.master.urls import accept
 
 URL = "server://k@:1/:2?tls=1"
 META = Meta(Peer("s", "1", "p"), {"a": "", "b c": "\u00e9\n"})
@@ -114,6 +116,24 @@ def test_what_can_not_be_changed_is_no_difference() -> None:
     assert plan([WEB], [entry(alias="", restart=None)])[0].changes == ()
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "SERVER://k@:1/:2?max=5#shop",
+        "server://k@:1/:2#shop",
+        "Client://:1/:2?read=1h&max=7",
+        "server://k@:1/:2?tls=",
+    ],
+)
+def test_what_a_master_makes_of_a_url_is_no_difference(url: str) -> None:
+    """Whatever this version's master stores for a URL, a second import leaves it alone."""
+    for own in ("master://:9", "master://:9?log=debug&tls=1"):
+        config = parse_url(own)
+        assert isinstance(config, MasterConfig)
+        stored = accept(url, config).url
+        assert same_url(url, stored), stored
+
+
 def test_matching() -> None:
     """By id first; then by URL and alias; then, without an id, by the only alias."""
     twin = Instance(id="cccccccc", alias="web", url=URL)
@@ -143,6 +163,13 @@ def test_matching() -> None:
         ("server://:1/:2?max=5", "server://:1/:2", False),
         ("server://:1/:2", "server://:1/:2?max=5", False),
         ("server://:1/:2?read=1h&max=5", "server://:1/:2?max=5&read=1h", True),
+        (" SERVER://K@h:1/:2", "server://K@h:1/:2", True),
+        ("server://k@h:1/:2", "server://K@h:1/:2", False),
+        ("server://:1/:2#shop", "server://:1/:2?log=info#shop", True),
+        ("server://:1/:2?max=5#a?b", "server://:1/:2?log=info&max=5#a?b", True),
+        ("server://:1/:2#shop", "server://:1/:2", False),
+        ("server://:1/:2?max=5#a", "server://:1/:2?max=5#b", False),
+        ("server://:1/:2?log=&max=5", "server://:1/:2?log=info&max=5", True),
     ],
 )
 def test_same_url(wanted: str, stored: str, same: bool) -> None:
