@@ -21,6 +21,7 @@ import stat
 import sys
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -140,22 +141,41 @@ def write_contexts(path: Path, contexts: Contexts) -> None:
 
 
 def write_file(path: str, text: str) -> None:
-    """Write a file with keys: readable for its owner alone, complete or absent.
+    """Write a file with keys: readable for its owner alone, and after a power cut too either
+    complete or what was there before.
 
     :raises ConfigError: it can't be written.
     """
+    directory = os.path.dirname(path) or "."
     try:
         # mkstemp makes the file with mode 0600, before the keys are in it.
-        handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path) or ".", prefix=".nodepass-")
+        handle, temporary = tempfile.mkstemp(dir=directory, prefix=".nodepass-")
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 file.write(text)
+                file.flush()
+                # Before it takes the name: that may reach the disk first.
+                os.fsync(file.fileno())
             os.replace(temporary, path)
         except BaseException:
             os.unlink(temporary)
             raise
+        _sync_directory(directory)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or error}") from None
+
+
+def _sync_directory(path: str) -> None:
+    """Make the names in a directory durable, where the system has a way to."""
+    if os.name != "posix":
+        return
+    directory = os.open(path, os.O_RDONLY)
+    try:
+        # Some file systems know no such thing. The file is whole all the same.
+        with suppress(OSError):
+            os.fsync(directory)
+    finally:
+        os.close(directory)
 
 
 def resolve(options: argparse.Namespace, environ: Mapping[str, str]) -> Target:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from nodepass.ctl.contexts import (
     read_contexts,
     resolve,
     write_contexts,
+    write_file,
 )
 from nodepass.ctl.options import parse
 from nodepass.errors import ConfigError
@@ -104,6 +107,42 @@ def test_mode_of_the_file(environ: dict[str, str]) -> None:
     write_contexts(path, Contexts("", {"bare": Context("http://bare:1")}))
     os.chmod(path, 0o644)
     assert read_contexts(path).contexts["bare"].api == "http://bare:1"
+
+
+def test_on_the_disk_before_it_has_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut leaves the old file or the new one: bytes first, then the name, then both."""
+    path = tmp_path / "file"
+    path.write_text("old")
+    steps: list[str] = []
+    replace = os.replace
+
+    def note_sync(file: int) -> None:
+        kind = os.fstat(file)
+        if stat.S_ISDIR(kind.st_mode):
+            steps.append("directory")
+        else:
+            steps.append(f"{kind.st_size} bytes of a file of mode {stat.S_IMODE(kind.st_mode):o}")
+
+    def note_replace(old: str, new: str) -> None:
+        steps.append("name")
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(os, "replace", note_replace)
+    write_file(str(path), "new!")
+    assert steps == ["4 bytes of a file of mode 600", "name", "directory"]
+    assert path.read_text() == "new!"
+
+    def fail(_: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(ConfigError, match=r"file: Input/output error"):
+        write_file(str(path), "newer")
+    assert os.listdir(tmp_path) == ["file"]
+    assert path.read_text() == "new!"
 
 
 @pytest.mark.parametrize(
