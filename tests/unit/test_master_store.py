@@ -20,7 +20,7 @@ from twisted.trial.unittest import TestCase
 
 from nodepass.errors import ConfigError, FatalError
 from nodepass.logs import Level, Log
-from nodepass.master import backups, wal
+from nodepass.master import backups, offline, wal
 from nodepass.master.ledger import Ledger
 from nodepass.master.models import Meta, Peer
 from nodepass.master.offline import read_identity, renew_key
@@ -645,16 +645,76 @@ def test_the_key_offline(home: Home) -> None:
     assert home.open().identity == evolve(IDENTITY, key="f" * 32)
 
 
-def test_the_key_of_a_damaged_file(home: Home) -> None:
+def test_the_key_of_a_damaged_file(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands about the key leave a damaged file alone, and say what mends it."""
+    monkeypatch.setattr(offline, "PAUSE", 0)
     saved_twice(home)
     scribble(home.path, b"name 1")
     before = home.path.read_bytes()
-    with pytest.raises(FatalError, match="start the master, which then takes the newest backup"):
+    with pytest.raises(FatalError, match="start the master, which then mends it or takes"):
         read_identity(home.path)
     with pytest.raises(FatalError, match="damaged"):
         renew_key(home.path, "f" * 32)
     assert home.path.read_bytes() == before
+
+
+def snapshot(home: Home) -> dict[str, bytes]:
+    """Everything beside the state file, and what is in it."""
+    return {file.name: file.read_bytes() for file in home.path.parent.iterdir()}
+
+
+def test_reading_the_key_touches_nothing(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No lock is held in which a master could not start, and no log is replayed and removed."""
+    home.open()
+    got(home.store.set_identity(IDENTITY))
+    home.close()
+    backups.beside(home.path, ".lock").unlink(missing_ok=True)
+    before = snapshot(home)
+    locked: list[Path] = []
+    monkeypatch.setattr(offline, "lock_state", locked.append)
+    assert read_identity(home.path) == IDENTITY
+    assert (snapshot(home), locked) == (before, [])
+
+
+def test_the_key_in_a_log(home: Home) -> None:
+    """What a crash left in the log alone counts, and stays there until the master starts."""
+    home.open()
+    got(home.store.set_identity(IDENTITY))
+    ledger: Any = home.store._ledger
+    ledger.tidy = lambda: None
+    newer = evolve(IDENTITY, key="a" * 32)
+    got(home.store.set_identity(newer))
+    home.crash()
+    before = snapshot(home)
+    assert before["nodepass.db-wal"]
+    assert read_identity(home.path) == newer
+    assert snapshot(home) == before
+    renew_key(home.path, "b" * 32)
+    assert home.open().identity == evolve(IDENTITY, key="b" * 32)
+    assert home.log.lines == []
+
+
+def test_a_damaged_log_is_left_to_the_master(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands about the key keep the log, so that the master can tell what became of it."""
+    monkeypatch.setattr(offline, "PAUSE", 0)
+    home.open()
+    got(home.store.set_identity(IDENTITY))
+    ledger: Any = home.store._ledger
+    ledger.tidy = lambda: None
+    for number in (1, 2):
+        got(home.store.put(record(number)))
+    home.crash()
+    log = backups.beside(home.path, "-wal")
+    data = bytearray(log.read_bytes())
+    data[100] ^= 1
+    log.write_bytes(data)
+    before = snapshot(home)
+    for work in (read_identity, lambda path: renew_key(path, "f" * 32)):
+        with pytest.raises(FatalError, match="its log is not as it was written"):
+            work(home.path)
+    assert snapshot(home) == before
+    assert home.open().identity == IDENTITY
+    assert any("was damaged" in str(line) for line in home.log.lines)
 
 
 class ThreadTests(TestCase):
