@@ -7,7 +7,7 @@ errors have, and every answer has the headers that let browsers on other sites r
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from io import BytesIO
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -17,7 +17,7 @@ from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime, IT
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from twisted.web.error import UnsupportedMethod
-from twisted.web.http import RESPONSES, HTTPChannel, datetimeToString
+from twisted.web.http import NO_BODY_CODES, RESPONSES, HTTPChannel, datetimeToString
 from twisted.web.resource import IResource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
@@ -41,6 +41,12 @@ IDLE_TIMEOUT = 60.0
 #: Seconds that a client gets to read why it was refused, while what it sends on is thrown away.
 #: Closed at once, the connection would be reset, and the answer lost with it.
 LINGER = 1.0
+#: Seconds that a client may take nothing of an answer while the system holds all that it can for
+#: it. Whoever reads at all has taken something by then.
+STALLED = 30.0
+#: Bytes that a client has to take each second of an answer too large for that: a list of thousands
+#: of instances, over the slowest of lines.
+SLOWEST = 8 << 10
 #: Connections at a time: all streams that may be open, and as many callers again. Beyond it
 #: the one that has idled longest makes room.
 MOST_CONNECTIONS = 2048
@@ -70,13 +76,16 @@ def error_body(message: str) -> bytes:
 
 
 class MasterRequest(Request):
-    """A request, with answers in the forms that the interface has."""
+    """A request, with answers in the forms that the interface has.
+
+    :ivar known: it came with the right key.
+    """
 
     channel: Any
     content: Any
     site: Any
     _size = 0
-    _keeps = True
+    known = True
 
     # What arrives
 
@@ -84,13 +93,13 @@ class MasterRequest(Request):
         # In memory: it is bounded, and a full disk is no reason to refuse it.
         self.content = BytesIO()
         # Strangers get the same answer whatever they send, and so it fills no memory.
-        self._keeps = self.channel.site.knows(self.getHeader(b"X-API-Key"))
+        self.known = self.channel.site.knows(self.getHeader(b"X-API-Key"))
 
     def handleContentChunk(self, data: bytes) -> None:
         self._size += len(data)
         if self._size > MOST_BODY:
             self.channel.refuse(413, "Request body too large")
-        elif self._keeps:
+        elif self.known:
             self.content.write(data)
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
@@ -160,7 +169,8 @@ class MasterRequest(Request):
         # An empty text is a text; no JSON is empty.
         if kind is not None and (body or kind != JSON):
             self.setHeader(b"Content-Type", kind)
-        if code != 204:
+        # An answer that never has a body tells the length of the one to GET, or none.
+        if body or (self.method != b"HEAD" and code not in NO_BODY_CODES):
             self.setHeader(b"Content-Length", b"%d" % len(body))
         self.write(body)
         self.finish()
@@ -202,6 +212,9 @@ class MasterChannel(HTTPChannel):
         self._refused = False
         self._deadline: IDelayedCall | None = None
         self._end: IDelayedCall | None = None
+        self._stall: IDelayedCall | None = None
+        self._latest = 0  # bytes that were written last
+        self._answered: Request | None = None
         self._lost = False
         self._losing: list[Deferred[None]] = []
 
@@ -241,6 +254,7 @@ class MasterChannel(HTTPChannel):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._lost = True
         self._cancel_deadline()
+        self._cancel_stall()
         if self._end is not None:
             self._end.cancel()
             self._end = None
@@ -256,8 +270,15 @@ class MasterChannel(HTTPChannel):
             super().lineReceived(line)
 
     def rawDataReceived(self, data: bytes) -> None:
-        if not self._refused:
-            super().rawDataReceived(data)
+        if self._refused:
+            return
+        super().rawDataReceived(data)
+        if (
+            self._waitingForTransport
+            and sum(map(len, self._dataBuffer)) > self._optimisticEagerReadSize
+        ):
+            # Whoever reads no answer must not fill memory with what it asks next.
+            self._networkProducer.pauseProducing()
 
     def lineLengthExceeded(self, line: bytes) -> None:
         self._respondToBadRequestAndDisconnect()
@@ -283,11 +304,58 @@ class MasterChannel(HTTPChannel):
             super().allContentReceived()
 
     def requestDone(self, request: Request) -> None:
-        if self.persistent:
-            self.site.idle(self)
-        super().requestDone(request)
         if not self.persistent:
-            self._abort_after(IDLE_TIMEOUT)
+            super().requestDone(request)
+            self._abort_after(max(IDLE_TIMEOUT, self._latest / SLOWEST))
+        elif self._waitingForTransport:
+            # The next request is not looked at before the client has taken this answer: thousands
+            # may have come in one piece, and their answers would fill memory.
+            self._answered = request
+        else:
+            self.site.idle(self)
+            super().requestDone(request)
+
+    # HTTPChannel: an answer leaves
+
+    def write(self, data: bytes) -> None:
+        self._latest = len(data)
+        super().write(data)
+
+    def writeSequence(self, iovec: Collection[bytes]) -> None:
+        self._latest = sum(map(len, iovec))
+        super().writeSequence(iovec)
+
+    def pauseProducing(self) -> None:
+        super().pauseProducing()
+        self._cancel_stall()
+        patience = max(STALLED, self._latest / SLOWEST)
+        self._stall = self.callLater(patience, self._stalled)
+        if self._handlingRequest and not self.requests[0].known:
+            # A stranger who does not read holds no place that somebody else needs.
+            self.site.idle(self)
+
+    def resumeProducing(self) -> None:
+        self._cancel_stall()
+        if self._handlingRequest:
+            self.site.busy(self)
+        super().resumeProducing()
+        answered, self._answered = self._answered, None
+        if answered is not None:
+            self.requestDone(answered)
+
+    def loseConnection(self) -> None:
+        # Nothing is told of how the rest leaves.
+        self._cancel_stall()
+        super().loseConnection()
+
+    def _stalled(self) -> None:
+        self._stall = None
+        self.abort()
+
+    def _cancel_stall(self) -> None:
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
 
     def _respondToBadRequestAndDisconnect(self) -> None:
         self.refuse(400, "Bad Request")
@@ -312,7 +380,11 @@ class MasterChannel(HTTPChannel):
         self.close()
 
     def close(self) -> None:
-        """Close the connection when all is written; reset it when that takes too long."""
+        """Close the connection when all is written; reset it when that takes too long, or when half
+        an answer would be taken for a whole one."""
+        if self.requests and self.requests[0].startedWriting and not self.requests[0].finished:
+            self.abort()
+            return
         if self._end is not None and self._end.active():
             self._end.cancel()
         self._end = None

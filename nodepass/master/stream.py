@@ -31,9 +31,6 @@ MOST_STREAMS = 1000
 #: room for a report of 2,000 instances at once. The bytes are shared: a hundred subscribers who
 #: do not read cost hardly more than one.
 QUEUE_BYTES = 2 << 20
-#: Seconds that a subscriber may take nothing while something waits for it. Whoever reads at all
-#: has taken something by then.
-STALLED = 30.0
 #: Seconds of silence after which a comment goes out: proxies give up after 30 to 60.
 SILENCE = 15.0
 #: Seconds that subscribers get to take the last event before they are cut off: they hold up the
@@ -65,9 +62,10 @@ class Stream:
         self._paused = False
         self._finishing = False
         self._over = False
-        # The last time at which the client took something.
-        self._moved = self._clock.seconds()
-        self._timer: IDelayedCall | None = self._clock.callLater(SILENCE, self._tick)
+        self._written_at = self._clock.seconds()
+        self._timer: IDelayedCall | None = None
+        if comment:
+            self._timer = self._clock.callLater(SILENCE, self._tick)
         self._unsubscribe: Callable[[], object] = lambda: None
         request.notifyFinish().addBoth(self._gone)
         request.registerProducer(self, True)
@@ -118,7 +116,7 @@ class Stream:
         while not self._paused and not self._over:
             batch = self._batch()
             if batch:
-                self._moved = self._clock.seconds()
+                self._written_at = self._clock.seconds()
                 self._request.write(batch)
             else:
                 if self._finishing:
@@ -132,7 +130,6 @@ class Stream:
 
     def resumeProducing(self) -> None:
         self._paused = False
-        self._moved = self._clock.seconds()
         # At once: the transport has nothing left.
         self.flush()
 
@@ -163,19 +160,14 @@ class Stream:
         return b"".join(parts)
 
     def _tick(self) -> None:
-        """Look whether it is time for a comment, or to give the client up."""
-        now = self._clock.seconds()
-        silent = now - self._moved
-        if self._paused and silent >= STALLED:
-            self._timer = None
-            self.abort()
-            return
-        if not self._paused and silent >= SILENCE and self._comment and not self._finishing:
-            self.write(self._comment)
+        """Look whether it is time for a comment."""
+        silent = self._clock.seconds() - self._written_at
+        if silent >= SILENCE:
             silent = 0.0
+            if not self._paused:  # what waits for the client says enough
+                self.write(self._comment)
         # One call each time that it is due, rather than one moved by each event.
-        wait = STALLED - silent if self._paused else SILENCE - silent
-        self._timer = self._clock.callLater(wait if wait > 0 else SILENCE, self._tick)
+        self._timer = self._clock.callLater(SILENCE - silent, self._tick)
 
     def _end(self) -> None:
         request = self._request
@@ -215,6 +207,7 @@ class Streams:
         self.clock = clock
         self._log = log
         self._most = most
+        self._closed = False
         self._open: dict[Stream, None] = {}
         self._woken: list[Stream] = []
         self._call: IDelayedCall | None = None
@@ -223,9 +216,13 @@ class Streams:
         return len(self._open)
 
     @property
-    def full(self) -> bool:
-        """Whether there is no room for another one."""
-        return len(self._open) >= self._most
+    def refusal(self) -> str | None:
+        """Why no other one may be opened now; None when one may."""
+        if self._closed:
+            return "the master stops; try again later"
+        if len(self._open) >= self._most:
+            return "too many streams are open; close one, or try again later"
+        return None
 
     def events(
         self,
@@ -245,8 +242,6 @@ class Streams:
         request.setHeader(b"Cache-Control", b"no-cache")
         # nginx would collect events until its buffer is full.
         request.setHeader(b"X-Accel-Buffering", b"no")
-        if request.method == b"HEAD":
-            return _headers_only(request)
         stream = self._add(request, COMMENT)
         subscription = hub.subscribe(
             stream.write, types=types, instance=instance, resume=resume, last_id=last_id
@@ -262,8 +257,6 @@ class Streams:
         request.setHeader(b"Content-Type", b"text/plain; charset=utf-8")
         request.setHeader(b"Cache-Control", b"no-cache")
         request.setHeader(b"X-Accel-Buffering", b"no")
-        if request.method == b"HEAD":
-            return _headers_only(request)
         stream = self._add(request)
         unfollow = tail.follow(id, stream.write, stream.finish)
         stream.start(iter([tail.tail(id, lines)]), unfollow)
@@ -278,6 +271,11 @@ class Streams:
     def remove(self, stream: Stream) -> None:
         """Count a stream no more."""
         self._open.pop(stream, None)
+
+    def close(self) -> Deferred[None]:
+        """Finish all, and take no more: one that is opened now would never hear of the end."""
+        self._closed = True
+        return self.finish()
 
     def finish(self) -> Deferred[None]:
         """Finish all that are open, as complete; fires when they are gone, within
@@ -302,10 +300,3 @@ class Streams:
             except Exception:
                 self._log.failure("a stream failed unexpectedly and was cut off", Failure())
                 stream.abort()
-
-
-def _headers_only(request: MasterRequest) -> Deferred[None]:
-    """Answer ``HEAD``."""
-    request.write(b"")
-    request.finish()
-    return succeed(None)

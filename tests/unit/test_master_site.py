@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from klein import Klein
 from twisted.logger import LogEvent, globalLogPublisher
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
+from twisted.web.static import File
 
 from nodepass.master.site import (
     CORS,
@@ -19,6 +21,8 @@ from nodepass.master.site import (
     LINGER,
     MOST_BODY,
     REQUEST_TIMEOUT,
+    SLOWEST,
+    STALLED,
     MasterRequest,
     error_body,
 )
@@ -297,6 +301,21 @@ def test_head(site: Site) -> None:
         assert (code, body) == (200, b"") and int(headers["content-length"]) > 0
 
 
+def test_answers_of_files_without_a_body(tmp_path: Path) -> None:
+    """A resource that answers HEAD by itself, or says that nothing has changed, gives no wrong
+    length: the one of the file, or none."""
+    (tmp_path / "file").write_bytes(b"12345")
+    file = File(str(tmp_path / "file"))
+    file.isLeaf = True
+    connection = Site(file).connect()
+    connection.send(b"HEAD / HTTP/1.1\r\n\r\n")
+    code, headers, body = connection.answer()
+    assert (code, headers["content-length"], body) == (200, "5", b"")
+    connection.get("/", "If-Modified-Since: Fri, 01 Jan 2100 00:00:00 GMT")
+    code, headers, body = connection.answer()
+    assert (code, headers.get("content-length"), body) == (304, None, b"")
+
+
 def test_options_of_the_server(site: Site) -> None:
     """``OPTIONS *`` asks for nothing in particular, and gets it."""
     connection = site.connect()
@@ -426,6 +445,89 @@ def test_client_that_takes_no_answer(site: Site, page: Page) -> None:
     assert connection.wire.aborted
 
 
+def test_client_that_stops_reading(site: Site, page: Page) -> None:
+    """Half an answer that the client does not take on is given up after a while, and not before."""
+    connection = site.connect()
+    connection.get("/hold")
+    page.held[0].write(b"half")
+    for _ in range(3):
+        connection.pause()
+        site.clock.advance(STALLED - 1)
+        connection.resume()
+        site.clock.advance(STALLED - 1)
+    assert connection.open
+    connection.pause()
+    site.clock.advance(STALLED)
+    assert connection.wire.aborted
+    assert site.clock.getDelayedCalls() == []
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_large_answer_over_a_slow_line(site: Site, page: Page, kept: bool) -> None:
+    """The more there is to take at once, the longer that may last, also for the last answer."""
+    connection = site.connect()
+    connection.wire.loseConnection = lambda: None  # type: ignore[method-assign]
+    connection.get("/hold", *([] if kept else ["Connection: close"]))
+    write = connection.wire.write
+
+    def slow(data: bytes) -> None:
+        write(data)
+        connection.pause()
+
+    if kept:
+        connection.wire.write = slow  # type: ignore[method-assign]
+    page.held[0].answer(200, bytes(100 * SLOWEST))
+    site.clock.advance(99)
+    assert connection.open
+    site.clock.advance(1)
+    assert connection.wire.aborted
+
+
+def test_next_request_waits_for_a_client_that_reads(site: Site, page: Page) -> None:
+    """While an answer is not taken no further one is made, and few bytes of requests are read."""
+    connection = site.connect()
+    connection.send(b"GET /hold HTTP/1.1\r\n\r\n" * 3)
+    connection.pause()
+    page.held[0].answer(200, b"first")
+    assert len(page.held) == 1
+    connection.send(b"GET /hold HTTP/1.1\r\n\r\n" * 1000)
+    assert connection.wire.producerState == "paused"
+    connection.resume()
+    assert len(page.held) == 2
+    page.held[1].answer(200, b"second")
+    assert len(page.held) == 3 and connection.open
+
+
+def test_reading_goes_on_once_the_client_does(site: Site, page: Page) -> None:
+    """A connection that was full of requests serves the last of them, and listens again."""
+    connection = site.connect()
+    connection.get("/hold")
+    connection.pause()
+    page.held[0].write(b"half")
+    many = 1000
+    connection.send(b"GET /x HTTP/1.1\r\n\r\n" * many)
+    assert connection.wire.producerState == "paused"
+    connection.resume()
+    page.held[0].finish()
+    assert connection.received().count(b"GET /x ") == many
+    assert connection.wire.producerState == "producing"
+
+
+def test_stranger_who_does_not_read_makes_room(page: Page) -> None:
+    """Strangers can't hold all places by asking for much and reading nothing; whoever has the key,
+    or reads on, keeps its place."""
+    site = Site(page, most=3, knows=lambda key: key == b"right")
+    known, reader, stranger = site.connect(), site.connect(), site.connect()
+    known.get("/hold", "X-API-Key: right")
+    reader.get("/hold")
+    stranger.get("/hold")
+    for each in (known, reader, stranger):
+        each.pause()
+    reader.resume()
+    assert site.connect().open
+    assert [each.open for each in (known, reader, stranger)] == [True, True, False]
+
+
 def test_pipelined_requests(site: Site) -> None:
     """Requests sent at once are answered in turn."""
     connection = site.connect()
@@ -464,6 +566,19 @@ def test_nothing_is_logged_of_requests(site: Site, logged: list[LogEvent]) -> No
 def test_no_http2(site: Site) -> None:
     """Over TLS only HTTP/1.1 is offered: all limits are made for it."""
     assert site.site.acceptableProtocols() == [b"http/1.1"]
+
+
+def test_close_with_half_an_answer(site: Site, page: Page) -> None:
+    """What is cut off does not end as if it were all; an answer that is whole may still leave."""
+    half, whole = site.connect(), site.connect()
+    for each in (half, whole):
+        each.get("/hold")
+    page.held[0].write(b"half")
+    whole.pause()
+    page.held[1].answer(200, b"whole")
+    closed = site.site.close()
+    assert half.wire.aborted and not whole.wire.aborted
+    assert closed.called and site.clock.getDelayedCalls() == []
 
 
 def test_close(site: Site, page: Page) -> None:

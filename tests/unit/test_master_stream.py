@@ -16,12 +16,12 @@ from nodepass.master.hosting import LogLine
 from nodepass.master.hub import EventHub
 from nodepass.master.logtail import LogTail
 from nodepass.master.models import MASTER_ID, Instance
+from nodepass.master.site import STALLED
 from nodepass.master.stream import (
     BATCH,
     FINISH_TIMEOUT,
     QUEUE_BYTES,
     SILENCE,
-    STALLED,
     Stream,
     Streams,
 )
@@ -113,15 +113,6 @@ def test_http_1_0(bench: Bench) -> None:
     _, headers, body = bench.connect(version="1.0").answer()
     assert "transfer-encoding" not in headers
     assert body.startswith(b"retry: 3000\n\nevent: instance\n")
-
-
-def test_head_gets_no_stream(bench: Bench) -> None:
-    """HEAD gets the headers, and is over."""
-    connection = bench.site.connect()
-    connection.send(b"HEAD /events HTTP/1.1\r\n\r\n")
-    code, headers, body = connection.answer()
-    assert (code, headers["content-type"], body) == (200, "text/event-stream", b"")
-    assert len(bench.streams) == 0 and bench.page.done[0].called
 
 
 def test_a_turn_is_one_write(bench: Bench) -> None:
@@ -260,7 +251,7 @@ def test_stalled_client_is_cut_off(bench: Bench) -> None:
     bench.clock.advance(7)
     connection.pause()
     bench.hub.publish("update", ONE)
-    for _ in range(int(STALLED) - 7 - 1):
+    for _ in range(int(STALLED) - 1):
         bench.clock.advance(1)
     assert connection.open
     bench.clock.advance(1)
@@ -343,9 +334,23 @@ def test_finish_with_no_streams(bench: Bench) -> None:
 def test_bound_of_streams(bench: Bench) -> None:
     """The streams of both kinds are counted together; one that ends makes room."""
     connections = [bench.connect(target) for target in ("/events", "/logs", "/events")]
-    assert bench.streams.full
+    assert "too many" in (bench.streams.refusal or "")
     connections[1].wire.loseConnection()
-    assert not bench.streams.full
+    assert bench.streams.refusal is None
+
+
+def test_none_is_opened_at_the_end(bench: Bench) -> None:
+    """Once the last event is out no stream begins, as it would end without one. One that was
+    finished for another reason may be opened anew."""
+    first = bench.connect()
+    bench.streams.finish()
+    bench.turn()
+    assert not first.open and bench.streams.refusal is None
+    bench.connect()
+    closed = bench.streams.close()
+    assert bench.streams.refusal == "the master stops; try again later"
+    bench.turn()
+    assert closed.called and bench.clean()
 
 
 def test_failure_of_one_stream(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -406,7 +411,8 @@ def test_cheap_for_many() -> None:
     queues = [list(stream._queue) for stream in streams._open]
     assert {len(queue) for queue in queues} == {200}
     assert len({id(data) for queue in queues for data in queue}) == 200
-    assert len(site.clock.getDelayedCalls()) == 300
+    # Of each: one for a silence, one for a client that stays so.
+    assert len(site.clock.getDelayedCalls()) == 2 * 300
 
 
 def test_names_of_the_interface() -> None:
