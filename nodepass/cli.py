@@ -53,7 +53,8 @@ def main(arguments: Sequence[str]) -> int:
         if re.fullmatch(_WORD, arguments[0]):
             raise ConfigError(
                 f"{arguments[0]}: neither a URL nor a command; accepted: server://..., "
-                f"client://... or one of {', '.join(sorted(COMMANDS))}; see: nodepass --help"
+                f"client://..., master://... or one of {', '.join(sorted(COMMANDS))}; "
+                "see: nodepass --help"
             )
         return run(arguments)
     except NodePassError as error:
@@ -100,7 +101,9 @@ def serve(roles: Sequence[Any], reactor: Any) -> int:
     SIGINT and SIGTERM stop them gracefully; a second one ends the process at once.
     """
     from nodepass.process import RoleGroup, end_at_next_signal
+    from nodepass.reactor import steady_clock
 
+    steady_clock(reactor)
     group = RoleGroup(roles, reactor)
     reactor.addSystemEventTrigger("before", "shutdown", end_at_next_signal)
     reactor.addSystemEventTrigger("before", "shutdown", group.stopService)

@@ -19,6 +19,7 @@ from nodepass.config import Config, parse_url
 from nodepass.errors import ConfigError, NodePassError
 from nodepass.keys import outside_key
 from nodepass.process import RoleGroup, hide_keys
+from nodepass.reactor import steady_clock
 
 __all__ = ["Options", "makeService", "write_tap"]
 
@@ -96,6 +97,11 @@ class Options(usage.Options):
 
 class TwistdRoles(RoleGroup):
     """Roles run by ``twistd``, whose log and exit status they use."""
+
+    def privilegedStartService(self) -> None:
+        """Bind what needs privileges, on timers that the time of day does not move."""
+        steady_clock(self._get_reactor())
+        super().privilegedStartService()
 
     def failed(self, error: NodePassError) -> None:
         """Log why, stop, and have the process exit with status 1, or 2 for a configuration.

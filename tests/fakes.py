@@ -57,6 +57,9 @@ class FakeReactor:
     def addSystemEventTrigger(self, phase: str, event: str, callable: object) -> None:
         self.triggers.append((phase, event, callable))
 
+    def getDelayedCalls(self) -> list[object]:
+        return []
+
     def callWhenRunning(self, callable: object, *args: object) -> None:
         callable(*args)
 

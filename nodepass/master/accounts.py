@@ -64,6 +64,7 @@ class Accounts:
         self._saved = saved
         self._kept = kept
         self._seen: dict[tuple[str, int], Totals] = {}
+        self._reset: set[tuple[str, int]] = set()  # runs that were not heard since a reset
         self._unsaved: dict[str, Totals] = {}
         self._writing: dict[str, Totals] = {}
         self._timer: IDelayedCall | None = None
@@ -71,8 +72,14 @@ class Accounts:
 
     def counted(self, id: str, run: int, stats: Stats) -> bool:
         """Take a checkpoint; whether there is something new to save."""
+        now = _totals(stats)
+        if (id, run) in self._reset:
+            # It has part of what it counted from before the reset: it counts from here.
+            self._reset.discard((id, run))
+            self._seen[id, run] = now
+            return False
         before = self._seen.get((id, run), Totals())
-        delta = _since(_totals(stats), before)
+        delta = _since(now, before)
         # Not what it says now: a counter that fell would be counted again when it is back.
         self._seen[id, run] = before + delta
         if not delta:
@@ -84,6 +91,7 @@ class Accounts:
     def ended(self, id: str, run: int) -> None:
         """A run counts no more."""
         self._seen.pop((id, run), None)
+        self._reset.discard((id, run))
 
     def pending(self, id: str) -> Totals:
         """What an instance has counted beyond its saved total."""
@@ -98,16 +106,20 @@ class Accounts:
         finally:
             self._lock.release()
 
-    def reset(self, id: str) -> None:
-        """What was counted so far no longer counts."""
+    def reset(self, id: str, runs: Iterable[int] = ()) -> None:
+        """What was counted so far no longer counts.
+
+        :param runs: those that go on counting, from their next checkpoint on.
+        """
         self._unsaved.pop(id, None)
         self._writing.pop(id, None)
+        self._reset.update((id, run) for run in runs)
 
     def forget(self, id: str) -> None:
         """An instance is gone."""
         self.reset(id)
         for key in [key for key in self._seen if key[0] == id]:
-            del self._seen[key]
+            self.ended(*key)
 
     async def flush(self) -> None:
         """Save all there is, for the last time: what can't be saved now is lost, and said."""

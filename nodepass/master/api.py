@@ -21,6 +21,7 @@ from . import openapi, swagger
 from .errors import ApiError
 from .master import Master, version
 from .models import (
+    EVENT_TYPES,
     MASTER_ID,
     Info,
     InfoChange,
@@ -226,7 +227,7 @@ class Api:
         await self._master.streams.events(
             call.request,
             self._master.hub,
-            types=frozenset(query["types"].split(",")) if query["types"] else None,
+            types=_types(query["types"]),
             instance=query["instance"],
             resume=query["resume"],
             last_id=call.request.getHeader("Last-Event-ID"),
@@ -268,12 +269,26 @@ class Api:
         return self._master.key_instance() if id == MASTER_ID else self._master.registry.get(id)
 
     def _check_streams(self) -> None:
-        if self._master.streams.full:
-            raise ApiError(503, "too many streams are open; close one, or try again later")
+        refusal = self._master.streams.refusal
+        if refusal is not None:
+            raise ApiError(503, refusal)
 
 
 def _reply(call: Call, record: object, status: int = 200) -> None:
     call.request.answer(status, encode(record) + b"\n")
+
+
+def _types(text: str | None) -> frozenset[str] | None:
+    """Read a list of event types.
+
+    :raises ApiError: one of them is none; its reader would wait for ever.
+    """
+    if not text:
+        return None
+    types = frozenset(text.split(","))
+    if not types <= set(EVENT_TYPES):
+        raise ApiError(400, f"Invalid types: a list of {', '.join(EVENT_TYPES)} is accepted")
+    return types
 
 
 def _parameter(request: MasterRequest, query: Query) -> Any:

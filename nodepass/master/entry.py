@@ -22,6 +22,7 @@ class Entry:
     :ivar record: what of it is durable.
     :ivar stats: of its latest run, as last reported.
     :ivar run: the number of its run, None while it is not hosted.
+    :ivar runs: that one and those that drain; an id may have belonged to another instance before.
     :ivar starting: the start that is due when the pause of a restart is over.
     :ivar stopped_at: when it was last shown as stopped, on the reactor's clock.
     """
@@ -31,9 +32,15 @@ class Entry:
     status: str = "stopped"
     stats: Stats = field(factory=Stats)
     run: int | None = None
+    runs: set[int] = field(factory=set)
     starting: IDelayedCall | None = None
     stopped_at: float = float("-inf")
     lock: DeferredLock = field(factory=DeferredLock)
+
+    @property
+    def startable(self) -> bool:
+        """Whether `start` does anything: not where it runs, or is about to."""
+        return self.status == "error" or (self.run is None and self.starting is None)
 
     def snapshot(self) -> Instance:
         """Show it as it is now."""

@@ -88,6 +88,11 @@ class ApiPort:
         host: Any = self._port.getHost()
         return f"[{host.host}]:{host.port}" if ":" in host.host else f"{host.host}:{host.port}"
 
+    @property
+    def fingerprint(self) -> str | None:
+        """SHA-256 of the certificate that clients are shown, in hex; None without TLS."""
+        return None if self._tls is None else self._tls.identity.pin.hex(":").upper()
+
     def bind(self) -> None:
         """Try to bind the address, and let clients wait in the kernel's queue until `start`.
 
@@ -101,6 +106,11 @@ class ApiPort:
             else:
                 assert self._config.listen is not None
                 port = listen_tcp(self._reactor, self._config.listen, self._factory)
+        except OSError as error:  # the lock beside a Unix socket can't be made
+            raise FatalError(
+                f"API socket {self._shown}: {error.strerror}; make its directory, where this user "
+                "may write"
+            ) from None
         except CannotListenError as error:
             hopeless = fatal(error, f"API address {self._shown}")
             if hopeless is not None:

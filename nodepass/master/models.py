@@ -14,6 +14,7 @@ from msgspec import Meta as About
 from msgspec import Struct, field
 
 __all__ = [
+    "EVENT_TYPES",
     "MASTER_ID",
     "ErrorAnswer",
     "Event",
@@ -36,6 +37,9 @@ __all__ = [
 
 #: The id under which the API key is listed as an instance.
 MASTER_ID = "********"
+
+#: What events there are; ``shutdown`` comes whatever is asked for.
+EVENT_TYPES = ("initial", "create", "update", "delete", "log", "shutdown")
 
 Count = Annotated[int, About(ge=0)]
 

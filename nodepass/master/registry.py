@@ -173,9 +173,7 @@ class Registry:
             await self._change_record(entry, change)
             if change.action == "stop":
                 await self._stop(entry)
-            elif change.action == "restart" or (
-                change.action == "start" and entry.status != "running"
-            ):
+            elif change.action == "restart" or (change.action == "start" and entry.startable):
                 if entry.run is not None:
                     await self._stop(entry)
                 self._log.info("instance starting: {url} [{id}]", url=entry.url.url, id=id)
@@ -230,7 +228,7 @@ class Registry:
     def counted(self, reports: list[tuple[str, int, Stats]]) -> None:
         for id, run, stats in reports:
             entry = self._entries.get(id)
-            if entry is None:
+            if entry is None or run not in entry.runs:
                 continue
             more = self.accounts.counted(id, run, stats)
             if entry.run != run:
@@ -241,10 +239,12 @@ class Registry:
 
     def ended(self, id: str, run: int) -> None:
         self.accounts.ended(id, run)
+        if id in self._entries:
+            self._entries[id].runs.discard(run)
 
     def logged(self, id: str, run: int, line: LogLine) -> None:
         entry = self._entries.get(id)
-        if entry is None:
+        if entry is None or run not in entry.runs:
             return
         self._tails.append(id, line)
         self._hub.publish("log", entry.snapshot(), log_event_text(line))
@@ -262,6 +262,7 @@ class Registry:
         if entry is None or entry.run != run:
             return
         entry.run, entry.stats = new, Stats()
+        entry.runs.add(new)
         self._cancel_start(entry)
         self._show(entry, "stopped")
 
@@ -285,6 +286,7 @@ class Registry:
             self._show(entry, "error")
             return
         entry.run = self._host.host(entry.record.id, entry.url.hosted, entry.record.id)
+        entry.runs.add(entry.run)
 
     async def _stop(self, entry: Entry) -> None:
         """End the run of an instance, if it has one; its ports are closed then."""
@@ -323,7 +325,7 @@ class Registry:
             # No total may be written between this one and its effect here.
             async with self.accounts.held():
                 await saved(self._store.put(evolve(record, totals=Totals())))
-                self.accounts.reset(record.id)
+                self.accounts.reset(record.id, entry.runs)
         elif steps:
             await saved(self._store.put(evolve(record, totals=self._totals(record.id))))
         for step in steps:

@@ -198,6 +198,8 @@ class MasterService(Service):
         self._log.info(
             "API on {address}, prefix {prefix}/v1", address=self.address, prefix=self.config.prefix
         )
+        if self._port is not None and self._port.fingerprint is not None:
+            self._log.info("API certificate SHA-256: {pin}", pin=self._port.fingerprint)
         self._is_ready = True
         waiting, self._ready = self._ready, []
         for result in waiting:
@@ -226,7 +228,8 @@ class MasterService(Service):
         await master.stop()
         if site is not None:
             await site.close()
-        self._log.info("stopped: {url}", url=self.config.effective_url())
+        if self._is_ready:
+            self._log.info("stopped: {url}", url=self.config.effective_url())
         stopping = self._stopping
         self._clear(self._reactor)
         self._stopping = stopping

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -66,7 +67,7 @@ class MasterSettings:
             text = environ.get(name, "").strip()
             if not text:
                 return default
-            if text.isdecimal() and text.isascii() and least <= int(text[:9]) <= most:
+            if re.fullmatch("[0-9]{1,9}", text) and least <= int(text) <= most:
                 return int(text)
             warnings.append(
                 f"{name}={text[:40]}: using {default}; accepted: an integer from {least} to {most}"

@@ -21,6 +21,7 @@ from zope.interface import implementer
 
 from nodepass.logs import Level, mask, printable
 from nodepass.openfiles import raise_open_files
+from nodepass.reactor import steady_clock
 from nodepass.tuning import Tuning
 
 from .commands import NO_RUN, Beat, Begin, Release, Reload, Report, Start, Stop
@@ -211,6 +212,7 @@ def main() -> None:
     from twisted.internet import reactor
     from twisted.internet.stdio import StandardIO
 
+    steady_clock(reactor)
     # At once, without any clean-up: nobody is left to whom it would matter.
     worker = Worker(reactor, lambda: os._exit(0))
     globalLogBeginner.beginLoggingTo(

@@ -80,7 +80,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["server://:1/:2?mode=7"], "mode"),
         (["ftp://:1/:2"], "ftp"),
-        (["bogus"], "bogus: neither a URL nor a command; accepted: server://..., client://... or"),
+        (["bogus"], "bogus: neither a URL nor a command; accepted: server://..., client://..., "),
         (["bogus"], "ctl, demo, key"),
         ([URL, "client://nowhere"], "nowhere"),
         (["--key-file", "/nonexistent/key", URL], "/nonexistent/key"),

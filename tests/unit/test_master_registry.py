@@ -240,8 +240,11 @@ def test_start_from_error_begins_anew() -> None:
     """And start of one that runs does nothing."""
     case = Case()
     id = case.create()
-    case.up(id)
     case.change(id, action="start")
+    assert len(case.host.urls) == 1
+    case.up(id)
+    for _ in range(3):
+        case.change(id, action="start")
     assert len(case.host.urls) == 1
     case.registry.status(id, case.host.runs[id], "port in use")
     case.change(id, action="start")
@@ -323,8 +326,10 @@ def test_reset_counts_from_zero() -> None:
     case.report(id, 100)
     assert case.change(id, action="reset").tcprx == 0
     case.clock.advance(GATHERING)
+    case.report(id, 120)  # counted before the reset, for all that anybody knows
+    case.clock.advance(GATHERING)
     assert case.registry.get(id).tcprx == 0
-    case.report(id, 130)
+    case.report(id, 150)
     case.clock.advance(GATHERING)
     assert case.registry.get(id).tcprx == 30
     assert case.store.records[id].totals.tcprx == 30
@@ -493,3 +498,19 @@ def test_counters_that_fall_are_not_counted_twice() -> None:
         case.report(id, count)
         case.clock.advance(GATHERING)
     assert case.registry.get(id).tcprx == 1200
+
+
+def test_an_id_that_is_used_again() -> None:
+    """What the one before still says while it drains is not the new one's."""
+    case = Case()
+    case.create(id="0123abcd")
+    case.up("0123abcd")
+    old = case.host.runs["0123abcd"]
+    case.report("0123abcd", 100)
+    result(case.registry.delete("0123abcd"))
+    assert case.create(id="0123abcd") == "0123abcd"
+    case.report("0123abcd", 150, old)
+    count = len(case.seen)
+    case.registry.logged("0123abcd", old, LogLine(0.0, Level.INFO, "late"))
+    case.clock.advance(GATHERING)
+    assert case.registry.get("0123abcd").tcprx == 0 and len(case.seen) == count

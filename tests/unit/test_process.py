@@ -8,10 +8,12 @@ import signal
 
 import pytest
 from twisted.internet.defer import Deferred, fail
+from twisted.internet.task import Clock
 
 from nodepass import process
 from nodepass.errors import ConfigError, FatalError
 from nodepass.process import RoleGroup
+from nodepass.reactor import steady_clock
 from tests.fakes import FakeReactor, FakeRole
 
 
@@ -130,3 +132,15 @@ def test_group_pickles() -> None:
     assert [role.config for role in copy] == ["one", "two"]
     assert copy._reactor is None
     assert not copy.running
+
+
+def test_timers_follow_a_steady_clock() -> None:
+    """The time of day may be set back without holding anything up; timers that run already keep
+    the clock that they were made by."""
+    clock = Clock()
+    steady_clock(clock)
+    assert clock.seconds() != 0
+    clock = Clock()
+    clock.callLater(5, lambda: None)
+    steady_clock(clock)
+    assert clock.seconds() == 0
