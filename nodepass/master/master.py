@@ -114,7 +114,7 @@ class Master:
             self._backup_timer = None
         self.registry.stop()
         self.hub.publish("shutdown", None)
-        await DeferredList([self.streams.finish(), self._host.stop()], consumeErrors=True)
+        await DeferredList([self.streams.close(), self._host.stop()], consumeErrors=True)
         self.hub.close()
         self.tcping.stop()
         await self.registry.accounts.flush()
