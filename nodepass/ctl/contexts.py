@@ -169,13 +169,13 @@ def _sync_directory(path: str) -> None:
     """Make the names in a directory durable, where the system has a way to."""
     if os.name != "posix":
         return
-    directory = os.open(path, os.O_RDONLY)
-    try:
-        # Some file systems know no such thing. The file is whole all the same.
-        with suppress(OSError):
+    # Some file systems know no such thing, and this user may not list it. The file is whole anyway.
+    with suppress(OSError):
+        directory = os.open(path, os.O_RDONLY)
+        try:
             os.fsync(directory)
-    finally:
-        os.close(directory)
+        finally:
+            os.close(directory)
 
 
 def resolve(options: argparse.Namespace, environ: Mapping[str, str]) -> Target:
