@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import msgspec
@@ -58,9 +59,10 @@ def of_failure(address: APIAddress, error: BaseException) -> BaseException:
         return error
     if isinstance(error, (ResponseNeverReceived, neterror.ConnectionClosed)):
         cure = (
-            f"if its URL has tls=1 or tls=2: --api https{str(address).removeprefix('http')}"
+            f"if its URL has tls=1 or tls=2: {address.try_tls}"
             if not address.tls
-            else "is it a master's port?"
+            else "is it a master's port? If its URL has no tls: "
+            f"--api http{str(address).removeprefix('https')}"
         )
         return Cut(f"{address}: the connection was closed without an answer; {cure}")
     return Cut(f"{address}: the connection was cut in the middle of the answer")
@@ -79,6 +81,11 @@ def _network_trouble(address: APIAddress, error: BaseException) -> MasterError |
             )
             return TLSMismatch(f"{where}: the other end {what}; {cure}")
         return TLSMismatch(f"{where}: {words}")
+    if address.unix is not None and isinstance(error, neterror.ConnectError):
+        return Unreachable(
+            f"{where}: no connection ({_system_words(error)}); is the master running, does its URL "
+            "name this socket, and is this user in its group?"
+        )
     if isinstance(error, neterror.ConnectionRefusedError):
         return Unreachable(
             f"{where}: connection refused; is the master running, and is this its port?"
@@ -96,10 +103,15 @@ def _network_trouble(address: APIAddress, error: BaseException) -> MasterError |
         if not address.tls:
             return TLSMismatch(
                 f"{where}: the answer is not HTTP; if the master's URL has tls=1 or tls=2: "
-                f"--api https{where.removeprefix('http')}"
+                f"{address.try_tls}"
             )
         return NotAMaster(f"{where}: the answer is not HTTP; is it a master's port?")
     return None
+
+
+def _system_words(error: neterror.ConnectError) -> str:
+    """What the system said about a connection that could not be made."""
+    return os.strerror(error.osError).lower() if error.osError else "no answer in time"
 
 
 def _flat(error: BaseException) -> Iterator[BaseException]:
@@ -130,7 +142,7 @@ def of_answer(address: APIAddress, status: int, body: bytes, location: str = "")
         what = "the master is not there, says the proxy" if status in (502, 504) else "failed"
         return ServerTrouble(f"{where}: {what} ({status} {words}); see the master's log")
     if status == http.BAD_REQUEST and any(hint in body for hint in _HTTPS_HINTS):
-        return TLSMismatch(f"{where}: speaks TLS; use --api https{where.removeprefix('http')}")
+        return TLSMismatch(f"{where}: speaks TLS; {address.try_tls}")
     if not reason:
         if status == http.NOT_FOUND:
             return NotAMaster(

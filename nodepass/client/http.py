@@ -9,10 +9,11 @@ from typing import Any
 import msgspec
 from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError, Deferred, succeed
-from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, wrapClientTLS
 from twisted.internet.interfaces import (
     IConsumer,
     IOpenSSLClientConnectionCreator,
+    IReactorUNIX,
     IStreamClientEndpoint,
 )
 from twisted.internet.protocol import Protocol, connectionDone
@@ -71,13 +72,20 @@ class Web:
         if agent is None:
             if not address.tls and trust != Trust():
                 raise ConfigError(
-                    f"API address {address}: --ca, --fingerprint and --insecure are about TLS, and "
-                    "http has none; write https"
+                    f"API address {address}: --ca, --fingerprint and --insecure are about TLS, "
+                    "which http and Unix sockets have not; write https, or leave them out"
+                )
+            if address.unix is not None and not IReactorUNIX.providedBy(reactor):
+                raise ConfigError(
+                    f"API address {address}: this system has no Unix sockets; accepted: "
+                    "http://HOST:PORT or https://HOST:PORT"
                 )
             creator = trust.creator(address.host) if address.tls else None
             self._pool = HTTPConnectionPool(reactor)
             self._pool.cachedConnectionTimeout = KEEP_ALIVE  # type: ignore[assignment]
-            agent = Agent.usingEndpointFactory(reactor, _Endpoints(reactor, creator), self._pool)
+            agent = Agent.usingEndpointFactory(
+                reactor, _Endpoints(reactor, address, creator), self._pool
+            )
         agent = _At(address.origin.encode("ascii"), agent)
         self._http = HTTPClient(agent, data_to_body_producer=_Bytes)
 
@@ -314,11 +322,16 @@ class _At:
 class _Endpoints:
     """Where and how an agent connects."""
 
-    def __init__(self, reactor: Any, tls: IOpenSSLClientConnectionCreator | None) -> None:
+    def __init__(
+        self, reactor: Any, address: APIAddress, tls: IOpenSSLClientConnectionCreator | None
+    ) -> None:
         self._reactor = reactor
+        self._unix = address.unix
         self._tls = tls
 
     def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
+        if self._unix is not None:
+            return UNIXClientEndpoint(self._reactor, self._unix, timeout=CONNECT_TIMEOUT)
         endpoint = HostnameEndpoint(
             self._reactor, uri.host.decode("ascii"), uri.port, timeout=CONNECT_TIMEOUT
         )

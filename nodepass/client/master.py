@@ -58,8 +58,8 @@ class MasterClient:
 
     All methods raise `nodepass.client.MasterError`, whose message is one line.
 
-    :param address: ``http://HOST:PORT`` or ``https://HOST:PORT``, with the API's prefix if that is
-        not ``/api``.
+    :param address: ``http://HOST:PORT``, ``https://HOST:PORT`` or, for a Unix socket, its path in
+        ``unix:%2Frun%2Fapi.sock``; with the API's prefix if that is not ``/api``.
     :param key: the API key.
     :param trust: what is asked of the certificate; chain and name unless given.
     :param reactor: a reactor of Twisted's to run on; the global one unless given.

@@ -154,7 +154,9 @@ def _everywhere() -> _Parser:
     """Options about the master, which may stand before the command and behind it."""
     parser = _Parser(add_help=False, argument_default=argparse.SUPPRESS)
     group = parser.add_argument_group("the master")
-    group.add_argument("--api", metavar="URL", help="its address: http://HOST:PORT or https://...")
+    group.add_argument(
+        "--api", metavar="URL", help="its address: http(s)://HOST:PORT or unix:%%2FPATH"
+    )
     group.add_argument("--key", metavar="KEY", help="its API key")
     group.add_argument("--key-file", metavar="FILE", help="a file whose only line is the key")
     group.add_argument("--context", metavar="NAME", help="a master with a name")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest_twisted
 
 from nodepass.client import MasterClient
-from tests.scenarios.ctl import master
+from tests.scenarios.ctl import Master, master
 from tests.scenarios.harness import KEY, node
 
 
@@ -139,3 +140,20 @@ async def test_followed_log(tmp_path: Path) -> None:
     await client.close()
     await there.node.stop()
     await following.ended
+
+
+@pytest_twisted.ensureDeferred
+async def test_unix_socket(tmp_path: Path) -> None:
+    """A master that listens on a Unix socket has the same address for those who ask it."""
+    where = f"unix:{quote(str(tmp_path / 'api.sock'), safe='')}"
+    environ = {"NP_STATE": str(tmp_path / "nodepass.db"), "NP_MASTER_WORKERS": "1"}
+    process = node(f"master://{where}/np", env=environ)
+    key = (await process.line("API Key created: ([0-9a-f]{32})"))[1]
+    await process.line("API on ")
+    there = Master(process, 0, key, tls=False)
+    api = {"NODEPASS_API": f"{where}/np"}
+    id = (await there.ctl("create", "client://127.0.0.1:0/127.0.0.1:9?mode=1", **api)).out.strip()
+    assert id in (await there.ctl("list", **api)).out
+    await there.node.stop()
+    gone = (await there.ctl("list", status=1, **api)).err
+    assert f"{where}/np: no connection (no such file or directory)" in gone

@@ -17,6 +17,7 @@ from nodepass.errors import ConfigError, NodePassError
 
 PLAIN = parse_address("http://m.example:10101")
 SECURE = parse_address("https://m.example:10101/np/")
+SOCKET = parse_address("unix:%2Frun%2Fa.sock")
 
 
 @pytest.mark.parametrize(
@@ -27,6 +28,8 @@ SECURE = parse_address("https://m.example:10101/np/")
         (" http://h:1/api/v1/ ", "http://h:1/api", "/api/v1/instances"),
         ("http://[::1]:1/a/b", "http://[::1]:1/a/b", "/a/b/v1/instances"),
         ("HTTP://H:1//", "http://h:1/api", "/api/v1/instances"),
+        ("unix:%2Frun%2Fa.sock", "unix:%2Frun%2Fa.sock/api", "/api/v1/instances"),
+        ("UNIX:%2Frun%2Fa%3F/a/b/", "unix:%2Frun%2Fa%3F/a/b", "/a/b/v1/instances"),
     ],
 )
 def test_addresses(text: str, shown: str, path: str) -> None:
@@ -48,6 +51,12 @@ def test_addresses(text: str, shown: str, path: str) -> None:
         "http://h:x",
         "http://h:1/?a",
         "http://\xe4:1",
+        "unix:",
+        "unix:/run/a.sock",
+        "unix:run%2Fa.sock",
+        "unix:%2Frun%2Fa.sock%00",
+        "unix:%2Frun%2Fa.sock/a?b",
+        "unix:%2Frun%2Fa.sock/a b",
     ],
 )
 def test_no_addresses(text: str) -> None:
@@ -80,6 +89,7 @@ FAILURES = [
     (PLAIN, neterror.NoRouteError(), errors.Unreachable, "No route"),
     (PLAIN, never(neterror.ConnectionDone()), errors.Cut, "--api https://m.example:10101/api"),
     (SECURE, never(neterror.ConnectionLost()), errors.Cut, "is it a master's port"),
+    (SECURE, never(neterror.ConnectionLost()), errors.Cut, "--api http://m.example:10101/np"),
     (PLAIN, never(ParseError("x", b"y")), errors.TLSMismatch, "--api https://m.example"),
     (SECURE, never(ParseError("x", b"y")), errors.NotAMaster, "not HTTP"),
     (SECURE, never(ssl("wrong version number")), errors.TLSMismatch, "--api http://m.example"),
@@ -87,6 +97,11 @@ FAILURES = [
     (SECURE, never(ssl("strange")), errors.TLSMismatch, "TLS error: strange"),
     (SECURE, never(errors.Untrusted("who?")), errors.Untrusted, "who?"),
     (PLAIN, ResponseFailed([Failure(neterror.ConnectionLost())]), errors.Cut, "in the middle"),
+    (SOCKET, neterror.ConnectError(2, "x"), errors.Unreachable, "(no such file or directory); is"),
+    (SOCKET, neterror.ConnectionRefusedError(111), errors.Unreachable, "in its group?"),
+    (SOCKET, neterror.TimeoutError(), errors.Unreachable, "(no answer in time); is the master"),
+    (SOCKET, never(ParseError("x", b"y")), errors.TLSMismatch, "take tls out of the master's URL"),
+    (SOCKET, never(neterror.ConnectionDone()), errors.Cut, "take tls out of the master's URL"),
 ]
 
 

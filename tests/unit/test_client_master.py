@@ -10,6 +10,7 @@ import pytest
 from treq.testing import RequestTraversalAgent
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -538,3 +539,20 @@ def test_trust_needs_tls() -> None:
     """A pin for an address without TLS is an error, not a false comfort."""
     with pytest.raises(ConfigError, match="write https"):
         MasterClient("http://h:1", KEY, trust=Trust(fingerprint=bytes(32)), reactor=Clock())
+
+
+def test_unix_sockets() -> None:
+    """The socket of an address is what is connected to, and a system without them is told."""
+    reactor = MemoryReactorClock()
+    client = MasterClient("unix:%2Frun%2Fa.sock/np", KEY, reactor=reactor)
+    task = Deferred.fromCoroutine(client.list())
+    [(path, factory, _, _)] = reactor.unixClients
+    assert path == "/run/a.sock"
+    transport = StringTransport()
+    factory.buildProtocol(None).makeConnection(transport)
+    assert transport.value().startswith(b"GET /np/v1/instances HTTP/1.1\r\n")
+    assert b"Host: localhost\r\n" in transport.value()
+    task.addErrback(lambda failure: failure.trap(CancelledError))
+    task.cancel()
+    with pytest.raises(ConfigError, match="no Unix sockets"):
+        MasterClient("unix:%2Frun%2Fa.sock", KEY, reactor=Clock())
