@@ -37,6 +37,12 @@ LONGEST_PAUSE = 30.0
 MOST_FAILED_STARTS = 3
 #: Seconds beyond NP_SHUTDOWN_TIMEOUT that a worker may take to stop, before it is killed.
 STOP_GRACE = 2.0
+#: Seconds that a worker may take to close an instance's ports. One that answers nothing at all by
+#: then is killed, which closes them: whoever asked has an answer within a second.
+RELEASE_PATIENCE = 0.8
+#: Seconds without any answer after which a worker that releases nothing counts as hung: several
+#: heartbeats. One that is merely busy, or has no CPU, gets more time.
+RELEASE_SILENCE = 0.4
 #: Seconds between two looks at the memory of workers, which grows slowly.
 MEMORY_INTERVAL = 5.0
 #: Seconds of a worker's age before it is drained: where its instances need what they take, they are
@@ -222,9 +228,22 @@ class Supervisor:
             self._end(run)
         else:
             # A worker that is gone has its ports closed when its process has ended.
+            late = self._reactor.callLater(RELEASE_PATIENCE, self._not_released, worker)
             asked = worker.call(Release, run=run.number)
+            asked.addBoth(self._answered, late)
             asked.addCallbacks(lambda _: run.released(), self._not_done, errbackArgs=(worker,))
         return released
+
+    def _answered(self, result: Any, late: IDelayedCall) -> Any:
+        if late.active():
+            late.cancel()
+        return result
+
+    def _not_released(self, worker: WorkerProcess) -> None:
+        """A worker has not closed ports in time."""
+        silence = worker.silence
+        if silence >= RELEASE_SILENCE:
+            worker.kill(f"it did not answer for {silence:.1f} s")
 
     def _end(self, run: _Run) -> None:
         """Nothing more comes of a run."""

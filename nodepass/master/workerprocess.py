@@ -149,6 +149,14 @@ class WorkerProcess(ProcessProtocol):
         """Ask the worker for something. Fails when it ends before it has answered."""
         return cast("Deferred[Any]", self._link.callRemote(command, **arguments))
 
+    @property
+    def silence(self) -> float:
+        """For how many seconds it has not answered, but for the time in which it had no CPU."""
+        if self._asked is None:
+            return 0.0
+        starved = starvation(self.pid) - self._starved
+        return float(self._reactor.seconds()) - self._asked - starved
+
     def close(self) -> None:
         """Hang up: the process ends at once."""
         self.why = "it was told to end"
@@ -238,8 +246,7 @@ class WorkerProcess(ProcessProtocol):
             self._ask_from(now)
         else:
             silence = now - self._asked
-            own = silence - (starvation(self.pid) - self._starved)
-            if own >= HANG_TIMEOUT or silence >= STARVED_TIMEOUT:
+            if self.silence >= HANG_TIMEOUT or silence >= STARVED_TIMEOUT:
                 self.kill(f"it did not answer for {silence:.1f} s")
                 return
         self._expect()

@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 from nodepass.errors import FatalError
 from nodepass.master import supervisor as supervisor_module
 from nodepass.master import workerprocess
-from tests.workers import MIB, Bench
+from tests.workers import MIB, Bench, FakeTenant
 
 Make = Callable[..., Bench]
 
@@ -84,6 +84,58 @@ def test_release_comes_before_the_end(make: Make) -> None:
     bench.reactor.settle()
     assert bench.tenants.over == [run]
     assert bench.supervisor.release("unknown").called
+    bench.stop()
+
+
+def test_a_worker_that_hangs_holds_up_no_release(make: Make) -> None:
+    """Whoever ends an instance has an answer within a second, its ports closed by the end of the
+    worker; the other instance goes on, and one line tells of it."""
+    bench = make(1).start()
+    for name in "ab":
+        bench.supervisor.host(name, name, name)
+    bench.reactor.settle(10)
+    (victim,) = bench.reactor.living
+    victim.stuck = True
+    released = bench.supervisor.release("a")
+    bench.reactor.settle(supervisor_module.RELEASE_PATIENCE - 0.1)
+    assert victim.alive and not released.called
+    bench.reactor.settle(0.15)
+    assert not victim.alive and released.called
+    bench.reactor.settle(1)
+    assert bench.runs() == [["b"]] and bench.tenants.moves == [("b", 2, 3)]
+    (line,) = bench.log.lines
+    assert "it did not answer for 0." in line
+    bench.stop()
+
+
+def test_a_busy_worker_may_take_longer_to_release(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that answers heartbeats, or has no CPU, ends no sessions of others for it."""
+    bench = make(1).start()
+    bench.supervisor.host("a", "a", "a")
+    bench.reactor.settle(10)
+    closed: Deferred[None] = Deferred()
+    monkeypatch.setattr(FakeTenant, "release", lambda tenant: closed)
+    released = bench.supervisor.release("a")
+    bench.reactor.settle(3)
+    assert len(bench.reactor.processes) == 1 and not released.called
+    closed.callback(None)
+    bench.reactor.settle(0.1)
+    assert released.called
+    monkeypatch.undo()
+    bench = make(1).start()
+    bench.supervisor.host("a", "a", "a")
+    bench.reactor.settle(10)
+    monkeypatch.setattr(workerprocess, "starvation", lambda pid: bench.reactor.seconds())
+    (victim,) = bench.reactor.living
+    victim.stuck = True
+    released = bench.supervisor.release("a")
+    bench.reactor.settle(3)
+    assert victim.alive and not released.called
+    victim.stuck = False
+    bench.reactor.settle(0.1)
+    assert released.called and victim.alive
     bench.stop()
 
 
