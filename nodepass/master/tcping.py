@@ -43,13 +43,16 @@ class Tcping:
         self._resolver = CachingResolver(reactor)
         self._places = DeferredSemaphore(MOST_AT_ONCE)
         self._under_way: set[Deferred[models.Tcping]] = set()
+        self._stopped = False
 
     def start(self) -> None:
         """Accept requests."""
+        self._stopped = False
         self._resolver.start()
 
     def stop(self) -> None:
-        """Cancel all that is under way."""
+        """Give up all that is under way."""
+        self._stopped = True
         for each in list(self._under_way):
             each.cancel()
         self._resolver.stop()
@@ -57,17 +60,19 @@ class Tcping:
     def ping(self, target: str) -> Deferred[models.Tcping]:
         """Connect to ``host:port``.
 
-        :returns: fires with what became of it, a target that is none included. Fails only when it
-            is cancelled, which `stop` does too.
+        :returns: fires with what became of it, a target that is none included, and one that was
+            given up by `stop`. Fails only when it is cancelled.
         """
         asked = Deferred.fromCoroutine(self._ping(target))
         if not asked.called:
             self._under_way.add(asked)
-            asked.addBoth(self._done, asked)
+            asked.addBoth(self._done, asked, target)
         return asked
 
-    def _done(self, result: Any, asked: Deferred[models.Tcping]) -> Any:
+    def _done(self, result: Any, asked: Deferred[models.Tcping], target: str) -> Any:
         self._under_way.discard(asked)
+        if self._stopped and isinstance(result, Failure) and result.check(CancelledError):
+            return _failed(target, "the master stops")
         return result
 
     async def _ping(self, target: str) -> models.Tcping:
@@ -77,6 +82,8 @@ class Tcping:
                 raise ValueError("port 0 can't be dialed")
         except ValueError as error:
             return _failed(target, str(error))
+        if self._stopped:
+            return _failed(target, "the master stops")
         place = self._places.acquire()
         try:
             await place.addTimeout(PATIENCE, self._reactor)

@@ -101,7 +101,7 @@ class TcpingTests(SynchronousTestCase):
         self.assertNoResult(asked[-2])
         self.tcping.stop()
         for each in asked[1:-1]:
-            self.failureResultOf(each, CancelledError)
+            self.assertEqual(self.successResultOf(each).error, "the master stops")
 
     def test_places_come_back(self) -> None:
         """After as many outcomes of each kind as there are places, there are as many again."""
@@ -127,11 +127,18 @@ class TcpingTests(SynchronousTestCase):
         self.assertEqual(self.reactor.getDelayedCalls(), [])
 
     def test_stop(self) -> None:
-        """Stopping cancels connects and those that wait for a place."""
+        """Stopping ends connects and those that wait for a place, with an answer that says so, and
+        none begins after it."""
         asked = [self.tcping.ping("192.0.2.1:80") for _ in range(MOST_AT_ONCE + 2)]
         self.tcping.stop()
+        begun = len(self.reactor.tcpClients)
+        asked.append(self.tcping.ping("192.0.2.1:80"))
         for each in asked:
-            self.failureResultOf(each, CancelledError)
+            self.assertEqual(
+                self.successResultOf(each),
+                Result(target="192.0.2.1:80", connected=False, latency=0, error="the master stops"),
+            )
+        self.assertEqual(len(self.reactor.tcpClients), begun)
 
 
 @pytest.mark.parametrize("target", ["no-such-host.invalid:80"])
