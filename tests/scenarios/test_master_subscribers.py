@@ -89,7 +89,8 @@ async def test_silent_subscribers_among_hundreds(tmp_path: Path) -> None:
     assert told["late"] < MOST_LATE
     assert most < MOST_GROWTH
     await readers.ended
-    await until(lambda: descriptors_of(master.pid) <= idle, what="the silent cut off")
+    # The history of traffic has been opened since: a file and its log.
+    await until(lambda: descriptors_of(master.pid) <= idle + 2, what="the silent cut off")
     for client in silent:
         client.settimeout(5)
         data = b""
