@@ -147,9 +147,12 @@ class RoleService(Service):
 
     @property
     def stats(self) -> Stats:
-        """How the tunnel is now, also while it drains; all zero while it is stopped."""
+        """How the tunnel is now, also while it drains; all zero while it is stopped. Where it has
+        failed and can't be built anew, what it had counted before stays."""
         role = self._role or self._draining
-        return Stats() if role is None else role.stats.after(self._earlier)
+        if role is not None:
+            return role.stats.after(self._earlier)
+        return Stats().after(self._earlier) if self.running else Stats()
 
     @property
     def tunnel_address(self) -> Endpoint | None:

@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from nodepass.config import parse_url
-from nodepass.errors import FatalError
+from nodepass.errors import ConfigError, FatalError
 from nodepass.logs import Level, Log
 from nodepass.meter import Stats
 from nodepass.service import RoleService, makeService
@@ -51,13 +51,19 @@ class FakeRole:
 
 
 class FakeRoles(RoleService):
-    """A service whose roles are fakes, kept as they are made."""
+    """A service whose roles are fakes, kept as they are made.
+
+    @ivar broken: a file that its roles need can't be read.
+    """
 
     def __init__(self) -> None:
         super().__init__(parse_url(URL), reactor=FakeReactor())
         self.made: list[FakeRole] = []
+        self.broken = False
 
     def _make_role(self, *arguments: Any) -> Any:
+        if self.broken:
+            raise ConfigError("the certificate can't be read")
         self.made.append(FakeRole())
         return self.made[-1]
 
@@ -207,6 +213,31 @@ def test_retrying_after_a_failure() -> None:
     assert not service.whenFailed().called
     service.stopService()
     assert service.trouble is None
+
+
+def test_counters_while_it_can_not_be_built_anew() -> None:
+    """They never fall: whoever adds up what they grow by would count the same traffic again."""
+    service = FakeRoles()
+    service.startService()
+    service.made[0].stats = Stats(tcp_rx=1000, tcps=3)
+    service._failed(FatalError("no such address"))
+    service.broken = True
+    retrying = service.retry()
+    service.made[0].stopped.callback(None)
+    assert outcome(retrying) is None and outcome(service.whenFailed()).args
+    assert service.stats == Stats(tcp_rx=1000)
+    service.retry()
+    assert service.stats == Stats(tcp_rx=1000)
+    service.broken = False
+    service.retry()
+    assert service.stats.tcp_rx == 1000
+    service.made[1].stats = Stats(tcp_rx=1)
+    assert service.stats.tcp_rx == 1001
+    service.broken = True
+    service.retry()
+    service.made[1].stopped.callback(None)
+    service.stopService()
+    assert service.stats == Stats() and service.last_stats.tcp_rx == 1001
 
 
 def test_stopped_while_it_is_retried() -> None:
