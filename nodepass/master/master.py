@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from attrs import asdict, evolve
-from twisted.internet.defer import Deferred, DeferredList, DeferredLock
+from twisted.internet.defer import Deferred, DeferredList, DeferredLock, TimeoutError
 from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
@@ -36,6 +36,10 @@ from .tcping import Tcping
 from .traffic import Traffic, history_path
 
 __all__ = ["Master"]
+
+#: Seconds that the disk may take for what is saved at the end: a busy one takes one. One that hangs
+#: does not keep the master from its end; what was acknowledged is on it already.
+CLOSE_TIMEOUT = 10.0
 
 
 class Master:
@@ -94,6 +98,7 @@ class Master:
 
         :raises ConfigError: another master has the state.
         :raises FatalError: the state or the workers can't be used.
+        :raises CancelledError: see `cancel_start`.
         """
         contents = await self.store.open()
         self._opened = True
@@ -107,6 +112,10 @@ class Master:
         self.registry.start(self._host)
         self._schedule_backup()
 
+    def cancel_start(self) -> None:
+        """Wait for no worker any more: `start` fails, and the master is to be stopped."""
+        self._host.stop()
+
     async def stop(self) -> None:
         """Tell subscribers, stop the instances side by side, save what they counted."""
         if self._backup_timer is not None:
@@ -117,10 +126,22 @@ class Master:
         await DeferredList([self.streams.close(), self._host.stop()], consumeErrors=True)
         self.hub.close()
         self.tcping.stop()
-        await self.registry.accounts.flush()
         if self._opened:  # else there is no thread to close anything in
-            await self.traffic.close()
-            await self.store.close()
+            closing = Deferred.fromCoroutine(self._close())
+            try:
+                await closing.addTimeout(CLOSE_TIMEOUT, self._reactor)
+            except TimeoutError:
+                self._log.error(
+                    "{path}: the state can't be closed: the disk does not answer for "
+                    "{seconds:g} s; traffic of the last moments may be lost",
+                    path=str(self.store.path),
+                    seconds=CLOSE_TIMEOUT,
+                )
+
+    async def _close(self) -> None:
+        await self.registry.accounts.flush()
+        await self.traffic.close()
+        await self.store.close()
 
     def reload(self) -> None:
         """Let all instances read their certificate files again."""

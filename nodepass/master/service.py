@@ -183,6 +183,8 @@ class MasterService(Service):
     async def _start(self, master: Master) -> None:
         try:
             await master.start()
+        except CancelledError:
+            return  # it is being stopped
         except (ConfigError, FatalError) as error:
             self._failed(error)
             return
@@ -219,7 +221,9 @@ class MasterService(Service):
     async def _stop(self, master: Master) -> None:
         port, site, starting = self._port, self._site, self._starting
         if starting is not None and not starting.called:
-            # What is half started can't be stopped; it takes a second at most.
+            # What is half started can't be stopped. The state takes a moment to be read; workers
+            # that may take long are not waited for.
+            master.cancel_start()
             started: Deferred[None] = Deferred()
             starting.addBoth(lambda _: started.callback(None))
             await started

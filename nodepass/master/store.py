@@ -60,7 +60,8 @@ class _Thread:
 
     def start(self) -> None:
         self._pool = ThreadPool(minthreads=1, maxthreads=1, name="nodepass-state")
-        # A daemon: a disk that hangs must not keep the process from its end.
+        # A daemon: a disk that hangs must not keep the process from its end. The master, too, waits
+        # for it only so long.
         self._pool.threadFactory = partial(threading.Thread, daemon=True)  # type: ignore[assignment]
         self._pool.start()
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from attrs import define, field
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
@@ -125,7 +125,10 @@ class Supervisor:
     # Host
 
     def start(self) -> Deferred[None]:
-        """Start the workers; fires when the first is up."""
+        """Start the workers; fires when the first is up. Fails with CancelledError when it is
+        stopped before."""
+        if self._stopping:
+            return fail(CancelledError("the master was stopped"))
         starting = self._starting = Deferred()
         for _ in range(self._settings.workers):
             self._open()
