@@ -136,8 +136,8 @@ class Ledger:
         """Close the file; what is in its log moves into it."""
         self.connection.close()
 
-    def contents(self, *, recovered: bool = False) -> Contents:
-        """Return all that the file holds, with a word on whether it is what was saved last."""
+    def contents(self) -> Contents:
+        """Return all that the file holds."""
         query = self.connection.execute
         found = query("SELECT mid, key, alias FROM identity").fetchone()
         totals = {
@@ -158,7 +158,6 @@ class Ledger:
                 )
                 for id, url, alias, restart, meta in rows
             ),
-            recovered=recovered,
         )
 
     def commit(self, changes: Iterable[Change]) -> None:

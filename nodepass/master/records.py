@@ -75,12 +75,10 @@ class Contents:
 
     :ivar identity: None where none was ever saved.
     :ivar records: in the order in which they were created.
-    :ivar recovered: whether this is not what was saved last, as the state file was damaged.
     """
 
     identity: Identity | None = None
     records: tuple[Record, ...] = ()
-    recovered: bool = False
 
 
 def new_api_key() -> str:

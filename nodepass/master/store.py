@@ -139,7 +139,7 @@ class Store:
                     "by NP_STATE"
                 ) from None
             self._lock, self._ledger = lock, ledger
-            return ledger.contents(recovered=recovery is not None), recovery
+            return ledger.contents(), recovery
         except BaseException:
             lock.release()
             raise
@@ -190,15 +190,6 @@ class Store:
     def put(self, record: Record) -> Deferred[None]:
         """Save an instance, new or changed, with its totals."""
         return self._write(lambda ledger: ledger.put(record))
-
-    def put_many(self, records: Sequence[Record]) -> Deferred[None]:
-        """Save instances, all or none."""
-
-        def change(ledger: Ledger) -> None:
-            for record in records:
-                ledger.put(record)
-
-        return self._write(change)
 
     def put_totals(self, totals: Mapping[str, Totals]) -> Deferred[None]:
         """Save the totals of instances, all or none; ids that are not there are left out."""

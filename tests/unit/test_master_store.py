@@ -110,6 +110,16 @@ def home(tmp_path: Path) -> Iterator[Home]:
     home.close()
 
 
+def put_together(store: Store, records: list[Record]) -> Deferred[None]:
+    """Save instances in one write."""
+
+    def change(ledger: Ledger) -> None:
+        for each in records:
+            ledger.put(each)
+
+    return store._write(change)
+
+
 def record(number: int, **fields: Any) -> Record:
     """An instance with something in each field."""
     return evolve(
@@ -165,17 +175,15 @@ def test_everything_comes_back(home: Home) -> None:
     got(home.store.remove("0badcafe"))
     got(home.store.put(records[1]))
     home.close()
-    assert home.open() == Contents(
-        identity=IDENTITY, records=(changed, records[2], records[1]), recovered=False
-    )
+    assert home.open() == Contents(identity=IDENTITY, records=(changed, records[2], records[1]))
 
 
-def test_put_many_is_all_or_nothing(home: Home) -> None:
+def test_a_write_is_all_or_nothing(home: Home) -> None:
     """One instance that can't be stored keeps those out that were to come with it."""
     home.open()
     with pytest.raises(StoreError, match="none that can be stored"):
-        got(home.store.put_many([record(1), record(2, alias="\udc80")]))
-    got(home.store.put_many([record(3), record(4)]))
+        got(put_together(home.store, [record(1), record(2, alias="\udc80")]))
+    got(put_together(home.store, [record(3), record(4)]))
     home.close()
     assert [each.id for each in home.open().records] == ["00000003", "00000004"]
 
@@ -183,7 +191,7 @@ def test_put_many_is_all_or_nothing(home: Home) -> None:
 def test_totals(home: Home) -> None:
     """Totals replace those from before, and do not bring an instance back that was removed."""
     home.open()
-    got(home.store.put_many([record(1), record(2)]))
+    got(put_together(home.store, [record(1), record(2)]))
     got(home.store.remove("00000002"))
     new = Totals(tcprx=10**30, udptx=5)
     got(home.store.put_totals({"00000001": new, "00000002": new, "00000003": new}))
@@ -298,7 +306,7 @@ def test_a_full_disk(home: Home) -> None:
     query(f"PRAGMA max_page_count = {pages}")
     big = [record(number, url="server://" + "x" * 3000) for number in range(2, 9)]
     with pytest.raises(StoreError) as caught:
-        got(home.store.put_many(big))
+        got(put_together(home.store, big))
     assert str(caught.value) == (
         f"{home.path}: the state can't be saved: no space is left there; make room"
     )
@@ -456,9 +464,7 @@ def test_a_damaged_file(home: Home) -> None:
     _, newer = saved_twice(home)
     scribble(home.path, b"name 1")
     damaged = home.path.read_bytes()
-    assert home.open() == Contents(
-        identity=IDENTITY, records=(record(1), record(2)), recovered=True
-    )
+    assert home.open() == Contents(identity=IDENTITY, records=(record(1), record(2)))
     [aside] = home.files("damaged")
     assert aside.read_bytes() == damaged
     assert home.log.lines == [
@@ -485,7 +491,7 @@ def test_nothing_good_is_left(home: Home) -> None:
     for backup in saved_twice(home):
         backup.write_bytes(b"")
     home.path.write_bytes(b"")
-    assert home.open() == Contents(recovered=True)
+    assert home.open() == Contents()
     [(level, line)] = home.log.lines
     assert level == "error" and "no backup is good: the master starts empty" in line
     got(home.store.put(record(1)))
@@ -507,7 +513,7 @@ def test_lost_rows_are_noticed(home: Home) -> None:
     with sqlite3.connect(home.path) as connection:
         connection.execute("DELETE FROM instances WHERE id = '00000002'")
     connection.close()
-    assert home.open().recovered
+    home.open()
     assert "that are not the 7 that were written" in home.log.lines[0][1]
 
 
@@ -516,7 +522,7 @@ def test_damage_shows_no_keys(home: Home) -> None:
     saved_twice(home)
     data = home.path.read_bytes()
     home.path.write_bytes(data.replace(b"//secret1", b"//secre\xff1"))
-    assert home.open().recovered
+    home.open()
     assert "its content can't be read" in home.log.lines[0][1]
     assert "secre" not in home.log.lines[0][1]
 
@@ -582,7 +588,7 @@ def test_random_damage(tmp_path: Path, what: str) -> None:
             # What is cut off a log can't be told from what a crash kept from being written.
             assert home.log.lines or (what == "log" and log.startswith(end)), number
             if what != "log":
-                assert found.recovered and content == (before.identity, before.records), number
+                assert home.log.lines and content == (before.identity, before.records), number
             assert found.identity == IDENTITY and len(found.records) >= 40
         got(home.store.put(record(99)))
         home.close()
@@ -596,8 +602,8 @@ def test_damage_to_a_log_whose_content_is_in_the_file(home: Home) -> None:
     ledger: Any = home.store._ledger
     # Killed at the worst moment: all is in the file, and the log is not emptied yet.
     ledger.tidy = lambda: ledger.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-    got(home.store.put_many([record(number, alias="x" * 200) for number in range(30)]))
-    got(home.store.put_many([record(number, alias="y" * 200) for number in range(20)]))
+    got(put_together(home.store, [record(number, alias="x" * 200) for number in range(30)]))
+    got(put_together(home.store, [record(number, alias="y" * 200) for number in range(20)]))
     now = ledger.contents().records
     home.crash()
     log = backups.beside(home.path, "-wal")
