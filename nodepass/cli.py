@@ -11,6 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from nodepass import help
@@ -84,13 +85,18 @@ def run(arguments: Sequence[str]) -> int:
     from twisted.internet import reactor
     from twisted.logger import globalLogBeginner
 
+    from nodepass.lines import BackgroundStream
     from nodepass.logs import LineObserver
     from nodepass.service import makeService
 
+    output: Any = sys.stdout
+    with suppress(AttributeError, OSError, ValueError):  # there is none, or it is no file
+        output = BackgroundStream(sys.stdout)
+        reactor.addSystemEventTrigger("after", "shutdown", output.close)
     # Before the roles are made: what these log then already has its place.
     quietest = min(config.log for config in configs)
     globalLogBeginner.beginLoggingTo(
-        [LineObserver(sys.stdout, level=quietest)], redirectStandardIO=False
+        [LineObserver(output, level=quietest)], redirectStandardIO=False
     )
     return serve([makeService(config) for config in configs], reactor)
 

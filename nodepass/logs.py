@@ -17,14 +17,14 @@ import time
 from collections.abc import Callable, Hashable
 from datetime import datetime
 from enum import IntEnum
-from typing import TextIO, cast
+from typing import Protocol, cast
 
 from attrs import define
 from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, formatEvent
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-__all__ = ["Level", "LineObserver", "Log", "mask", "printable"]
+__all__ = ["Level", "LineObserver", "LineStream", "Log", "format_line", "mask", "printable"]
 
 #: Keys that `Log.limited` and `Log.once` each remember. They are causes and places in the code,
 #: of which there are dozens; the bound is for keys that a peer can make up, such as addresses.
@@ -247,6 +247,16 @@ COLOURS = {
 }
 
 
+class LineStream(Protocol):
+    """What `LineObserver` asks of a text stream."""
+
+    def write(self, text: str, /) -> int: ...
+
+    def flush(self) -> None: ...
+
+    def isatty(self) -> bool: ...
+
+
 @implementer(ILogObserver)
 class LineObserver:
     """Writes a line per event to a stream; logging never fails, whatever the stream does.
@@ -254,16 +264,17 @@ class LineObserver:
     Lines of a `Log` are written as they come, having been filtered there. Of everything else, such
     as Twisted's own events, only warnings and errors are shown.
 
-    :param stream: a text stream; each line is flushed.
+    :param stream: each line is flushed; one that blocks is best behind a
+        `nodepass.lines.BackgroundStream`.
     :param level: the least level shown of events that no `Log` emitted; never below warnings.
     :param colour: whether levels are coloured; None: on a terminal, unless the
         environment has a ``NO_COLOR`` that is not empty (https://no-color.org).
     """
 
     def __init__(
-        self, stream: TextIO, *, level: Level = Level.WARN, colour: bool | None = None
+        self, stream: LineStream, *, level: Level = Level.WARN, colour: bool | None = None
     ) -> None:
-        self._stream: TextIO | None = stream
+        self._stream: LineStream | None = stream
         self._level = max(level, Level.WARN)
         if colour is None:
             colour = not os.environ.get("NO_COLOR") and _is_terminal(stream)
@@ -303,7 +314,7 @@ def format_line(event: LogEvent, level: Level, *, colour: bool = False) -> str:
     return line
 
 
-def _write(stream: TextIO, line: str) -> None:
+def _write(stream: LineStream, line: str) -> None:
     """Write and flush, with escapes for what the stream's encoding lacks."""
     try:
         stream.write(line)
@@ -312,7 +323,7 @@ def _write(stream: TextIO, line: str) -> None:
     stream.flush()
 
 
-def _is_terminal(stream: TextIO) -> bool:
+def _is_terminal(stream: LineStream) -> bool:
     try:
         return stream.isatty()
     except (AttributeError, ValueError):
