@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -93,7 +94,14 @@ def _write(path: Path, identity: Identity) -> None:
 
 def _existing(path: Path) -> Path:
     path = Path(os.path.realpath(path))
-    if not path.is_file():
+    try:
+        found = stat.S_ISREG(os.stat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        found = False
+    except OSError as error:
+        # A directory on the way may be closed to this user, say.
+        raise _unreachable(path, error) from None
+    if not found:
         raise ConfigError(
             f"NP_STATE: {path} does not exist; accepted: the state file of a master that has run"
         )
@@ -116,10 +124,7 @@ def _snapshot(path: Path) -> Iterator[sqlite3.Connection]:
             check(connection, path)
             yield connection
     except OSError as error:
-        raise FatalError(
-            f"{path}: the state can't be read: {(error.strerror or str(error)).lower()}; do it as "
-            "the master's user, with some room in the directory for temporary files"
-        ) from None
+        raise _unreachable(path, error) from None
 
 
 def _read_log(path: Path) -> bytes:
@@ -150,6 +155,13 @@ def _identity(path: Path, connection: sqlite3.Connection) -> Identity:
     if row is None:
         raise FatalError(f"{path}: there is no API key in it yet; start the master once")
     return Identity(mid=row[0], key=row[1], alias=row[2])
+
+
+def _unreachable(path: Path, error: OSError) -> FatalError:
+    return FatalError(
+        f"{path}: the state can't be read: {(error.strerror or str(error)).lower()}; do it as "
+        "the master's user, with some room in the directory for temporary files"
+    )
 
 
 def _unreadable(path: Path, error: Exception) -> FatalError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import sqlite3
@@ -649,6 +650,18 @@ def test_the_key_offline(home: Home) -> None:
     renew_key(home.path, "f" * 32)
     assert read_identity(home.path) == evolve(IDENTITY, key="f" * 32)
     assert home.open().identity == evolve(IDENTITY, key="f" * 32)
+
+
+def test_the_key_out_of_reach(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory that this user may not enter is named, as a file that can't be read is."""
+
+    def forbid(path: Path) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(os, "stat", forbid)
+    for work in (read_identity, lambda path: renew_key(path, "f" * 32)):
+        with pytest.raises(FatalError, match="permission denied; do it as the master's user"):
+            work(home.path)
 
 
 def test_the_key_of_a_damaged_file(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
