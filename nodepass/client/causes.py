@@ -34,8 +34,7 @@ from .errors import (
 __all__ = ["of_answer", "of_failure"]
 
 _KEY_CURE = (
-    "give the one that the master printed at its first start "
-    "(nodepass key --master shows it on its machine)"
+    "it is another master's, or was renewed; nodepass key --master on the master's machine shows it"
 )
 
 #: How answers of a TLS server to a request without TLS begin, as Go's and nginx's do.
@@ -75,7 +74,7 @@ def _network_trouble(address: APIAddress, error: BaseException) -> MasterError |
         if "does not speak TLS" in words:
             what = "speaks only TLS below 1.3" if "1.3" in words else "does not speak TLS"
             cure = (
-                "put a newer proxy before it"
+                "switch on TLS 1.3 there (nginx: ssl_protocols TLSv1.2 TLSv1.3;)"
                 if "1.3" in words
                 else f"try --api http{where.removeprefix('https')}"
             )
@@ -122,14 +121,22 @@ def _flat(error: BaseException) -> Iterator[BaseException]:
     yield error
 
 
-def of_answer(address: APIAddress, status: int, body: bytes, location: str = "") -> MasterError:
+def of_answer(
+    address: APIAddress, status: int, body: bytes, location: str = "", challenge: str = ""
+) -> MasterError:
     """Return what to raise for an answer whose status is not 2xx.
 
     :param body: what came with it, or its beginning.
     :param location: the header of that name.
+    :param challenge: the header ``WWW-Authenticate``, which no master sends.
     """
     where = f"{address}"
     reason = server_words(body)
+    if status == http.UNAUTHORIZED and (challenge or not reason):
+        return NotAMaster(
+            f"{where}: the proxy in front asks for a sign-in; let it pass on the API's path "
+            "without one, as the master checks its key by itself"
+        )
     if status == http.UNAUTHORIZED:
         return WrongKey(f"{where}: the API key is wrong; {_KEY_CURE}")
     if 300 <= status < 400:

@@ -161,7 +161,8 @@ class Web:
                 timeout.cancel()
         if not 200 <= response.code < 300:
             words = await self._read(response, MOST_ERROR, cut=True)
-            raise of_answer(self.address, response.code, words, _header(response, "location"))
+            headers = (_header(response, name) for name in ("location", "www-authenticate"))
+            raise of_answer(self.address, response.code, words, *headers)
         return response
 
     async def _read(self, response: Any, most: int, *, cut: bool = False) -> bytes:

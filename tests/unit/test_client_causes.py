@@ -93,7 +93,7 @@ FAILURES = [
     (PLAIN, never(ParseError("x", b"y")), errors.TLSMismatch, "--api https://m.example"),
     (SECURE, never(ParseError("x", b"y")), errors.NotAMaster, "not HTTP"),
     (SECURE, never(ssl("wrong version number")), errors.TLSMismatch, "--api http://m.example"),
-    (SECURE, never(ssl("alert protocol version")), errors.TLSMismatch, "below 1.3"),
+    (SECURE, never(ssl("alert protocol version")), errors.TLSMismatch, "ssl_protocols"),
     (SECURE, never(ssl("strange")), errors.TLSMismatch, "TLS error: strange"),
     (SECURE, never(errors.Untrusted("who?")), errors.Untrusted, "who?"),
     (PLAIN, ResponseFailed([Failure(neterror.ConnectionLost())]), errors.Cut, "in the middle"),
@@ -123,6 +123,8 @@ def test_not_the_networks() -> None:
 
 ANSWERS = [
     (401, b'{"error":"Unauthorized: Invalid API key"}', errors.WrongKey, "key --master"),
+    (401, b"<html>401 Authorization Required</html>", errors.NotAMaster, "asks for a sign-in"),
+    (401, b"", errors.NotAMaster, "asks for a sign-in"),
     (301, b"", errors.NotAMaster, "redirects to https://else.example"),
     (400, b"Client sent an HTTP request to an HTTPS server.", errors.TLSMismatch, "https://m"),
     (400, b"The plain HTTP request was sent to HTTPS port", errors.TLSMismatch, "https://m"),
@@ -146,6 +148,14 @@ def test_answers(status: int, body: bytes, kind: type[Exception], words: str) ->
     assert words in str(error)
     assert str(PLAIN) in str(error)
     assert "\n" not in str(error)
+
+
+def test_sign_in() -> None:
+    """A challenge is a proxy's, whatever comes with it: masters send none."""
+    body = b'{"error":"Unauthorized"}'
+    assert type(of_answer(PLAIN, 401, body)) is errors.WrongKey
+    error = of_answer(PLAIN, 401, body, "", 'Basic realm="x"')
+    assert type(error) is errors.NotAMaster and "the key" not in str(error)
 
 
 def test_words_of_strangers() -> None:
