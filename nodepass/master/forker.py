@@ -15,12 +15,15 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from importlib import import_module
 from typing import Any, cast
 
 from twisted.internet.error import ProcessDone, ProcessExitedAlready, ProcessTerminated
+from twisted.internet.interfaces import IReadDescriptor
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 __all__ = ["ForkedProcess", "Forker", "prepare", "prepared"]
 
@@ -34,12 +37,14 @@ _REAP = b"reap "
 _NOT_YET = b"not yet"
 
 
+@implementer(IReadDescriptor)
 class Forker:
     """The master's end of the forker."""
 
     def __init__(self, pid: int, link: socket.socket) -> None:
         self._pid = pid
         self._link = link
+        self._reactor: Any = None
         link.settimeout(PATIENCE)
 
     @classmethod
@@ -59,6 +64,12 @@ class Forker:
         theirs.close()
         return cls(pid, ours)
 
+    def watch(self, reactor: Any) -> None:
+        """Notice its end in this reactor, so that nothing is left of it."""
+        if self._reactor is None and self._link.fileno() != -1:
+            self._reactor = reactor
+            reactor.addReader(self)
+
     def fork(self, conversation: socket.socket, errors: socket.socket) -> int:
         """Make a worker whose standard input and output is the one, whose error output the other.
 
@@ -77,6 +88,7 @@ class Forker:
 
     def _ask(self, request: bytes, *files: int) -> bytes:
         try:
+            os.kill(self._pid, signal.SIGCONT)  # whoever stopped it did not mean to stop the master
             socket.send_fds(self._link, [request], files)
             answer = self._link.recv(64)
             if not answer:
@@ -89,9 +101,26 @@ class Forker:
     def close(self) -> None:
         """End the forker; workers that it has made go on."""
         if self._link.fileno() != -1:
+            if self._reactor is not None:
+                self._reactor.removeReader(self)
             self._link.close()
             os.kill(self._pid, signal.SIGKILL)
             os.waitpid(self._pid, 0)
+
+    # What the reactor sees of it. It says nothing unasked, and answers are read where they are
+    # waited for: what the reactor hears of is its end.
+
+    def fileno(self) -> int:
+        return self._link.fileno()
+
+    def doRead(self) -> None:
+        self.close()
+
+    def connectionLost(self, reason: Failure) -> None:
+        self.close()
+
+    def logPrefix(self) -> str:
+        return "forker"
 
 
 # What workers run, the reactor excluded: it holds descriptors, which must not be shared.
@@ -190,12 +219,21 @@ def _runs(pid: int) -> bool:
         return False
 
 
+def _unheard(*_: object) -> None:
+    pass
+
+
 class _Pipe(Protocol):
     """One of the sockets that lead to a worker."""
 
     def __init__(self, received: Callable[[bytes], None], lost: Callable[[], None]) -> None:
         self._received = received
         self._lost = lost
+
+    def abandon(self) -> None:
+        """Close it, and let nobody hear of it."""
+        self._received = self._lost = _unheard
+        cast(Any, self.transport).abortConnection()
 
     def dataReceived(self, data: bytes) -> None:
         self._received(data)
@@ -219,10 +257,15 @@ class ForkedProcess:
         self._errors_open = True
         talk, their_talk = socket.socketpair()
         errors, their_errors = socket.socketpair()
-        with talk, their_talk, errors, their_errors:
-            self.pid = forker.fork(their_talk, their_errors)
+        forker.watch(reactor)
+        with talk, their_talk, errors, their_errors, ExitStack() as undone:
+            # All that may fail comes before the process is there, which nobody would end then.
             self._talk = self._adopt(talk, protocol.outReceived, self._talk_lost)
+            undone.callback(self._talk.abandon)
             self._errors = self._adopt(errors, protocol.errReceived, self._errors_lost)
+            undone.callback(self._errors.abandon)
+            self.pid = forker.fork(their_talk, their_errors)
+            undone.pop_all()
         protocol.makeConnection(self)
 
     def _adopt(

@@ -452,6 +452,21 @@ async def test_workers_that_are_forked() -> None:
     await target.stop()
 
 
+@pytest_twisted.ensureDeferred
+async def test_a_forker_that_is_killed_is_no_zombie() -> None:
+    """Its end is noticed at once, and not when a worker is wanted."""
+    target = listen(echo)
+    port = free_port()
+    master = parent("forks", forward(port, target.endpoint))
+    await master.up()
+    (forker,) = children(master.pid)
+    os.kill(forker, signal.SIGKILL)
+    await until(lambda: not os.path.exists(f"/proc/{forker}"), timeout=5, what="its burial")
+    assert await ask(port) == b"question"
+    assert await master.stop() == 0
+    await target.stop()
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 @pytest_twisted.ensureDeferred
 async def test_a_forker_that_is_lost(number: int) -> None:
