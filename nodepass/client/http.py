@@ -161,8 +161,8 @@ class Web:
                 timeout.cancel()
         if not 200 <= response.code < 300:
             words = await self._read(response, MOST_ERROR, cut=True)
-            headers = (_header(response, name) for name in ("location", "www-authenticate"))
-            raise of_answer(self.address, response.code, words, *headers)
+            more = (_header(response, name) for name in ("location", "www-authenticate"))
+            raise of_answer(self.address, response.code, words, *more)
         return response
 
     async def _read(self, response: Any, most: int, *, cut: bool = False) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nodepass.master.models import (
+    EVENT_TYPES,
     MASTER_ID,
     Event,
     Info,
@@ -13,4 +14,14 @@ from nodepass.master.models import (
     Traffic,
 )
 
-__all__ = ["MASTER_ID", "Event", "Info", "Instance", "Meta", "Peer", "Tcping", "Traffic"]
+__all__ = [
+    "EVENT_TYPES",
+    "MASTER_ID",
+    "Event",
+    "Info",
+    "Instance",
+    "Meta",
+    "Peer",
+    "Tcping",
+    "Traffic",
+]

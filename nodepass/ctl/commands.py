@@ -5,16 +5,18 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any
 
 import msgspec
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
+from twisted.web.http import CONFLICT
 
-from nodepass.client import MasterClient, MasterError, Refused
-from nodepass.client.models import MASTER_ID, Event, Instance
+from nodepass.client import Cut, MasterClient, MasterError, NotFound, Refused
+from nodepass.client.models import EVENT_TYPES, MASTER_ID, Event, Instance
+from nodepass.config import parse_role_url
 from nodepass.errors import ConfigError
 from nodepass.logs import mask, printable
 
@@ -164,7 +166,10 @@ _CHANGES = ("initial", "create", "update", "delete", "shutdown")
 async def create(run: Run) -> None:
     """``create``."""
     restart = False if run.options.no_restart else None
-    made = await run.master.create(run.options.url, run.options.alias, restart=restart)
+    try:
+        made = await run.master.create(run.options.url, run.options.alias, restart=restart)
+    except Refused as error:
+        raise _explained(error, run.options.url) from None
     # First of all: it is there now, whatever becomes of the rest.
     run.out.line(printable(made.id))
     # Masters of other implementations take notice of URL and alias alone.
@@ -172,8 +177,30 @@ async def create(run: Run) -> None:
         await run.master.change(made.id, restart=restart)
 
 
-def _each(action: Callable[[MasterClient, str], Awaitable[object]], done: str) -> Any:
-    """A command that does the same to several instances."""
+def _explained(error: Refused, url: str) -> Refused:
+    """A refusal of a URL, with what is accepted where the master does not say."""
+    if "Invalid URL" not in error.reason:
+        return error
+    cause = _url_trouble(url)
+    return error if cause is None else Refused(f"{error}: {cause}", error.status, error.reason)
+
+
+def _url_trouble(url: str) -> str | None:
+    """Why a tunnel's URL can't be used; None where it can."""
+    try:
+        parse_role_url(url)
+    except ConfigError as error:
+        return str(error)
+    return None
+
+
+def _each(
+    action: Callable[[MasterClient, str], Awaitable[object]], done: str, already: str = ""
+) -> Any:
+    """A command that does the same to several instances.
+
+    :param already: the status that it brings about.
+    """
 
     async def command(run: Run) -> None:
         instances = await run.master.list()
@@ -185,7 +212,9 @@ def _each(action: Callable[[MasterClient, str], Awaitable[object]], done: str) -
             except Refused as error:
                 run.failed(f"{show.named(one)}: {error}")
             else:
-                run.out.line(f"{show.named(one)} {done}")
+                # It was asked in any case: what is shown as stopped may be about to start.
+                same = one.status == already
+                run.out.line(f"{show.named(one)} {f'is {already} already' if same else done}")
 
     return command
 
@@ -207,7 +236,8 @@ async def edit(run: Run) -> None:
     one = await run.find(options.id)
     kept = {name: value for name, value in one.meta.tags.items() if name not in drop}
     old = one.meta.peer
-    if (options.alias, options.restart) != (None, None) or add or drop or peer:
+    others = (options.alias, options.restart) != (None, None) or bool(add or drop or peer)
+    if others:
         await run.master.change(
             one.id,
             alias=options.alias,
@@ -216,7 +246,15 @@ async def edit(run: Run) -> None:
             peer={"sid": old.sid, "type": old.type, "alias": old.alias, **peer} if peer else None,
         )
     if options.url is not None:
-        await run.master.replace(one.id, options.url)
+        try:
+            await run.master.replace(one.id, options.url)
+        except Refused as error:
+            if error.status != CONFLICT:
+                raise _explained(error, options.url) from None
+            # A master's word for a change that would be none.
+            run.out.note(f"{show.named(one)}: that is its URL already")
+            if not others:
+                return
     run.out.line(f"{show.named(one)} changed")
 
 
@@ -238,14 +276,33 @@ async def logs(run: Run) -> None:
             run.out.line(show.clean_line(line))
         return
     lines = run.master.follow(one.id, run.options.lines)
-    async with aclosing(lines):
-        async for line in lines:
-            run.out.line(show.clean_line(line))
+    with suppress(Cut):
+        async with aclosing(lines):
+            async for line in lines:
+                run.out.line(show.clean_line(line))
+    raise await _why_it_ended(run, one)
+
+
+async def _why_it_ended(run: Run, one: Instance) -> MasterError:
+    """Ask why a log goes on no longer; the stream itself does not say."""
+    try:
+        await run.master.get(one.id)
+    except NotFound:
+        return MasterError(f"{show.named(one)}: it was deleted, and its log with it")
+    except MasterError as error:
+        return MasterError(f"{show.named(one)}: its log broke off: {error}")
+    return MasterError(
+        f"{show.named(one)}: its log broke off, but the master is there; the same command follows "
+        "it again"
+    )
 
 
 async def print_events(run: Run) -> None:
     """``events``."""
     types = [name.strip() for name in (run.options.types or "").split(",") if name.strip()]
+    for name in types:
+        if name not in EVENT_TYPES:
+            raise ConfigError(f"--types {printable(name)}: accepted: {', '.join(EVENT_TYPES)}")
     id = None if run.options.id is None else (await run.find(run.options.id)).id
 
     def lost(error: MasterError, delay: float) -> None:
@@ -298,15 +355,19 @@ async def import_document(run: Run) -> None:
     wanted = load(_read(name), name).instances
     existing = await run.master.list()
     counts = {"+": 0, "~": 0, "=": 0}
-    for step in plan(existing, wanted):
+    for number, step in enumerate(plan(existing, wanted), 1):
+        entry = step.entry
+        name = step.id or entry.id or entry.alias or f"entry {number}, {mask(entry.url)}"
         _print_step(run, step)
-        if not run.options.dry_run:
+        trouble = _url_trouble(entry.url) if step.puts_url else None
+        if trouble is None and not run.options.dry_run:
             try:
                 await _carry_out(run, step)
             except Refused as error:
-                name = step.id or step.entry.id or step.entry.alias or mask(step.entry.url)
-                run.failed(f"{printable(name)}: {error}")
-                continue
+                trouble = str(error)
+        if trouble is not None:
+            run.failed(f"{printable(name)}: {trouble}")
+            continue
         counts[step.sign] += 1
     if run.options.dry_run:
         words = ("to create", "to change", "the same")
@@ -406,8 +467,8 @@ async def rotate_key(run: Run) -> None:
 COMMANDS: dict[str, Callable[[Run], Awaitable[None]]] = {
     "list": list_instances,
     "create": create,
-    "start": _each(MasterClient.start, "starting"),
-    "stop": _each(MasterClient.stop, "stopping"),
+    "start": _each(MasterClient.start, "starting", "running"),
+    "stop": _each(MasterClient.stop, "stopping", "stopped"),
     "restart": _each(MasterClient.restart, "restarting"),
     "reset": _each(MasterClient.reset, "reset"),
     "delete": _each(MasterClient.delete, "deleted"),

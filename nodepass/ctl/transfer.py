@@ -82,6 +82,11 @@ class Step:
             return "+"
         return "~" if self.changes else "="
 
+    @property
+    def puts_url(self) -> bool:
+        """Whether the master is given the entry's URL."""
+        return self.id is None or any(name == "url" for name, _, _ in self.changes)
+
 
 def document(instances: Sequence[Instance]) -> Document:
     """Return what an export of ``instances`` holds."""

@@ -36,7 +36,7 @@ async def test_life_of_a_tunnel(tmp_path: Path) -> None:
     [one] = await there.list()
     assert (one["alias"], one["url"], one["meta"]["tags"]) == ("www", other, {"a": "b"})
     assert one["meta"]["peer"]["sid"] == "7"
-    assert "conflict" in (await there.ctl("edit", "www", "--url", other, status=1)).err
+    assert "is its URL already" in (await there.ctl("edit", "www", "--url", other)).err
 
     bad = (await there.ctl("create", url + "&max=many", status=1)).err
     assert "max" in bad and bad.count("\n") == 1
@@ -139,7 +139,8 @@ async def test_followed_log(tmp_path: Path) -> None:
     assert "Traceback" not in "\n".join(watching.lines)
     await client.close()
     await there.node.stop()
-    await following.ended
+    assert await following.ended == 1
+    assert "its log broke off: " in following.lines[-1]
 
 
 @pytest_twisted.ensureDeferred

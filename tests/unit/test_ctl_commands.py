@@ -171,12 +171,18 @@ class Changing(Case):
         )
         # One request, so that nothing can come between the two halves of it.
         self.assertEqual(self.bodies(), [{"url": url, "alias": "n", "restart": False}])
-        self.assertIn("Invalid URL scheme", self.fail_command(Refused, "create", "x://"))
+        message = self.fail_command(Refused, "create", "x://y")
+        self.assertIn("refused: Invalid URL scheme: scheme x: unknown; accepted: server", message)
 
     def test_actions(self) -> None:
         """By alias, by id, by the beginning of an id."""
         out = self.run_command("stop", "web", "1a2b00")
         self.assertEqual(out, "1a2b3c4d (web) stopping\n1a2b0000 (x\\x1b[2J) stopping\n")
+        # It is asked all the same: it may be about to start.
+        self.assertEqual(self.run_command("stop", "web"), "1a2b3c4d (web) is stopped already\n")
+        self.assertEqual(self.bodies()[-1], {"action": "stop"})
+        self.assertIn(") starting\n", self.run_command("start", "web"))
+        self.assertIn(") is running already\n", self.run_command("start", "web"))
         for name, action in (("start", "start"), ("restart", "restart"), ("reset", "reset")):
             self.run_command(name, "1A2B3")
             self.assertEqual(self.bodies()[-1], {"action": action})
@@ -223,6 +229,19 @@ class Changing(Case):
         self.run_command("edit", "n", "--no-restart")
         self.assertEqual(self.bodies()[-1], {"restart": False})
 
+    def test_edit_url(self) -> None:
+        """The URL that it has is no error; one that can't be used is, with what is accepted."""
+        same = ["edit", "web", "--url", "server://geheim@:1/:2?tls=1"]
+        self.assertEqual(self.run_command(*same), "")
+        note = "nodepass: 1a2b3c4d (web): that is its URL already\n"
+        self.assertEqual(self.notes.getvalue(), note)
+        self.assertEqual(self.run_command(*same, "--alias", "n"), "1a2b3c4d (web) changed\n")
+        self.assertEqual(self.notes.getvalue(), note)
+        path = "/api/v1/instances/1a2b0000"
+        self.fake.answers[path] = (400, "application/json", b'{"error":"Invalid URL format"}')
+        message = self.fail_command(Refused, "edit", "1a2b0", "--url", "x")
+        self.assertIn("accepted: server://, client://", message)
+
     def test_edit_refused(self) -> None:
         """What can't be done is said before the master is asked."""
         for arguments, words in (
@@ -255,14 +274,48 @@ class Streams(Case):
         self.assertIn("lines=3", self.fake.requests[-1][1])
 
     def test_follow(self) -> None:
-        """New lines are printed as they come, to the end of the stream."""
+        """New lines are printed as they come; a stream that ends is told, with the status."""
         _, task = self.begin("logs", "-f", "web")
         self.fake.send(b"more\n")
         self.agent.flush()
         self.assertEqual(self.out.getvalue(), f"{self.fake.lines[0]}\nmore\n")
         self.fake.streams[0].finish()
         self.agent.flush()
-        self.successResultOf(task)
+        message = str(self.failureResultOf(task, MasterError).value)
+        self.assertIn("1a2b3c4d (web): its log broke off, but the master is there", message)
+
+    def test_end_of_a_followed_log(self) -> None:
+        """The reason is asked for: the instance is gone, or the key, or the connection was cut."""
+
+        def delete() -> None:
+            del self.fake.instances["1a2b3c4d"]
+            self.fake.streams[0].finish()
+
+        def renew() -> None:
+            self.fake.key = "f" * 32
+            self.fake.streams[0].finish()
+
+        def cut() -> None:
+            self.fake.streams[0].transport.loseConnection()
+
+        for happen, words in (
+            (cut, "broke off, but the master is there"),
+            (delete, "1a2b3c4d (web): it was deleted"),
+            (
+                renew,
+                "broke off: http://m/api: the API key is wrong; it is another master's, or was",
+            ),
+        ):
+            _, task = self.begin("logs", "-f", "1a2b3" if happen is not renew else "1a2b0")
+            happen()
+            self.agent.flush()
+            self.assertIn(words, str(self.failureResultOf(task, MasterError).value))
+
+    def test_types_of_events(self) -> None:
+        """A type that there is not would be waited for in vain: the master is not asked."""
+        message = self.fail_command(ConfigError, "events", "--types", "log,foo")
+        self.assertIn("--types foo: accepted: initial, create, update, delete, log, shut", message)
+        self.assertEqual(self.fake.requests, [])
 
     def test_events(self) -> None:
         """A line for each; keys are not in it, the API key least of all."""
@@ -358,7 +411,27 @@ class Transfer(Case):
             "format = 1\n[[instances]]\nurl = 'ftp://x'\n[[instances]]\nurl = 'server://:7/:8'\n"
         )
         self.run_command("import", str(self.file), status=1)
-        self.assertIn("Invalid URL scheme", self.notes.getvalue())
+        self.assertIn("entry 1, ftp://x: scheme ftp: unknown", self.notes.getvalue())
+        self.assertIn("1 created", self.notes.getvalue())
+        url = "server://:1/:2?max=many"
+        self.file.write_text(f"format = 1\n[[instances]]\nurl = '{url}'\nalias = 'n'\n")
+        self.run_command("import", "--dry-run", str(self.file), status=1)
+        self.assertIn("n: max=many: accepted: an integer", self.notes.getvalue())
+        self.assertIn("0 to create", self.notes.getvalue())
+        # What is there already is none of this version's business.
+        self.fake.instances["1a2b0000"] |= {"url": url, "alias": "n"}
+        self.run_command("import", str(self.file))
+
+    def test_refused_by_the_master(self) -> None:
+        """What looks good here and not there does not keep the rest back either."""
+        self.file.write_text(
+            "format = 1\n[[instances]]\nurl = 'server://:5/:6'\nid = '1a2b3c4d'\n"
+            "[[instances]]\nurl = 'server://:7/:8'\n"
+        )
+        answer = (400, "application/json", b'{"error":"not here"}')
+        self.fake.answers["/api/v1/instances/1a2b3c4d"] = answer
+        self.run_command("import", str(self.file), status=1)
+        self.assertIn("1a2b3c4d: http://m/api: refused: not here", self.notes.getvalue())
         self.assertIn("1 created", self.notes.getvalue())
 
     def test_refused_by_name(self) -> None:
@@ -366,7 +439,7 @@ class Transfer(Case):
         for entry, shown in (
             ('alias = "y\\u001b[2J"', "y\\x1b[2J: "),
             ('id = "y\\u009b2J"', "y\\x9b2J: "),
-            ("", "ftp://***@x: "),
+            ("", "entry 1, ftp://***@x: "),
         ):
             self.file.write_text(f"format = 1\n[[instances]]\nurl = 'ftp://geheim@x'\n{entry}\n")
             self.run_command("import", str(self.file), status=1)
