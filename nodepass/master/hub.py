@@ -10,7 +10,7 @@ import re
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 
 from attrs import define, field, frozen
@@ -94,7 +94,7 @@ class Subscription:
         for entry in entries:
             yield self._hub._id_line(entry.number) + entry.data
 
-    def _initial(self, instances: list[Instance], number: int, when: str) -> Iterator[bytes]:
+    def _initial(self, instances: Sequence[Instance], number: int, when: str) -> Iterator[bytes]:
         last = len(instances) - 1
         for index, instance in enumerate(instances):
             data = _event("initial", when, instance, "")
@@ -120,6 +120,7 @@ class EventHub:
         self._number = 0
         self._journal: deque[_Entry] = deque()
         self._journal_bytes = 0
+        self._shared: tuple[Instance, ...] = ()
         self._subscriptions: dict[Subscription, None] = {}
         self._closed = False
 
@@ -178,7 +179,7 @@ class EventHub:
         subscription = Subscription(self, sink, types, instance, resume)
         since = self._known(last_id) if resume else None
         if since is None:
-            instances = [each for each in self._all() if subscription._wants("initial", each.id)]
+            instances = self._wanted(subscription)
             subscription.backlog = subscription._initial(instances, self._number, self._now())
         else:
             missed = [
@@ -195,6 +196,26 @@ class EventHub:
         """Publish nothing more."""
         self._closed = True
         self._subscriptions.clear()
+        self._shared = ()
+
+    def _wanted(self, subscription: Subscription) -> Sequence[Instance]:
+        """Return the instances that a new subscriber gets, as they are.
+
+        Those who get all of them share what has not changed from one to the next: many who come at
+        a time, and read slowly or not at all, take little more memory than one.
+        """
+        wanted = [each for each in self._all() if subscription._wants("initial", each.id)]
+        if subscription._instance is not None or not wanted:
+            return wanted
+        known = {each.id: each for each in self._shared}
+        for place, instance in enumerate(wanted):
+            before = known.get(instance.id)
+            if before == instance:
+                wanted[place] = before
+        shared = tuple(wanted)
+        if shared != self._shared:
+            self._shared = shared
+        return self._shared
 
     def _keep(self, entry: _Entry) -> None:
         self._journal.append(entry)

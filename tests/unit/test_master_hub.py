@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
+import weakref
 from collections.abc import Iterator
 from datetime import datetime
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -23,6 +26,10 @@ TWO = Instance(id="00000002", type="client", status="stopped")
 
 WHEN = 1_700_000_000.25
 COLOURS = re.compile("\x1b\\[[0-9;]*m")
+
+
+class Named(Instance, weakref=True, frozen=True, kw_only=True):
+    """An instance whose end can be noticed."""
 
 
 class Bench:
@@ -113,6 +120,32 @@ def test_everybody_gets_the_same_object(bench: Bench) -> None:
     bench.hub.publish("update", ONE)
     assert len({id(events[0]) for events in streams}) == 1
     assert len({id(events[0]) for events in with_id}) == 1
+
+
+@pytest.mark.parametrize("options", [{}, {"resume": True}, {"types": frozenset({"initial"})}])
+def test_backlogs_share_their_instances(options: dict[str, Any]) -> None:
+    """Many subscribers who read nothing hold the instances once, also where some have changed."""
+    made: list[weakref.ref[Named]] = []
+    numbers = [0, 0]
+
+    def instances() -> Iterator[Instance]:
+        for place, number in enumerate(numbers):
+            instance = Named(id=f"0000000{place}", tcprx=number)
+            made.append(weakref.ref(instance))
+            yield instance
+
+    hub = EventHub(instances)
+    subscriptions = []
+    for number in (0, 7):
+        numbers[1] = number
+        for _ in range(5):
+            subscription = hub.subscribe(lambda event: None, **options)
+            next(subscription.backlog)
+            subscriptions.append(subscription)
+    gc.collect()
+    assert sum(reference() is not None for reference in made) == 3
+    seen = [data(event) for each in subscriptions for event in each.backlog]
+    assert [each["instance"]["tcprx"] for each in seen] == [0] * 5 + [7] * 5  # type: ignore[index]
 
 
 def test_filters(bench: Bench) -> None:
