@@ -12,6 +12,7 @@ from nodepass.address import is_literal
 from nodepass.config import MasterConfig, TLSLevel
 from nodepass.errors import ConfigError, FatalError, NodePassError
 from nodepass.logs import Log
+from nodepass.openfiles import open_files
 from nodepass.tuning import Tuning
 
 from .settings import MasterSettings
@@ -142,7 +143,7 @@ class MasterService(Service):
         from .api import Api
         from .listener import ApiPort
         from .master import Master
-        from .site import MasterSite
+        from .site import MOST_CONNECTIONS, MasterSite
 
         reactor = self._reactor
         if reactor is None:
@@ -164,8 +165,15 @@ class MasterService(Service):
             for warning in warnings:
                 log.warn("{warning}", warning=warning)
             self._master = Master(self.config, settings, tuning, reactor, log)
+            files = open_files()
+            # Half of the files that may be open are left for workers and the state.
+            most = MOST_CONNECTIONS if files is None else min(MOST_CONNECTIONS, files // 2)
             self._site = MasterSite(
-                Api(self._master).resource, reactor, log, knows=self._master.access.knows
+                Api(self._master).resource,
+                reactor,
+                log,
+                knows=self._master.access.knows,
+                most=most,
             )
             self._port = ApiPort(
                 reactor,

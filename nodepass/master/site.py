@@ -13,13 +13,20 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from twisted.internet.defer import Deferred, gatherResults, succeed
-from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime, ITCPTransport
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IHalfCloseableProtocol,
+    IReactorTime,
+    ITCPTransport,
+)
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from twisted.web.error import UnsupportedMethod
 from twisted.web.http import NO_BODY_CODES, RESPONSES, HTTPChannel, datetimeToString
 from twisted.web.resource import IResource
 from twisted.web.server import NOT_DONE_YET, Request, Site
+from zope.interface import implementer
 
 from nodepass.logs import Log, printable
 
@@ -83,6 +90,8 @@ class MasterRequest(Request):
 
     channel: Any
     content: Any
+    #: Whether its answer goes on until one end closes the connection.
+    streaming = False
     site: Any
     _size = 0
     known = True
@@ -197,6 +206,7 @@ class MasterRequest(Request):
         return reason
 
 
+@implementer(IHalfCloseableProtocol)
 class MasterChannel(HTTPChannel):
     """A connection; requests that are too large, too slow or malformed end here."""
 
@@ -247,9 +257,23 @@ class MasterChannel(HTTPChannel):
             # A client that speaks TLS waits for an answer in TLS: better that it learns at once.
             self.abort()
             return
+        if self._handlingRequest and self.requests[0].streaming:
+            # There will be no next request; and were it kept, reading would pause, and that the
+            # client is gone would not be noticed.
+            return
         if self._deadline is None and not self._handlingRequest:
             self._deadline = self.callLater(REQUEST_TIMEOUT, self._too_slow)
         super().dataReceived(data)
+
+    def readConnectionLost(self) -> None:
+        """The client has said all that it will; it may wait for the answer still."""
+        if self._handlingRequest and not self.requests[0].streaming:
+            self.persistent = False
+        else:
+            self.loseConnection()
+
+    def writeConnectionLost(self) -> None:
+        """This end never closes one direction alone."""
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._lost = True

@@ -68,6 +68,7 @@ class Stream:
             self._timer = self._clock.callLater(SILENCE, self._tick)
         self._unsubscribe: Callable[[], object] = lambda: None
         request.notifyFinish().addBoth(self._gone)
+        request.streaming = True
         request.registerProducer(self, True)
 
     def start(self, backlog: Iterator[bytes], unsubscribe: Callable[[], object]) -> None:

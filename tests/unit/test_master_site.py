@@ -595,3 +595,22 @@ def test_close(site: Site, page: Page) -> None:
     site.clock.advance(LINGER)
     assert closed.called and stuck.wire.aborted
     assert site.clock.getDelayedCalls() == []
+
+
+def test_a_client_that_closes_its_sending_half(site: Site, page: Page) -> None:
+    """It still gets its answer, and then the connection ends."""
+    connection = site.connect()
+    connection.send(b"GET /hold HTTP/1.1\r\nHost: x\r\n\r\n")
+    connection.channel.readConnectionLost()
+    assert connection.wire.connected
+    page.held[0].answer(200, b"late")
+    assert connection.received().endswith(b"late")
+    site.clock.advance(60)
+    assert not connection.wire.connected
+
+
+def test_a_client_that_closes_before_it_asks(site: Site) -> None:
+    """There is nothing to wait for."""
+    connection = site.connect()
+    connection.channel.readConnectionLost()
+    assert not connection.wire.connected
