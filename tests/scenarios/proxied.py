@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import socket
 import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from attrs import define
@@ -41,24 +43,16 @@ class Proxied:
     pages: Path
     seen: Path
     _state: Path
-    _nginx: subprocess.Popen[bytes]
 
     async def start_again(self) -> None:
         """Start the master again after its end."""
         self.master = _master(self.port, self._state)
         await self.master.line("API on ")
 
-    async def stop(self) -> None:
-        """End both."""
-        try:
-            await self.master.stop()
-        finally:
-            self._nginx.terminate()
-            self._nginx.wait(10)
 
-
-async def proxied(directory: Path) -> Proxied:
-    """Start both, whose files are in a directory."""
+@asynccontextmanager
+async def proxied(directory: Path) -> AsyncIterator[Proxied]:
+    """Have both running; their files are in a directory."""
     port, web = free_port(), free_port()
     master = _master(port, directory)
     key = (await master.line("API Key created: ([0-9a-f]{32})"))[1]
@@ -66,12 +60,21 @@ async def proxied(directory: Path) -> Proxied:
     pages, seen = directory / "pages", directory / "seen"
     pages.mkdir()
     (directory / "htpasswd").write_text(f"{USER}:{{PLAIN}}{PASSWORD}\n")
+    log = directory / "error.log"
     nginx = subprocess.Popen(
-        [program("nginx"), "-c", str(_nginx_conf(directory, port, web, key)),
-         "-p", str(directory), "-e", str(directory / "error.log")],
+        [program("nginx"), "-c", str(_nginx_conf(directory, port, web, key)), "-p", str(directory),
+         "-e", str(log)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    await until(lambda: _listens(web), what="nginx")
-    return Proxied(master, key, port, web, pages, seen, directory, nginx)
+    there = Proxied(master, key, port, web, pages, seen, directory)
+    try:
+        await until(lambda: _listens(web), what="nginx")
+        yield there
+        await there.master.stop()
+    finally:
+        nginx.terminate()
+        nginx.wait(10)
 
 
 def _master(port: int, directory: Path) -> Node:

@@ -84,37 +84,36 @@ async def test_events_through_nginx(tmp_path: Path) -> None:
     """curl and ``nodepass ctl events`` get each event as it happens; a master that was killed
     shows as a broken stream, and one that was stopped as a complete one; ctl comes back by itself
     and nobody without password or key sees anything."""
-    there = await proxied(tmp_path)
-    api = Caller(there.web, there.key)
-    assert await curl("-f", f"http://127.0.0.1:{there.web}/events").process.ended == 22
-    ctl = watcher(there)
-    everybody = [*curls(there), ctl]
-    for client in everybody:
-        await client.sees("initial")
-    id = (await api.create(URL))["id"]
-    await api.becomes(id, "running")
-    assert (await api.call("PATCH", f"/instances/{id}", {"alias": "a"})).status == 200
-    assert (await api.call("DELETE", f"/instances/{id}")).status == 204
-    for client in everybody:
-        await client.sees("create", "update", "update", "delete", of=id)
-    kept = (await api.create(URL))["id"]
+    async with proxied(tmp_path) as there:
+        api = Caller(there.web, there.key)
+        assert await curl("-f", f"http://127.0.0.1:{there.web}/events").process.ended == 22
+        ctl = watcher(there)
+        everybody = [*curls(there), ctl]
+        for client in everybody:
+            await client.sees("initial")
+        id = (await api.create(URL))["id"]
+        await api.becomes(id, "running")
+        assert (await api.call("PATCH", f"/instances/{id}", {"alias": "a"})).status == 200
+        assert (await api.call("DELETE", f"/instances/{id}")).status == 204
+        for client in everybody:
+            await client.sees("create", "update", "update", "delete", of=id)
+        kept = (await api.create(URL))["id"]
 
-    await there.master.stop(signal.SIGKILL)
-    for client in everybody[:2]:
-        # "transfer closed with outstanding read data remaining"
-        assert await client.process.ended == 18
-        assert "shutdown" not in client.types
-    before = len(ctl.events)
-    await there.start_again()
-    await ctl.sees("initial", of=kept, after=before)
+        await there.master.stop(signal.SIGKILL)
+        for client in everybody[:2]:
+            # "transfer closed with outstanding read data remaining"
+            assert await client.process.ended == 18
+            assert "shutdown" not in client.types
+        before = len(ctl.events)
+        await there.start_again()
+        await ctl.sees("initial", of=kept, after=before)
 
-    again = curls(there)
-    for client in again:
-        await client.sees("initial", of=kept)
-    assert await there.master.stop() == 0
-    for client in again:
-        assert await client.process.ended == 0
-        assert client.types[-1] == "shutdown"
-    await ctl.sees("shutdown")
-    assert await ctl.process.stop(signal.SIGINT) in (0, 130)
-    await there.stop()
+        again = curls(there)
+        for client in again:
+            await client.sees("initial", of=kept)
+        assert await there.master.stop() == 0
+        for client in again:
+            assert await client.process.ended == 0
+            assert client.types[-1] == "shutdown"
+        await ctl.sees("shutdown")
+        assert await ctl.process.stop(signal.SIGINT) in (0, 130)
