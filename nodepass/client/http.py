@@ -70,11 +70,7 @@ class Web:
         self.reactor = reactor
         self._pool: HTTPConnectionPool | None = None
         if agent is None:
-            if not address.tls and trust != Trust():
-                raise ConfigError(
-                    f"API address {address}: --ca, --fingerprint and --insecure are about TLS, "
-                    "which http and Unix sockets have not; write https, or leave them out"
-                )
+            trust.check(address)
             if address.unix is not None and not IReactorUNIX.providedBy(reactor):
                 raise ConfigError(
                     f"API address {address}: this system has no Unix sockets; accepted: "

@@ -14,6 +14,7 @@ from nodepass.errors import ConfigError, PeerError
 from nodepass.logs import printable
 from nodepass.tls import ClientTLS
 
+from .address import APIAddress
 from .errors import Untrusted
 
 __all__ = ["Trust", "parse_fingerprint"]
@@ -31,6 +32,17 @@ class Trust:
     ca: str | None = None
     fingerprint: bytes | None = None
     insecure: bool = False
+
+    def check(self, address: APIAddress) -> None:
+        """Make sure that there is a certificate to ask something of.
+
+        :raises ConfigError: connections to ``address`` know no TLS.
+        """
+        if not address.tls and self != Trust():
+            raise ConfigError(
+                f"API address {address}: --ca, --fingerprint and --insecure are about TLS, "
+                "which http and Unix sockets have not; write https, or leave them out"
+            )
 
     def creator(self, host: str) -> IOpenSSLClientConnectionCreator:
         """Build what connections to ``host`` check.

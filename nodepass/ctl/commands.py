@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
@@ -21,7 +22,7 @@ from nodepass.errors import ConfigError
 from nodepass.logs import mask, printable
 
 from . import show
-from .contexts import Target, write_file
+from .contexts import KEY_VARIABLE, Target, replace_key, write_file
 from .output import Output
 from .transfer import Step, document, dump, load, plan
 
@@ -458,9 +459,24 @@ async def _restore(run: Run, step: Step) -> None:
 
 async def rotate_key(run: Run) -> None:
     """``key rotate``."""
-    run.out.line(printable(await run.master.rotate_key()))
-    where = printable(run.target.key_from)
-    run.out.note(f"the old key is void; put the new one where it was: {where}")
+    new = await run.master.rotate_key()
+    # First of all: nobody else knows it.
+    run.out.line(printable(new))
+    target, options = run.target, run.options
+    if target.contexts is not None:
+        try:
+            names = replace_key(target.contexts, target.key, new)
+        except ConfigError as error:
+            run.failed(f"{error}; the old key is void: put the new one there, {target.key_from}")
+        else:
+            run.out.note(f"the old key is void; the new one is in {target.contexts}: {names}")
+    elif options.key is None and options.key_file is not None:
+        file = shlex.quote(options.key_file)
+        run.out.note(f"the old key is void; now: (umask 077; echo NEW_KEY > {file})")
+    elif options.key is None:
+        run.out.note(f"the old key is void; now: export {KEY_VARIABLE}=NEW_KEY")
+    else:
+        run.out.note("the old key is void; from now on: --key NEW_KEY")
 
 
 #: What each command does.

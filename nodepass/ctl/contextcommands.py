@@ -5,13 +5,18 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 
-from nodepass.client.address import parse_address
-from nodepass.client.trust import parse_fingerprint
 from nodepass.errors import ConfigError
 from nodepass.keys import outside_key
 from nodepass.logs import printable
 
-from .contexts import Context, contexts_path, found_context, read_contexts, write_contexts
+from .contexts import (
+    Context,
+    check_context,
+    contexts_path,
+    found_context,
+    read_contexts,
+    write_contexts,
+)
 from .show import table
 
 __all__ = ["run_context"]
@@ -57,7 +62,6 @@ def _changed(old: Context | None, options: argparse.Namespace) -> Context:
         raise ConfigError("context set: a new context needs --api URL")
     context = old or Context(options.api)
     if options.api is not None:
-        parse_address(options.api)
         if options.api != context.api:
             # The old key and certificate are those of another master.
             context = Context(options.api)
@@ -66,9 +70,8 @@ def _changed(old: Context | None, options: argparse.Namespace) -> Context:
     if options.key is not None:
         context.key = options.key
     if options.ca is not None or options.fingerprint is not None or options.insecure:
-        if options.fingerprint is not None:
-            parse_fingerprint(options.fingerprint)
         context.ca = options.ca or ""
         context.fingerprint = options.fingerprint or ""
         context.insecure = options.insecure
+    check_context(context)
     return context

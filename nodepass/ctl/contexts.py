@@ -29,6 +29,7 @@ import tomli_w
 from attrs import frozen
 from msgspec import Struct
 
+from nodepass.client.address import parse_address
 from nodepass.client.trust import Trust, parse_fingerprint
 from nodepass.errors import ConfigError
 from nodepass.keys import outside_key
@@ -43,8 +44,10 @@ __all__ = [
     "Context",
     "Contexts",
     "Target",
+    "check_context",
     "contexts_path",
     "read_contexts",
+    "replace_key",
     "resolve",
     "write_file",
 ]
@@ -77,13 +80,15 @@ class Contexts(Struct, forbid_unknown_fields=True, omit_defaults=True):
 class Target:
     """The master that a command is for.
 
-    :ivar key_from: where the key was found, in words.
+    :ivar key_from: where the key was found: an option, a variable or a context.
+    :ivar contexts: the file of contexts, where the key is from there.
     """
 
     api: str
     key: str
     trust: Trust
     key_from: str
+    contexts: Path | None = None
 
 
 def contexts_path(environ: Mapping[str, str]) -> Path:
@@ -178,6 +183,19 @@ def _sync_directory(path: str) -> None:
             os.close(directory)
 
 
+def replace_key(path: Path, old: str, new: str) -> str:
+    """Write a new key into all contexts that have the old one; return their names.
+
+    :raises ConfigError: the file can't be read or written.
+    """
+    contexts = read_contexts(path)
+    names = [name for name, context in contexts.contexts.items() if context.key == old]
+    for name in names:
+        contexts.contexts[name].key = new
+    write_contexts(path, contexts)
+    return ", ".join(map(printable, names))
+
+
 def resolve(options: argparse.Namespace, environ: Mapping[str, str]) -> Target:
     """Find out which master is meant.
 
@@ -188,12 +206,15 @@ def resolve(options: argparse.Namespace, environ: Mapping[str, str]) -> Target:
     :raises ConfigError: there is no address or no key, or they can't be used.
     """
     context, name = _context(options, environ)
+    parse_address(context.api)
+    contexts = None
     if options.key is not None:
         key, key_from = options.key, "--key"
     elif options.key_file is not None:
         key, key_from = outside_key(options.key_file, {}) or "", f"--key-file {options.key_file}"
     elif context.key:
-        key, key_from = context.key, f"context {name} in {contexts_path(environ)}"
+        contexts = contexts_path(environ)
+        key, key_from = context.key, f"context {name} in {contexts}"
     else:
         key, key_from = environ.get(KEY_VARIABLE, ""), KEY_VARIABLE
     if not key:
@@ -201,7 +222,7 @@ def resolve(options: argparse.Namespace, environ: Mapping[str, str]) -> Target:
             f"no API key: give --key-file FILE or --key KEY, or set {KEY_VARIABLE}; the master "
             "prints it at its first start, nodepass key --master shows it on its machine"
         )
-    return Target(context.api, key, _trust(options, context), key_from)
+    return Target(context.api, key, _trust(options, context), key_from, contexts)
 
 
 def _context(options: argparse.Namespace, environ: Mapping[str, str]) -> tuple[Context, str]:
@@ -239,6 +260,10 @@ def _trust(options: argparse.Namespace, context: Context) -> Trust:
     ca, fingerprint, insecure = options.ca, options.fingerprint, options.insecure
     if ca is None and fingerprint is None and not insecure:
         ca, fingerprint, insecure = context.ca, context.fingerprint, context.insecure
+    return _one_trust(ca, fingerprint, insecure)
+
+
+def _one_trust(ca: str | None, fingerprint: str | None, insecure: bool) -> Trust:
     if sum(map(bool, (ca, fingerprint, insecure))) > 1:
         raise ConfigError("--ca, --fingerprint and --insecure: only one of them can hold")
     return Trust(
@@ -246,3 +271,12 @@ def _trust(options: argparse.Namespace, context: Context) -> Trust:
         fingerprint=parse_fingerprint(fingerprint) if fingerprint else None,
         insecure=insecure,
     )
+
+
+def check_context(context: Context) -> None:
+    """Make sure that a context can be used.
+
+    :raises ConfigError: its address or what it says of the certificate can't.
+    """
+    trust = _one_trust(context.ca, context.fingerprint, context.insecure)
+    trust.check(parse_address(context.api))

@@ -22,7 +22,7 @@ from nodepass import cli, process
 from nodepass.client import MasterClient, MasterError, NotAMaster, Refused, Trust
 from nodepass.client.models import Event, Instance
 from nodepass.ctl import commands, show
-from nodepass.ctl.contexts import Target
+from nodepass.ctl.contexts import Context, Contexts, Target, read_contexts, write_contexts
 from nodepass.ctl.options import make_parser, parse
 from nodepass.ctl.output import Output
 from nodepass.ctl.transfer import load
@@ -41,6 +41,7 @@ class Case(SynchronousTestCase):
         self.fake.add("1a2b0000", "client://:1/:2", alias="x\x1b[2J")
         self.agent = RequestTraversalAgent(self.fake)
         self.clock = Clock()
+        self.target = Target("http://m", KEY, Trust(), "--key")
         self.out = io.StringIO()
         self.notes = io.StringIO()
 
@@ -56,8 +57,7 @@ class Case(SynchronousTestCase):
         self.notes.truncate(self.notes.seek(0))
         options = parse(arguments)
         master = MasterClient("http://m", self.fake.key, reactor=self.clock, agent=self.agent)
-        target = Target("http://m", KEY, Trust(), "--key")
-        run = commands.Run(master, target, options, Output(self.out, self.notes), self.clock)
+        run = commands.Run(master, self.target, options, Output(self.out, self.notes), self.clock)
         task = Deferred.fromCoroutine(commands.COMMANDS[options.command](run))
         self.agent.flush()
         return run, task
@@ -255,13 +255,37 @@ class Changing(Case):
         self.assertEqual(self.fake.requests, [])
 
     def test_key_rotate(self) -> None:
-        """The new key is printed, and where the old one was found."""
-        self.assertEqual(self.run_command("key", "rotate"), "f" * 32 + "\n")
-        self.assertIn("--key", self.notes.getvalue())
+        """The new key is printed, and what to do with it where the old one was found."""
+        for options, words in (
+            (["--key", KEY], "from now on: --key NEW_KEY"),
+            (["--key-file", "a b"], "now: (umask 077; echo NEW_KEY > 'a b')"),
+            ([], "now: export NODEPASS_API_KEY=NEW_KEY"),
+        ):
+            self.assertEqual(self.run_command("key", "rotate", *options), "f" * 32 + "\n")
+            self.assertIn(words, self.notes.getvalue())
         answer = json.dumps({"id": "********", "url": "\x1b[2Jkey"}).encode()
         path = "/api/v1/instances/********"
         self.fake.answers[path] = (200, "application/json", answer)
         self.assertEqual(self.run_command("key", "rotate"), "\\x1b[2Jkey\n")
+
+    def test_key_in_contexts(self) -> None:
+        """Whoever had the old key from a context has the new one from there."""
+        path = self.directory() / "ctl.toml"
+        self.target = Target("http://m", KEY, Trust(), "context home in ctl.toml", path)
+        contexts = {
+            "home": Context("http://m", KEY),
+            "inside": Context("http://n", KEY),
+            "else": Context("http://o", "other"),
+        }
+        write_contexts(path, Contexts("home", contexts))
+        self.run_command("key", "rotate")
+        self.assertIn(f"the new one is in {path}: home, inside\n", self.notes.getvalue())
+        found = read_contexts(path).contexts
+        self.assertEqual([one.key for one in found.values()], ["f" * 32, "f" * 32, "other"])
+
+        path.write_text("x")
+        self.assertEqual(self.run_command("key", "rotate", status=1), "f" * 32 + "\n")
+        self.assertIn("put the new one there, context home in", self.notes.getvalue())
 
 
 class Streams(Case):

@@ -82,6 +82,8 @@ def test_trust(environ: dict[str, str]) -> None:
         (["--context", "gone"], "there: bare, home"),
         (["--context", "home", "--api", "http://h"], "give one of them"),
         (["--key-file", "/nonexistent"], "/nonexistent"),
+        # The address before the key, which can't be right for none.
+        (["--api", "home:1"], "accepted: http://HOST:PORT"),
         (["--fingerprint", "xyz"], "64 hex digits"),
     ],
 )
@@ -181,7 +183,9 @@ def test_commands(environ: dict[str, str], capsys: pytest.CaptureFixture[str]) -
         (["use", "gone"], "gone"),
         (["set", "x"], "--api"),
         (["set", "x", "--api", "x"], "accepted"),
-        (["set", "x", "--api", "http://x", "--fingerprint", "x"], "64 hex"),
+        (["set", "x", "--api", "https://x", "--fingerprint", "x"], "64 hex"),
+        (["set", "x", "--api", "http://x", "--insecure"], "about TLS"),
+        (["set", "x", "--api", "https://x", "--ca", "x", "--insecure"], "only one"),
     ):
         with pytest.raises(ConfigError, match=words):
             run(*options)
