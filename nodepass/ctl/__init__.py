@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from nodepass.errors import ConfigError, NodePassError
 from nodepass.process import hide_keys
 
-from .options import make_completion_parser, parse
+from .options import parse
 
 if TYPE_CHECKING:
     from .commands import Run
@@ -47,12 +47,11 @@ def main(arguments: Sequence[str]) -> int:
 
 def print_completion(shell: str) -> int:
     """``completion``."""
-    import shtab
-
     from nodepass.cli import COMMANDS
 
-    others = sorted(set(COMMANDS) - {"ctl"})
-    print(shtab.complete(make_completion_parser(others), shell))
+    from .completion import script
+
+    print(script(sorted(set(COMMANDS) - {"ctl"}), shell))
     sys.stdout.flush()
     return 0
 

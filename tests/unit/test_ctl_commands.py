@@ -637,12 +637,21 @@ def test_completion(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
         ("ctl import --dr", {"--dry-run"}),
         ("ctl --ap", {"--api"}),
         ("ctl key ", {"rotate"}),
+        ("ctl import tun", {"tunnels.toml"}),
+        ("ctl --key-file tun", {"tunnels.toml"}),
+        ("ctl list --ca tun", {"tunnels.toml"}),
+        ("ctl --context h", {"home"}),
+        ("ctl list --context ", {"home", "work-2"}),
+        ("ctl context use w", {"work-2"}),
     ],
 )
 def test_completed_by_bash(
-    words: str, expected: set[str], capsys: pytest.CaptureFixture[str]
+    words: str, expected: set[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """The script does in a real shell what it is for."""
+    (tmp_path / "tunnels.toml").touch()
+    contexts = {"home": Context("http://h", "k"), "work-2": Context("http://w")}
+    write_contexts(tmp_path / "nodepass" / "ctl.toml", Contexts("home", contexts))
     cli.main(["ctl", "completion", "bash"])
     script = capsys.readouterr().out
     typed = ["nodepass", *words.split(" ")]
@@ -656,7 +665,10 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
         capture_output=True,
         text=True,
         timeout=60,
+        cwd=tmp_path,
+        env={**os.environ, "XDG_CONFIG_HOME": str(tmp_path)},
     )
+    assert "-o default" in script
     assert expected <= {line.strip() for line in done.stdout.splitlines()}, done.stderr
 
 
