@@ -21,9 +21,12 @@ test: $(STAMP) ## the whole test suite; ARGS="-k name" for a part of it
 	$(BIN)/python -m pytest tests/unit tests/integration $(ARGS)
 	$(BIN)/python -m pytest -p twisted tests/scenarios $(ARGS)
 
-soak: $(STAMP) ## the long forms of tests: 20,000 sessions, rates over ten seconds
+soak: $(STAMP) ## the long forms of tests: 20,000 sessions, rates over ten seconds, floods of 10,000
 	NP_TEST_SESSIONS=20000 NP_TEST_RATE_SECONDS=10 $(BIN)/python -m pytest -p twisted \
 	  tests/scenarios/test_tcp_churn.py tests/scenarios/test_tcp_rate.py $(ARGS)
+	NP_TEST_FLOOD=10000 $(BIN)/python -m pytest -p twisted \
+	  tests/scenarios/test_master_floods.py $(ARGS)
+	NP_TEST_EXAMPLES=200 $(BIN)/python -m pytest tests/integration/test_master_openapi.py $(ARGS)
 
 lint: $(STAMP) ## style and common mistakes
 	$(BIN)/ruff check .
