@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterable
 
 import shtab
@@ -19,6 +20,9 @@ _nodepass_contexts() {
 }
 """
 
+# The line that has bash use the script; its options differ among versions of shtab.
+_COMPLETE = re.compile(r"^complete .*(-F \w+ nodepass)$", re.MULTILINE)
+
 
 def script(others: Iterable[str], shell: str) -> str:
     """Return what a shell is to read.
@@ -30,7 +34,7 @@ def script(others: Iterable[str], shell: str) -> str:
     _mark(parser)
     text = shtab.complete(parser, shell, preamble=_CONTEXTS if shell == "bash" else "")
     # Where nothing is known, as behind "nodepass tap -o", it is most likely a file.
-    return text.replace("complete -o bashdefault ", "complete -o bashdefault -o default ")
+    return _COMPLETE.sub(r"complete -o bashdefault -o default \1", text)
 
 
 def _mark(parser: argparse.ArgumentParser) -> None:
