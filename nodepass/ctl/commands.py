@@ -298,6 +298,21 @@ async def _why_it_ended(run: Run, one: Instance) -> MasterError:
     )
 
 
+async def traffic(run: Run) -> None:
+    """``traffic``."""
+    options = run.options
+    one = await run.find(options.id)
+    since = max(0, int(run.reactor.seconds()) - options.since)
+    found = await run.master.traffic(one.id, since=since, step=options.step)
+    if options.json:
+        run.out.json(found)
+        return
+    for line in show.traffic_table(found):
+        run.out.line(line)
+    if not found.points:
+        run.out.note(f"{show.named(one)}: no traffic in this time")
+
+
 async def print_events(run: Run) -> None:
     """``events``."""
     types = [name.strip() for name in (run.options.types or "").split(",") if name.strip()]
@@ -490,6 +505,7 @@ COMMANDS: dict[str, Callable[[Run], Awaitable[None]]] = {
     "delete": _each(MasterClient.delete, "deleted"),
     "edit": edit,
     "logs": logs,
+    "traffic": traffic,
     "events": print_events,
     "info": info,
     "export": export,

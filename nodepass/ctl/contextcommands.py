@@ -23,7 +23,7 @@ __all__ = ["run_context"]
 
 
 def run_context(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    """Run ``context list``, ``context use NAME`` or ``context set NAME``; return the exit status.
+    """Run ``context list``, or ``use``, ``set`` or ``delete`` with a name; return the exit status.
 
     :raises ConfigError: the options or the file can't be used.
     """
@@ -48,11 +48,18 @@ def run_context(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     if options.what == "use":
         found_context(contexts, name, path)
         contexts.default = name
+    elif options.what == "delete":
+        found_context(contexts, name, path)
+        del contexts.contexts[name]
+        if contexts.default == name:
+            contexts.default = ""
     else:
         contexts.contexts[name] = _changed(contexts.contexts.get(name), options)
         contexts.default = contexts.default or name
     write_contexts(path, contexts)
-    print(f"{path} written, readable for you alone; default: {printable(contexts.default)}")
+    print(
+        f"{path} written, readable for you alone; default: {printable(contexts.default) or 'none'}"
+    )
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
@@ -117,6 +118,16 @@ def _fill(parser: _Parser) -> None:
     one.add_argument("-n", "--lines", type=_count, default=100, help="how many [default 100]")
     one.add_argument("-f", "--follow", action="store_true", help="and new ones as they come")
 
+    one = command("traffic", "print how many bytes an instance moved when")
+    _id(one)
+    one.add_argument(
+        "--since", metavar="SPAN", type=_span, default=3600, help="as 30m, 12h or 7d [default 1h]"
+    )
+    one.add_argument(
+        "--step", metavar="SPAN", type=_span, help="of each line [what the master keeps]"
+    )
+    one.add_argument("--json", action="store_true", help="exact figures, as JSON")
+
     one = command("events", "print what happens, until Ctrl-C")
     one.add_argument("id", metavar="ID", nargs="?", help="only of this instance")
     one.add_argument("--types", help="only these, such as create,delete,log")
@@ -143,8 +154,12 @@ def _fill(parser: _Parser) -> None:
     )
 
     one = command("context", "masters with names, kept in a file")
-    one.add_argument("what", choices=("list", "use", "set"), help="show, choose the default, write")
-    one.add_argument("name", metavar="NAME", nargs="?", help="of use and set")
+    one.add_argument(
+        "what",
+        choices=("list", "use", "set", "delete"),
+        help="show, choose the default, write, forget",
+    )
+    one.add_argument("name", metavar="NAME", nargs="?", help="of all but list")
 
     one = command("completion", "print a script that completes commands and options")
     one.add_argument("shell", choices=("bash", "zsh", "tcsh"))
@@ -172,6 +187,16 @@ def _id(parser: argparse.ArgumentParser) -> None:
 
 def _show_keys(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--show-keys", action="store_true", help="show keys inside URLs")
+
+
+def _span(text: str) -> int:
+    match = re.fullmatch("([0-9]{1,9})([smhd]?)", text)
+    seconds = (
+        int(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]] if match else 0
+    )
+    if not seconds:
+        raise argparse.ArgumentTypeError(f"{text}: a time such as 90s, 30m, 12h or 7d is accepted")
+    return seconds
 
 
 def _count(text: str) -> int:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
+from datetime import datetime
 
-from nodepass.client.models import Event, Info, Instance
+from nodepass.client.models import Event, Info, Instance, Traffic
 from nodepass.logs import mask, printable
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "plain_toml",
     "size",
     "table",
+    "traffic_table",
 ]
 
 #: Most characters of a cell. URLs are the longest; a list of a hundred targets need not be shown.
@@ -106,6 +108,16 @@ def instance_table(
         for one in instances
     ]
     return table(_COLUMNS, rows, _NUMBERS, width)
+
+
+def traffic_table(traffic: Traffic) -> list[str]:
+    """Return the lines of a table of an instance's traffic; times are local."""
+    names = ("TIME", "TCP RX", "TCP TX", "UDP RX", "UDP TX")
+    rows = [
+        [f"{datetime.fromtimestamp(time):%Y-%m-%d %H:%M:%S}", *map(size, counts)]
+        for time, *counts in traffic.points
+    ]
+    return table(names, rows, frozenset(names[1:]), None)
 
 
 def cell(text: str) -> str:

@@ -341,6 +341,22 @@ class Streams(Case):
         self.assertIn("--types foo: accepted: initial, create, update, delete, log, shut", message)
         self.assertEqual(self.fake.requests, [])
 
+    def test_traffic(self) -> None:
+        """A line for each step, with units; times behind now, in seconds for the master."""
+        self.clock.advance(100_000)
+        head, line = self.run_command("traffic", "web").splitlines()
+        self.assertEqual(head.split("  ")[0], "TIME")
+        self.assertTrue(line.endswith("  1 B     2 B     3 B     4 B"), line)
+        self.assertTrue(self.fake.requests[-1][1].endswith("/traffic?since=96400"))
+        out = self.run_command("traffic", "web", "--since", "1d", "--step", "5m", "--json")
+        self.assertEqual(json.loads(out)["points"], [[100, 1, 2, 3, 4]])
+        self.assertTrue(self.fake.requests[-1][1].endswith("/traffic?since=13600&step=300"))
+        answer = b'{"id":"1a2b3c4d","step":5,"points":[]}'
+        path = "/api/v1/instances/1a2b3c4d/traffic"
+        self.fake.answers[path] = (200, "application/json", answer)
+        self.run_command("traffic", "web")
+        self.assertIn("(web): no traffic in this time", self.notes.getvalue())
+
     def test_events(self) -> None:
         """A line for each; keys are not in it, the API key least of all."""
         _, task = self.begin("events", "web", "--types", "update, log")
@@ -600,6 +616,8 @@ def test_options_on_both_sides() -> None:
         (["logs", "x", "-n", "10001"], "0 to 10000"),
         (["create", "server://geheim@:1/:2", "more://geheim@x"], "more://***@x"),
         (["key", "show"], "rotate"),
+        (["traffic", "x", "--since", "1y"], "such as 90s"),
+        (["traffic", "x", "--step", "0"], "such as 90s"),
     ],
 )
 def test_bad_usage(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -181,6 +181,7 @@ def test_commands(environ: dict[str, str], capsys: pytest.CaptureFixture[str]) -
     for options, words in (
         (["use"], "NAME"),
         (["use", "gone"], "gone"),
+        (["delete", "gone"], "gone"),
         (["set", "x"], "--api"),
         (["set", "x", "--api", "x"], "accepted"),
         (["set", "x", "--api", "https://x", "--fingerprint", "x"], "64 hex"),
@@ -189,6 +190,14 @@ def test_commands(environ: dict[str, str], capsys: pytest.CaptureFixture[str]) -
     ):
         with pytest.raises(ConfigError, match=words):
             run(*options)
+
+
+def test_delete(environ: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    """One that is forgotten is the default no more; the others stay."""
+    assert run_context(parse(["context", "delete", "home"]), environ) == 0
+    assert "default: none" in capsys.readouterr().out
+    found = read_contexts(contexts_path(environ))
+    assert (list(found.contexts), found.default) == (["bare"], "")
 
 
 def test_first_context_is_the_default(tmp_path: Path) -> None:
