@@ -113,11 +113,16 @@ def instance_table(
 def traffic_table(traffic: Traffic) -> list[str]:
     """Return the lines of a table of an instance's traffic; times are local."""
     names = ("TIME", "TCP RX", "TCP TX", "UDP RX", "UDP TX")
-    rows = [
-        [f"{datetime.fromtimestamp(time):%Y-%m-%d %H:%M:%S}", *map(size, counts)]
-        for time, *counts in traffic.points
-    ]
+    rows = [[_local_time(time), *map(size, counts)] for time, *counts in traffic.points]
     return table(names, rows, frozenset(names[1:]), None)
+
+
+def _local_time(seconds: int) -> str:
+    try:
+        return f"{datetime.fromtimestamp(seconds):%Y-%m-%d %H:%M:%S}"
+    except (OverflowError, OSError, ValueError):
+        # No calendar goes that far, but a server may.
+        return str(seconds)
 
 
 def cell(text: str) -> str:

@@ -40,6 +40,7 @@ async def test_life_of_a_tunnel(tmp_path: Path) -> None:
 
     bad = (await there.ctl("create", url + "&max=many", status=1)).err
     assert "max" in bad and bad.count("\n") == 1
+    assert "no traffic in this time" in (await there.ctl("traffic", "www", "--step", "1m")).err
     await there.ctl("reset", "www")
     assert "www" in (await there.ctl("delete", "www")).out
     assert await there.list() == []
