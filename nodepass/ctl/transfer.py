@@ -1,6 +1,6 @@
 """All instances of a master as one document, and what a document would change on another.
 
-Pure: reading, writing and comparing. `nodepass.ctl.commands` does what the comparison says.
+Pure: reading, writing and comparing. `nodepass.ctl.moving` does what the comparison says.
 """
 
 from __future__ import annotations
