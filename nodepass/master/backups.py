@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import sqlite3
-import stat
 from contextlib import closing, suppress
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -25,11 +24,13 @@ from .wal import is_whole
 
 __all__ = [
     "LostTail",
+    "PutBack",
     "Recovery",
     "beside",
     "latest_seal",
     "name_aside",
     "open_ledger",
+    "put_back",
     "save_backup",
     "sync_directory",
     "verify",
@@ -37,6 +38,10 @@ __all__ = [
 
 #: Backups kept: at one an hour, damage that shows in the morning still has one from the night.
 BACKUPS = 5
+
+#: Seconds between any two backups but the newest, so that starts and stops in a row don't push all
+#: of last night's out.
+BACKUP_SPACING = 1800.0
 
 _STAMP = "%Y%m%dT%H%M%SZ"
 
@@ -67,6 +72,16 @@ class LostTail:
     copy: Path
 
 
+@frozen(kw_only=True)
+class PutBack:
+    """The state file was written anew, with all that it had held.
+
+    :ivar trouble: what had become of it, as the predicate of a sentence about the state file.
+    """
+
+    trouble: str
+
+
 def beside(path: Path, suffix: str) -> Path:
     """Return the path of a file whose name goes on from that of another."""
     return path.with_name(path.name + suffix)
@@ -79,17 +94,20 @@ def open_ledger(path: Path, now: float) -> tuple[Ledger, Recovery | LostTail | N
     :param now: Unix time, for names.
     :raises FatalError, sqlite3.Error, OSError: it can't be used, and nothing was changed.
     """
-    try:
-        kind = os.lstat(path).st_mode
-    except FileNotFoundError:
+    for each in (path, beside(path, "-wal"), beside(path, "-journal")):
+        if os.path.lexists(each) and not each.is_file():
+            # A pipe, say: to open it would take until somebody writes to it.
+            raise FatalError(
+                f"{each}: the state can't be kept there: it is no file; move it away, or name "
+                "another file by NP_STATE"
+            )
+    if not path.exists():
         recovery = None
         if _backups(path) or beside(path, "-wal").exists():
             recovery = _replace(path, now, "is gone")
         else:
             _install(_make(path, None), path)
         return Ledger(path), recovery
-    if not stat.S_ISREG(kind):
-        raise FatalError(f"{path}: the state can't be kept there: it is no file")
     with suppress(OSError):  # another user's, who lets this one write
         os.chmod(path, 0o600)
     log = _read_log(path)
@@ -124,7 +142,8 @@ def save_backup(ledger: Ledger, now: float) -> Path:
             target.execute("PRAGMA journal_mode = OFF")
             target.execute("PRAGMA synchronous = OFF")  # it is synchronised below, as a whole
             ledger.connection.backup(target)
-        verify(new)
+        if verify(new) != ledger.seal:
+            raise Damaged("it does not hold what was saved last")
     except BaseException:
         new.unlink()  # it takes room that the state itself may need
         raise
@@ -135,9 +154,31 @@ def save_backup(ledger: Ledger, now: float) -> Path:
         when = max(when, _time_of(existing[0]) + timedelta(seconds=1))
     backup = beside(path, f".backup-{when.strftime(_STAMP)}")
     _install(new, backup)
+    if len(existing) > 1:
+        before, one_more = existing[:2]
+        if (_time_of(before) - _time_of(one_more)).total_seconds() < BACKUP_SPACING:
+            before.unlink()
     for old in _backups(path)[BACKUPS:]:
         old.unlink()
     return backup
+
+
+def put_back(ledger: Ledger, now: float) -> PutBack | None:
+    """Write an open state file anew, if others have removed, replaced or changed it.
+
+    SQLite still has what was in it. A file that has its place is set aside, as it may be wanted.
+
+    :raises Damaged, sqlite3.Error, OSError: SQLite has lost it too, or it can't be written.
+    """
+    if not ledger.is_open:
+        ledger.reopen()
+    trouble = ledger.trouble()
+    if not trouble:
+        return None
+    save_backup(ledger, now)
+    trouble = _replace(ledger.path, now, trouble).trouble
+    ledger.reopen()
+    return PutBack(trouble=trouble)
 
 
 def latest_seal(path: Path) -> Seal | None:
@@ -164,8 +205,12 @@ def _replace(path: Path, now: float, trouble: str) -> Recovery:
         os.rename(path, aside)
         trouble += f" and is now {aside}"
     # In this order: a log without its file is noticed, a file without its log would not be.
+    log = beside(path, "-wal")
     with suppress(FileNotFoundError):
-        os.rename(beside(path, "-wal"), beside(aside, "-wal"))
+        if log.stat().st_size:
+            os.rename(log, beside(aside, "-wal"))
+        else:
+            log.unlink()
     _install(new, path)
     return Recovery(trouble=trouble, backup=backup, when=_time_of(backup) if backup else None)
 
@@ -256,7 +301,8 @@ def _backups(path: Path) -> list[Path]:
     """The backups of a state file, newest first."""
     form = re.compile(re.escape(path.name) + r"\.backup-[0-9]{8}T[0-9]{6}Z")
     names = (name for name in os.listdir(path.parent) if form.fullmatch(name))
-    return [path.with_name(name) for name in sorted(names, reverse=True)]
+    found = (path.with_name(name) for name in sorted(names, reverse=True))
+    return [each for each in found if each.is_file()]
 
 
 def _time_of(backup: Path) -> datetime:

@@ -31,6 +31,13 @@ __all__ = [
 #: Seconds to wait for a program, such as a backup, that has the file locked for a moment.
 LOCK_PATIENCE = 1.0
 
+#: Most KiB of the file that are kept in memory: all of it with ten thousand instances. Where others
+#: have spoilt the file, it is written anew from there.
+CACHE_KIB = 16 << 10
+
+#: Bytes of the header of SQLite's files, which counts pages and changes.
+HEADER_BYTES = 100
+
 _COUNTERS = ("tcprx", "tcptx", "udprx", "udptx")
 
 
@@ -96,6 +103,7 @@ def connect(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA fullfsync = ON")  # macOS: to the disk, not only to its cache
         connection.execute("PRAGMA checkpoint_fullfsync = ON")
+        connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         connection.execute("PRAGMA cell_size_check = ON")
         connection.execute("PRAGMA trusted_schema = OFF")
         connection.execute("PRAGMA secure_delete = ON")  # an old API key leaves no trace
@@ -121,20 +129,82 @@ class Ledger:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = _identify(path)
-        self.connection = connect(path)
+        self._open()
+
+    def _open(self) -> None:
+        self.connection = connect(self.path)
         try:
-            seal = check(self.connection, path)
-            if seal.version < SCHEMA:
-                migrate(self.connection, seal.version)
+            if check(self.connection, self.path).version < SCHEMA:
+                migrate(self.connection, read_seal(self.connection).version)
+                self.tidy()
+            #: What the file says that it holds.
+            self.seal = read_seal(self.connection)
+            self._seal_page = self._find_seal()
+            self._file = open(self.path, "rb", buffering=0)
         except BaseException:
             self.connection.close()
             raise
-        self._seal = seal
+        self._left = self._look()
 
     def close(self) -> None:
         """Close the file; what is in its log moves into it."""
         self.connection.close()
+        # Not before: it would take SQLite's locks of the file along.
+        self._file.close()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it can be written to; not after a `reopen` that failed."""
+        return not self._file.closed
+
+    def reopen(self) -> None:
+        """Go on with another file, which has taken the place of this one with the same content.
+
+        :raises Damaged, sqlite3.Error, OSError: it can't be opened, or is another state.
+        """
+        seal = self.seal
+        self.close()
+        self._open()
+        if self.seal != seal:
+            self.close()
+            self.seal = seal
+            raise Damaged("it is not what was saved last")
+
+    def trouble(self) -> str:
+        """Return what others have done to the file, as a predicate about it; empty if nothing.
+
+        SQLite would not notice: it goes on with a file that has no name any more, and adds to one
+        that was cut off.
+        """
+        now = self._look()
+        if now == self._left:
+            return ""
+        if now is None:
+            return "was removed"
+        if self._left is None or now[0] != self._left[0]:
+            return "was replaced by another file"
+        return "was changed by another program"
+
+    def _look(self) -> tuple[object, ...] | None:
+        """What tells the file from another one, and from itself once it has changed."""
+        try:
+            named = os.stat(self.path)
+        except FileNotFoundError:
+            return None
+        beginning = self._read(0, HEADER_BYTES)
+        return (named.st_dev, named.st_ino), named.st_size, beginning, self._read(*self._seal_page)
+
+    def _read(self, start: int, size: int) -> bytes:
+        self._file.seek(start)
+        return self._file.read(size)
+
+    def _find_seal(self) -> tuple[int, int]:
+        """Return where in the file the seal is, which each change changes, and how long."""
+        (page,) = self.connection.execute(
+            "SELECT rootpage FROM sqlite_master WHERE name = 'seal'"
+        ).fetchone()
+        (size,) = self.connection.execute("PRAGMA page_size").fetchone()
+        return (page - 1) * size, size
 
     def contents(self) -> Contents:
         """Return all that the file holds."""
@@ -163,28 +233,29 @@ class Ledger:
     def commit(self, changes: Iterable[Change]) -> None:
         """Apply changes as one: all are durable when it returns, or none was applied.
 
-        :raises StoreError: the file is no longer where it was.
+        :raises StoreError: see `trouble`.
         :raises sqlite3.Error: see `explain`.
         """
-        if _identify(self.path) != self._file:
-            raise StoreError(
-                f"{self.path}: the state can't be saved: the file was removed or replaced; "
-                "start the master anew"
-            )
+        if trouble := self.trouble():
+            raise StoreError(f"{self.path}: the state can't be saved: the file {trouble}")
+        before = self.seal
         self.connection.execute("BEGIN IMMEDIATE")
         try:
-            before = self._seal = read_seal(self.connection)
+            before = self.seal = read_seal(self.connection)
             for change in changes:
                 change(self)
-            if self._seal != before:
-                write_seal(self.connection, self._seal)
+            if self.seal != before:
+                write_seal(self.connection, self.seal)
             self.connection.execute("COMMIT")
         except BaseException:
+            self.seal = before
             if self.connection.in_transaction:  # some errors end it by themselves
                 with suppress(sqlite3.Error):
                     self.connection.execute("ROLLBACK")
             raise
         self.tidy()
+        with suppress(OSError):  # what happens to the directory now is found at the next commit
+            self._left = self._look()
 
     def tidy(self) -> None:
         """Move the log into the file, so that the file alone is the state.
@@ -246,7 +317,7 @@ class Ledger:
         """Write a row in place of the one with the same key, which is its first column."""
         key = next(iter(row))
         digest = row_digest(table, row)
-        self._seal = self._seal.changed(out=self._digest(table, key, row[key]), into=digest)
+        self.seal = self.seal.changed(out=self._digest(table, key, row[key]), into=digest)
         names = ", ".join((*row, "digest"))
         marks = ", ".join("?" * (len(row) + 1))
         self.connection.execute(
@@ -254,7 +325,7 @@ class Ledger:
         )
 
     def _delete(self, table: str, key: str, value: str | int) -> None:
-        self._seal = self._seal.changed(out=self._digest(table, key, value))
+        self.seal = self.seal.changed(out=self._digest(table, key, value))
         self.connection.execute(f"DELETE FROM {table} WHERE {key} = ?", (value,))
 
 
@@ -277,12 +348,3 @@ def retype(error: Exception, path: Path, what: str = "the state") -> Exception:
     else:
         return error
     return StoreError(f"{path}: {what} can't be saved: {cause}; {cure}")
-
-
-def _identify(path: Path) -> tuple[int, int] | None:
-    """What tells a file from another one that has its name later; None where there is none."""
-    try:
-        status = os.stat(path)
-    except FileNotFoundError:
-        return None
-    return status.st_dev, status.st_ino

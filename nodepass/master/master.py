@@ -41,6 +41,10 @@ __all__ = ["Master"]
 #: does not keep the master from its end; what was acknowledged is on it already.
 CLOSE_TIMEOUT = 10.0
 
+#: Seconds after the start until the first backup, unless ``NP_RELOAD_INTERVAL`` is less: a new
+#: master has its key and first instances by then.
+FIRST_BACKUP = 60.0
+
 
 class Master:
     """A master's parts, put together.
@@ -110,7 +114,7 @@ class Master:
         self.tcping.start()
         await self._host.start()
         self.registry.start(self._host)
-        self._schedule_backup()
+        self._schedule_backup(min(FIRST_BACKUP, self._tuning.reload_interval))
 
     def cancel_start(self) -> None:
         """Wait for no worker any more: `start` fails, and the master is to be stopped."""
@@ -141,6 +145,7 @@ class Master:
     async def _close(self) -> None:
         await self.registry.accounts.flush()
         await self.traffic.close()
+        await self._backup()
         await self.store.close()
 
     def reload(self) -> None:
@@ -223,12 +228,11 @@ class Master:
     def _forget_history(self, id: str) -> None:
         self.traffic.forget(id).addErrback(self._unexpected)
 
-    def _schedule_backup(self) -> None:
-        interval = self._tuning.reload_interval
-        self._backup_timer = self._reactor.callLater(interval, self._backup_due)
+    def _schedule_backup(self, delay: float) -> None:
+        self._backup_timer = self._reactor.callLater(delay, self._backup_due)
 
     def _backup_due(self) -> None:
-        self._schedule_backup()
+        self._schedule_backup(self._tuning.reload_interval)
         Deferred.fromCoroutine(self._backup()).addErrback(self._unexpected)
 
     async def _backup(self) -> None:

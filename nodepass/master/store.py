@@ -27,16 +27,18 @@ from nodepass.logs import Log
 
 from .backups import (
     LostTail,
+    PutBack,
     Recovery,
     beside,
     latest_seal,
     open_ledger,
+    put_back,
     save_backup,
     sync_directory,
 )
 from .ledger import Change, Ledger, StoreError, describe, explain, retype
 from .records import Contents, Identity, Record, Totals
-from .schema import Damaged, read_seal
+from .schema import Damaged
 
 __all__ = ["Contents", "Identity", "Record", "Store", "StoreError", "Totals", "lock_state"]
 
@@ -144,8 +146,15 @@ class Store:
             lock.release()
             raise
 
-    def _tell(self, recovery: Recovery | LostTail) -> None:
-        if isinstance(recovery, LostTail):
+    def _tell(self, recovery: Recovery | LostTail | PutBack) -> None:
+        if isinstance(recovery, PutBack):
+            self._log.warn(
+                "the state file {path} {trouble}; the master has written it anew, and nothing is "
+                "lost",
+                path=str(self.path),
+                trouble=recovery.trouble,
+            )
+        elif isinstance(recovery, LostTail):
             self._log.warn(
                 "the log of the state file, {path}, was damaged; how it was is in {copy}, and "
                 "changes of the last moments before the master ended may be lost",
@@ -220,13 +229,19 @@ class Store:
         self._busy = True
         group, self._waiting = self._waiting[:MAX_GROUP], self._waiting[MAX_GROUP:]
         changes = [write.change for write in group]
-        self.run(_commit, self._ledger, changes).addBoth(self._committed, group)
+        saving = self.run(_save, self._ledger, changes, self._clock())
+        saving.addBoth(self._saved, group)
 
-    def _committed(
-        self, outcomes: list[BaseException | None] | Failure, group: list[_Write]
+    def _saved(
+        self,
+        result: tuple[PutBack | None, list[BaseException | None]] | Failure,
+        group: list[_Write],
     ) -> None:
-        if isinstance(outcomes, Failure):
-            outcomes = [outcomes.value for _ in group]
+        if isinstance(result, Failure):
+            result = None, [result.value for _ in group]
+        what_else, outcomes = result
+        if what_else is not None:
+            self._tell(what_else)
         for write, error in zip(group, outcomes, strict=True):
             # Whatever is written in answer to these goes into one group.
             if error is None:
@@ -249,10 +264,24 @@ class Store:
     async def _backup(self) -> Path | None:
         if self._ledger is None:
             raise self._closed()
-        return await self.run(_back_up, self._ledger, self._clock())
+        what_else, backup = await self.run(_back_up, self._ledger, self._clock())
+        if what_else is not None:
+            self._tell(what_else)
+        return backup
 
     def _closed(self) -> StoreError:
         return StoreError(f"{self.path}: the state is closed; start the master")
+
+
+def _save(
+    ledger: Ledger, changes: Sequence[Change], now: float
+) -> tuple[PutBack | None, list[BaseException | None]]:
+    """Commit changes to the file, once it is where and as it was left."""
+    try:
+        what_else = put_back(ledger, now)
+    except Exception as error:
+        return None, [retype(error, ledger.path)] * len(changes)
+    return what_else, _commit(ledger, changes)
 
 
 def _commit(ledger: Ledger, changes: Sequence[Change]) -> list[BaseException | None]:
@@ -266,11 +295,13 @@ def _commit(ledger: Ledger, changes: Sequence[Change]) -> list[BaseException | N
     return [outcome for change in changes for outcome in _commit(ledger, [change])]
 
 
-def _back_up(ledger: Ledger, now: float) -> Path | None:
+def _back_up(ledger: Ledger, now: float) -> tuple[PutBack | None, Path | None]:
+    """Save a backup unless the newest one is as good, and see to the file itself."""
     try:
-        if read_seal(ledger.connection) == latest_seal(ledger.path):
-            return None
-        return save_backup(ledger, now)
+        what_else = put_back(ledger, now)
+        if ledger.seal == latest_seal(ledger.path):
+            return what_else, None
+        return what_else, save_backup(ledger, now)
     except (NodePassError, sqlite3.Error, OSError) as error:
         raise retype(error, ledger.path, "a backup of the state") from None
 

@@ -248,3 +248,23 @@ async def test_damaged_state(tmp_path: Path) -> None:
     assert (await api.get(id))["alias"] == "kept"
     assert [path for path in tmp_path.iterdir() if "damaged" in path.name]
     await one.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_lost_state(tmp_path: Path) -> None:
+    """A state file that is removed while the master runs is there again after the next change, and
+    after a clean stop, which also leaves a backup."""
+    one, api = await start(tmp_path)
+    state = tmp_path / "nodepass.db"
+    first = (await api.create("client://127.0.0.1:0/127.0.0.1:9?mode=1", alias="first"))["id"]
+    state.unlink()
+    second = (await api.create("client://127.0.0.1:0/127.0.0.1:9?mode=1", alias="second"))["id"]
+    await one.line(r"the state file .* was removed; the master has written it anew")
+    state.unlink()
+    assert await one.stop() == 0
+    assert list(tmp_path.glob("nodepass.db.backup-*"))
+    one, api = await start(tmp_path, api.key)
+    assert (await api.get(first))["alias"] == "first"
+    assert (await api.get(second))["alias"] == "second"
+    assert not any("the state file" in line for line in one.lines)
+    await one.stop()

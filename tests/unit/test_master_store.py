@@ -318,13 +318,118 @@ def test_a_full_disk(home: Home) -> None:
     assert home.open().records == (record(1, totals=Totals(tcprx=7)), big[0])
 
 
-def test_a_file_that_is_gone_takes_no_writes(home: Home) -> None:
-    """Writes to a file that was removed would be lost at the end, so they fail at once."""
+def replace_file(path: Path) -> None:
+    path.rename(path.with_name("before"))
+    path.write_bytes(b"of somebody else")
+
+
+@pytest.mark.parametrize(
+    ("harm", "trouble", "aside"),
+    [
+        (Path.unlink, "was removed", 0),
+        (replace_file, "was replaced by another file and is now ", 1),
+    ],
+)
+@pytest.mark.parametrize("write", [True, False])
+def test_a_file_that_is_lost_is_put_back(
+    home: Home, harm: Callable[[Path], None], trouble: str, aside: int, write: bool
+) -> None:
+    """What was removed or replaced is written anew at the next write or backup, with all that was
+    in it; what has its place is kept, and one line says so."""
+    home.open()
+    got(home.store.set_identity(IDENTITY))
+    records = [record(number) for number in range(30)]
+    got(put_together(home.store, records))
+    harm(home.path)
+    if write:
+        records.append(record(100))
+        got(home.store.put(records[-1]))
+    else:
+        got(home.store.backup())
+    assert stat.S_IMODE(home.path.stat().st_mode) == 0o600
+    assert len(home.files("damaged")) == aside
+    [(level, line)] = home.log.lines
+    assert level == "warn" and line.startswith(f"the state file {home.path} {trouble}")
+    assert line.endswith("; the master has written it anew, and nothing is lost")
+    got(home.store.put(records[-1]))
+    home.close()
+    assert home.open() == Contents(identity=IDENTITY, records=tuple(records))
+    assert len(home.log.lines) == 1
+
+
+def test_a_directory_that_is_lost(home: Home) -> None:
+    """Without its directory nothing can be saved; once that is back all of it is."""
+    home.open()
+    got(home.store.put(record(1)))
+    away = home.path.parent.with_name("away")
+    home.path.parent.rename(away)
+    with pytest.raises(StoreError, match="can't be saved: no such file or directory; "):
+        got(home.store.put(record(2)))
+    home.path.parent.mkdir()
+    got(home.store.put(record(3)))
+    home.close()
+    assert home.open().records == (record(1), record(3))
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+@pytest.mark.parametrize("harm", [truncate, cut])
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_file_that_is_cut_off(home: Home, harm: Callable[[Path], None], cached: bool) -> None:
+    """It is written anew from memory. Where that does not have it, nothing is acknowledged that
+    would be lost at the next start, for which the newest backup is still there."""
+    home.open()
+    records = [record(number) for number in range(500)]
+    got(put_together(home.store, records))
+    backup = got(home.store.backup())
+    if not cached:
+        assert home.store._ledger is not None
+        home.store._ledger.connection.execute("PRAGMA cache_size = 1")
+        home.store._ledger.connection.execute("PRAGMA shrink_memory")
+    harm(home.path)
+    if cached:
+        records.append(record(1000))
+        got(home.store.put(records[-1]))
+    else:
+        with pytest.raises(StoreError, match=r"can't be saved: .*; start the master anew"):
+            got(home.store.put(record(1000)))
+        assert home.files("backup") == [backup]
+    home.close()
+    assert home.open().records == tuple(records)
+
+
+def test_a_file_that_is_overwritten(home: Home) -> None:
+    """An older copy, written over the file in place, is not taken for what was left there."""
+    home.open()
+    got(home.store.put(record(1)))
+    older = home.path.read_bytes()
+    got(home.store.put(record(1, alias="other")))
+    assert len(older) == home.path.stat().st_size
+    home.path.write_bytes(older)
+    got(home.store.put(record(2)))
+    home.close()
+    assert home.open().records == (record(1, alias="other"), record(2))
+    assert "was changed by another program and is now " in home.log.lines[0][1]
+
+
+def test_a_new_file_that_can_not_be_opened(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that was put back and can't be opened is tried again at the next write."""
     home.open()
     got(home.store.put(record(1)))
     home.path.unlink()
-    with pytest.raises(StoreError, match="removed or replaced; start the master anew"):
-        got(home.store.put(record(2)))
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "_open", lambda self: os.open("/", os.O_WRONLY))
+        with pytest.raises(StoreError, match="is a directory"):
+            got(home.store.put(record(2)))
+    got(home.store.put(record(3)))
+    home.close()
+    assert home.open().records == (record(1), record(3))
 
 
 def test_close_finishes_what_was_asked_for(home: Home) -> None:
@@ -344,6 +449,18 @@ def test_close_finishes_what_was_asked_for(home: Home) -> None:
 
 
 # Who may use a file.
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal", "-journal", ".backup-20330518T033320Z"])
+def test_a_pipe_in_the_place_of_a_file(home: Home, suffix: str) -> None:
+    """A named pipe beside the state does not hold the start for ever."""
+    home.path.parent.mkdir()
+    os.mkfifo(backups.beside(home.path, suffix))
+    if suffix.startswith(".backup"):
+        home.open()
+    else:
+        with pytest.raises(FatalError, match=f"{suffix}: the state can't be kept .*; move it away"):
+            home.open()
 
 
 def test_one_master_for_each_file(home: Home, tmp_path: Path) -> None:
@@ -412,14 +529,29 @@ def test_rotation(home: Home) -> None:
     made: list[Path] = []
     for number in range(7):
         got(home.store.put(record(number)))
-        home.now = NOW - 3600 * (number % 2)
+        home.now = NOW + 3600 * number
         backup = got(home.store.backup())
         assert backup is not None
         made.append(backup)
         assert got(home.store.backup()) is None
-    assert made == sorted(made)
     assert home.files("backup") == made[-backups.BACKUPS :]
     assert made[0].name == "nodepass.db.backup-20330518T033320Z"
+    home.now = NOW
+    got(home.store.put(record(8)))
+    newest = got(home.store.backup())
+    assert home.files("backup") == [*made[-backups.BACKUPS + 1 :], newest]
+
+
+def test_backups_in_a_row(home: Home) -> None:
+    """Many backups within minutes, as of a master that is started and stopped again and again,
+    leave those of the hours before."""
+    home.open()
+    made: list[Path | None] = []
+    for number, minutes in enumerate((0, 60, 120, 121, 122, 123, 124, 125)):
+        home.now = NOW + 60 * minutes
+        got(home.store.put(record(number)))
+        made.append(got(home.store.backup()))
+    assert home.files("backup") == [*made[:3], made[-1]]
 
 
 def test_a_backup_that_fails_leaves_nothing(home: Home, monkeypatch: Any) -> None:
