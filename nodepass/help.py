@@ -9,7 +9,7 @@ from nodepass import __version__
 from nodepass.keys import ENVIRONMENT
 from nodepass.master.settings import VARIABLES as MASTER_VARIABLES
 from nodepass.parameters import PARAMETERS, Parameter
-from nodepass.tuning import VARIABLES
+from nodepass.tuning import PORTABLE, RELAY, VARIABLES
 
 _WIDTH = 80
 _INDENT = 11
@@ -105,6 +105,7 @@ def reference() -> str:
     """Return all about URLs, their parameters, keys and the environment."""
     parameters = "".join(_parameter(row) for row in PARAMETERS)
     variables = "".join(_variable(row.name, row.default, row.summary) for row in VARIABLES)
+    variables += _variable(RELAY, "the fast one", f"{PORTABLE}: TCP on Twisted's own sockets")
     variables += "".join(_variable(*row) for row in MASTER_VARIABLES)
     return f"{_URLS}\nParameters:\n{parameters}\n{_KEYS}\nEnvironment:\n{variables}"
 

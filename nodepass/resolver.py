@@ -237,6 +237,10 @@ def _fall_back(failure: Failure, stale: Addresses) -> Addresses:
     return stale
 
 
+#: Connects to one IP address, port, factory and seconds given; fires with the protocol.
+Attempt = Callable[[str, int, Any, float], "Deferred[Any]"]
+
+
 def connect_tcp(
     reactor: Any,
     resolver: CachingResolver,
@@ -244,6 +248,7 @@ def connect_tcp(
     port: int,
     factory: IProtocolFactory,
     timeout: float,
+    attempt: Attempt | None = None,
 ) -> Deferred[IProtocol]:
     """Connect to whichever address of a host answers first (RFC 8305).
 
@@ -253,11 +258,23 @@ def connect_tcp(
     :param reactor: provides ``IReactorTCP`` and ``IReactorTime``.
     :param hosts: names or IP literals of one target, the preferred one first.
     :param timeout: seconds for the whole, look-up included.
+    :param attempt: connects to one address; by the reactor unless given.
     :returns: fires with the protocol that ``factory`` built. Fails with what :func:`dial_cause`
         sorts. Cancelling it ends the look-up and every attempt.
     """
-    connecting = Deferred.fromCoroutine(_connect(reactor, resolver, hosts, port, factory, timeout))
+    if attempt is None:
+        attempt = partial(_attempt, reactor)
+    connecting = Deferred.fromCoroutine(
+        _connect(reactor, resolver, hosts, port, factory, timeout, attempt)
+    )
     return connecting.addTimeout(timeout, reactor, onTimeoutCancel=_timed_out)
+
+
+def _attempt(
+    reactor: Any, address: str, port: int, factory: Any, timeout: float
+) -> Deferred[IProtocol]:
+    kind = TCP6ClientEndpoint if ":" in address else TCP4ClientEndpoint
+    return kind(reactor, address, port, timeout).connect(factory)
 
 
 def _timed_out(_result: object, timeout: float) -> IProtocol:
@@ -271,6 +288,7 @@ async def _connect(
     port: int,
     factory: IProtocolFactory,
     timeout: float,
+    attempt: Attempt,
 ) -> IProtocol:
     addresses: list[str] = []
     missing = DNSLookupError("no host to connect to")
@@ -281,7 +299,7 @@ async def _connect(
             missing = error
     if not addresses:
         raise missing
-    return await _Race(reactor, addresses, port, factory, timeout).start()
+    return await _Race(reactor, addresses, port, factory, timeout, attempt).start()
 
 
 def _by_turns(addresses: Iterable[str]) -> list[str]:
@@ -302,8 +320,10 @@ class _Race:
         port: int,
         factory: IProtocolFactory,
         timeout: float,
+        attempt: Attempt,
     ) -> None:
         self._reactor = reactor
+        self._attempt = attempt
         self._addresses: Iterator[str] = iter(addresses)
         self._port = port
         self._factory = factory
@@ -323,8 +343,7 @@ class _Race:
         address = next(self._addresses, None)
         if address is not None:
             self._timer = self._reactor.callLater(ATTEMPT_DELAY, self._next)
-            kind = TCP6ClientEndpoint if ":" in address else TCP4ClientEndpoint
-            attempt = kind(self._reactor, address, self._port, self._timeout).connect(self._factory)
+            attempt = self._attempt(address, self._port, self._factory, self._timeout)
             self._pending.append(attempt)
             attempt.addCallbacks(
                 self._succeeded, self._failed, callbackArgs=(attempt,), errbackArgs=(attempt,)

@@ -22,6 +22,9 @@ _SHORTEST = 0.01
 #: The largest payload of a UDP datagram over IPv4: 65,535 less the IP and UDP headers.
 _LARGEST_DATAGRAM = 65_507
 
+#: The variable that chooses a relay, and its one value.
+RELAY, PORTABLE = "NP_RELAY", "portable"
+
 _INTEGER = re.compile("[0-9]{1,9}")
 
 
@@ -206,6 +209,8 @@ class Tuning:
     service_cooldown: float = _DEFAULTS["service_cooldown"]
     shutdown_timeout: float = _DEFAULTS["shutdown_timeout"]
     reload_interval: float = _DEFAULTS["reload_interval"]
+    #: NP_RELAY
+    portable_relay: bool = False
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> tuple[Tuning, tuple[str, ...]]:
@@ -228,8 +233,11 @@ class Tuning:
                     f"{variable.name}={printable(text, 40)}: using {variable.default}; "
                     f"accepted: {variable.accepts}"
                 )
+        relay = environ.get(RELAY, "").strip()
+        if relay not in ("", PORTABLE):
+            warnings.append(f"{RELAY}={printable(relay, 40)}: ignored; accepted: {PORTABLE}")
         # The values have the types of their fields by construction, which can't be told to mypy.
-        tuning = cls(**values)  # type: ignore[arg-type]
+        tuning = cls(portable_relay=relay == PORTABLE, **values)  # type: ignore[arg-type]
         if tuning.min_pool_interval > tuning.max_pool_interval:
             default = cls()
             least = format_duration(tuning.min_pool_interval)

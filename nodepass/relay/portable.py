@@ -15,12 +15,14 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import CannotListenError, DNSLookupError
 from twisted.internet.interfaces import IAddress, IListeningPort
 from twisted.internet.protocol import Factory
+from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 
 from nodepass.address import Address, Endpoint, endpoint_of, is_literal
 from nodepass.logs import Log
 from nodepass.resolver import (
     LOCALHOST,
+    Attempt,
     CachingResolver,
     LookupTimeout,
     connect_tcp,
@@ -45,6 +47,9 @@ Accepted = Callable[[Stream, Endpoint, Endpoint], None]
 #: Makes the first bytes to a target from the target's address.
 Header = Callable[[Endpoint], bytes]
 
+#: As `Relay.take_over`.
+TakeOver = Callable[[Any, Any, Callable[[], None]], None]
+
 _CAUSES = {
     "refused": Cause.REFUSED,
     "timed out": Cause.TIMED_OUT,
@@ -67,6 +72,12 @@ class Relay(Interface):
     def listen_udp(self, address: Address, receiver: DatagramReceiver, limit: int) -> DatagramPort:
         """Receive visitors' datagrams likewise; raises CannotListenError."""
 
+    def take_over(self, transport: Any, protocol: Any, ready: Callable[[], None]) -> None:
+        """Let a protocol go on with a connection that the reactor made, with TLS or without.
+
+        :param ready: called when it has it; never when the connection was lost before.
+        """
+
     def dial_udp(
         self, target: Address, timeout: float, limit: int, oversized: Callable[[], None]
     ) -> Channel:
@@ -74,9 +85,21 @@ class Relay(Interface):
 
 
 class PortableRelay:
-    """A `Relay` on the reactor's own transports."""
+    """A `Relay` on the reactor's own transports.
 
-    def __init__(self, reactor: Any, resolver: CachingResolver, watch: HangupWatch, log: Log):
+    :param attempt: connects to one IP address; by the reactor unless given.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        resolver: CachingResolver,
+        watch: HangupWatch,
+        log: Log,
+        *,
+        attempt: Attempt | None = None,
+    ) -> None:
+        self._attempt = attempt
         self._reactor = reactor
         self._resolver = resolver
         self._watch = watch
@@ -110,6 +133,7 @@ class PortableRelay:
                     target.port,
                     factory,
                     timeout,
+                    self._attempt,
                 )
                 return cast(TcpStream, stream)
             except CancelledError:
@@ -124,6 +148,9 @@ class PortableRelay:
                 if number == len(targets):
                     raise
         raise AssertionError("there is at least one target")
+
+    def take_over(self, transport: Any, protocol: Any, ready: Callable[[], None]) -> None:
+        take_over(transport, protocol, ready)
 
     def listen_udp(self, address: Address, receiver: DatagramReceiver, limit: int) -> DatagramPort:
         return listen_udp(self._reactor, address, receiver, limit)
@@ -141,6 +168,16 @@ class PortableRelay:
             self._log,
             self._held,
         )
+
+
+def take_over(transport: Any, protocol: Any, ready: Callable[[], None]) -> None:
+    """Let a protocol go on with a transport of the reactor's, or with Twisted's TLS on one."""
+    if isinstance(transport, TLSMemoryBIOProtocol):
+        transport.wrappedProtocol = protocol
+    else:
+        transport.protocol = protocol
+    protocol.makeConnection(transport)
+    ready()
 
 
 def listen_tcp(reactor: Any, address: Address, factory: Factory) -> IListeningPort:

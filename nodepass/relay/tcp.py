@@ -23,9 +23,9 @@ KEEPALIVE_IDLE = 15
 KEEPALIVE_INTERVAL = 5
 KEEPALIVE_PROBES = 3
 
-#: SO_LINGER for "closing resets" and for "closing sends what is left, then FIN".
-_LINGER_RESET = struct.pack("ii", 1, 0)
-_LINGER_OFF = struct.pack("ii", 0, 0)
+# SO_LINGER for "closing resets" and for "closing sends what is left, then FIN".
+LINGER_RESET = struct.pack("ii", 1, 0)
+LINGER_OFF = struct.pack("ii", 0, 0)
 
 #: Bytes that a visitor may send while its target is still being dialed, before it is asked to wait.
 DIAL_BUFFER = 65536
@@ -35,7 +35,11 @@ def tune(transport: Any) -> None:
     """Set TCP_NODELAY and keep-alive on a TCP transport."""
     transport.setTcpNoDelay(True)
     transport.setTcpKeepAlive(True)
-    handle = transport.getHandle()
+    set_keepalive_times(transport.getHandle())
+
+
+def set_keepalive_times(handle: Any) -> None:
+    """Say when a socket's keep-alive probes are sent, where the system lets one choose."""
     for name, value in (
         ("TCP_KEEPIDLE", KEEPALIVE_IDLE),
         ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL),
@@ -124,10 +128,11 @@ class TcpStream(Protocol):
     # Protocol
 
     def connectionMade(self) -> None:
-        tune(self.transport)
-        # The system closes the sockets of a process that is killed, and a cut stream must not look
-        # like a whole one.
-        self._linger(_LINGER_RESET)
+        if not getattr(self.transport, "tuned", False):
+            tune(self.transport)
+            # The system closes the sockets of a process that is killed, and a cut stream must not
+            # look like a whole one.
+            self._linger(LINGER_RESET)
         self._fd = self.transport.fileno()
         self.transport.registerProducer(self, True)
         self.pause()
@@ -151,7 +156,7 @@ class TcpStream(Protocol):
 
     def writeConnectionLost(self) -> None:
         self._write_ended = True
-        self._linger(_LINGER_OFF)  # all that was written is the system's to deliver
+        self._linger(LINGER_OFF)  # all that was written is the system's to deliver
         self._close_when_done()
 
     def _close_when_done(self) -> None:

@@ -96,6 +96,7 @@ class ClientRole(Role):
             clock=self.instance.reactor,
             log=self.log,
             watch=self.instance.watch,
+            take_over=self.instance.relay.take_over,
         )
 
     # Role

@@ -12,9 +12,9 @@ from nodepass.meter import Meter
 from nodepass.openfiles import open_files
 from nodepass.rate import RateLimiter
 from nodepass.reactor import IReactor
+from nodepass.relay.choice import choose_relay
 from nodepass.relay.flow import FlowLimits
 from nodepass.relay.hangup import HangupWatch
-from nodepass.relay.portable import PortableRelay, Relay
 from nodepass.relay.session import Session, SessionContext
 from nodepass.relay.stream import Cause, Stream
 from nodepass.resolver import CachingResolver
@@ -42,7 +42,9 @@ class Instance:
         self.slots = Slots(config.slot, open_files())
         self.watch = HangupWatch(reactor)
         self.resolver = CachingResolver(reactor)
-        self.relay: Relay = PortableRelay(reactor, self.resolver, self.watch, log)
+        self.relay = choose_relay(
+            reactor, self.resolver, self.watch, log, portable=tuning.portable_relay
+        )
         self._limiters = [RateLimiter(config.rate * _MEGABIT, reactor) for _ in "io" if config.rate]
         inbound, outbound = self._limiters or (None, None)
         self.context = SessionContext(

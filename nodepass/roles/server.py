@@ -171,6 +171,7 @@ class ServerRole(Role):
             clock=self.instance.reactor,
             log=self.log,
             watch=self.instance.watch,
+            take_over=self.instance.relay.take_over,
         )
         terms = ServerTerms(
             key=key_bytes(config.key),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 
 import pytest_twisted
 from attrs import evolve
 from twisted.internet import reactor
+from twisted.internet.error import ConnectError
 
 from nodepass.address import Endpoint
 from nodepass.service import RoleService, makeService
@@ -96,8 +98,9 @@ async def test_a_forwarder_keeps_its_limits() -> None:
     for _ in range(2):
         inside = await connect(service.visitor_address)
         far = await target.accept()
-        outside = await connect(service.visitor_address)
-        assert await outside.end() == "reset"
+        with contextlib.suppress(ConnectError):  # reset before this end knew that it was there
+            outside = await connect(service.visitor_address)
+            assert await outside.end() == "reset"
         assert not inside.gone
         await inside.end()
         await far.end()

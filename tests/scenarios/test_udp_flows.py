@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from twisted.internet.protocol import Factory, Protocol
 
 from nodepass.address import Address, Endpoint
 from nodepass.config import parse_url
-from nodepass.relay.portable import PortableRelay
+from nodepass.roles import instance
 from nodepass.roles.visitors import VisitorPorts
 from nodepass.service import makeService
 from tests.scenarios.datagrams import WAYS, Programs, Visitor, Way, target_sockets, way
@@ -402,10 +403,15 @@ async def test_tcp_may_take_all_slots() -> None:
 async def test_any_free_port_is_free_for_both(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the URL asks for any port, one that is taken for UDP is not tried for ever."""
     taken: list[socket.socket] = []
-    listen_tcp = PortableRelay.listen_tcp
+    choose = instance.choose_relay
 
-    def listen(relay: PortableRelay, address: Address, accepted: Any) -> Any:
-        port = listen_tcp(relay, address, accepted)
+    def choose_relay(*arguments: Any, **named: Any) -> Any:
+        relay = choose(*arguments, **named)
+        monkeypatch.setattr(relay, "listen_tcp", partial(listen, relay.listen_tcp))
+        return relay
+
+    def listen(listen_tcp: Any, address: Address, accepted: Any) -> Any:
+        port = listen_tcp(address, accepted)
         if len(taken) < 3:
             taken.append(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
             taken[-1].bind(("127.0.0.1", port.getHost().port))
@@ -418,7 +424,7 @@ async def test_any_free_port_is_free_for_both(kind: str, monkeypatch: pytest.Mon
         starts.append(ports)
         start(ports)
 
-    monkeypatch.setattr(PortableRelay, "listen_tcp", listen)
+    monkeypatch.setattr(instance, "choose_relay", choose_relay)
     monkeypatch.setattr(VisitorPorts, "start", count_starts)
     async with Programs() as programs:
         target = programs.target()

@@ -13,6 +13,7 @@ from nodepass.errors import PeerError
 from nodepass.logs import Level, Log
 from nodepass.pool.policy import MEMORY, STEP
 from nodepass.relay.hangup import HangupWatch
+from nodepass.relay.portable import take_over
 from nodepass.relay.stream import Cause, Stream
 from nodepass.wire import Opening
 from nodepass.wire.native.linkpool import (
@@ -61,6 +62,7 @@ class Case:
             "clock": self.clock,
             "watch": HangupWatch(self.clock),
             "log": Log(Level.NONE),
+            "take_over": take_over,
         }
         self.pool = LinkPool(self, takes=True, **options)
         self.other = LinkPool(self, takes=False, **options)

@@ -319,14 +319,7 @@ class _LinkKnock(Protocol):
         self._guest.admit()
         transport = self.transport
         transport.write(send)
-        if self._encrypted:
-            transport.wrappedProtocol = link
-        else:
-            transport.protocol = link
-        link.makeConnection(transport)  # type: ignore[no-untyped-call]
-        if rest:
-            link.dataReceived(rest)
-        peer.links.ready(link)
+        peer.links.connect(link, transport, rest)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._guest.admit()

@@ -220,15 +220,8 @@ class _NewLink(Protocol):
             self.ready.errback(Failure())
             self._abort()
             return
-        if self._encrypted:
-            transport.wrappedProtocol = link
-        else:
-            transport.protocol = link
-        link.makeConnection(transport)  # type: ignore[no-untyped-call]
+        self._peer.links.connect(link, transport, rest)
         self.ready.callback(None)
-        self._peer.links.ready(link)
-        if rest:
-            link.dataReceived(rest)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if not self.ready.called:

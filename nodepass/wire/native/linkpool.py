@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Protocol
+from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -12,6 +12,7 @@ from nodepass.errors import PeerError
 from nodepass.logs import Log
 from nodepass.pool.policy import DemandPolicy
 from nodepass.relay.hangup import HangupWatch
+from nodepass.relay.portable import TakeOver
 from nodepass.relay.stream import Cause, Channel, Stream
 from nodepass.wire import Opening
 
@@ -76,12 +77,14 @@ class LinkPool:
         clock: IReactorTime,
         watch: HangupWatch,
         log: Log,
+        take_over: TakeOver,
     ) -> None:
         self._owner = owner
         self._takes = takes
         self._clock = clock
         self._watch = watch
         self._log = log
+        self._take_over = take_over
         self._policy = DemandPolicy(minimum, maximum)
         self._links: dict[int, DataLink] = {}
         self._idle: dict[DataLink, None] = {}  # of the taking end; the newest is taken first
@@ -153,7 +156,7 @@ class LinkPool:
         return self._links.get(number)
 
     def add(self, number: int) -> DataLink:
-        """A link that has proved that it belongs; connect its transport, then call `ready`.
+        """A link that has proved that it belongs; `connect` it.
 
         :raises PeerError: the peer has too many links already.
         """
@@ -162,6 +165,19 @@ class LinkPool:
         link = DataLink(number, self._takes, self, self._clock, self._watch)
         self._links[number] = link
         return link
+
+    def connect(self, link: DataLink, transport: Any, rest: bytes) -> None:
+        """Give a link the connection on which it was proved; from then on it may carry sessions.
+
+        :param rest: what came behind the proof.
+        """
+
+        def connected() -> None:
+            if rest:
+                link.dataReceived(rest)
+            self.ready(link)
+
+        self._take_over(transport, link, connected)
 
     def ready(self, link: DataLink) -> None:
         """The link may carry sessions."""

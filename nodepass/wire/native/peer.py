@@ -12,6 +12,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from nodepass import __version__
 from nodepass.logs import Log, printable
 from nodepass.relay.hangup import HangupWatch
+from nodepass.relay.portable import TakeOver, take_over
 from nodepass.relay.stream import Cause, Channel, Stream
 from nodepass.tuning import Tuning
 from nodepass.wire import Host, Opening
@@ -49,6 +50,7 @@ class PeerSettings:
     :ivar report_interval: seconds between pings.
     :ivar adoption: seconds that sessions live on without a control link.
     :ivar about: what to tell the peer of this node.
+    :ivar take_over: lets a protocol go on with the transport of a plain data link.
     """
 
     clock: IReactorTime
@@ -59,6 +61,7 @@ class PeerSettings:
     report_interval: float
     adoption: float
     about: About
+    take_over: TakeOver = take_over
 
 
 class NativePeer:
@@ -117,6 +120,7 @@ class NativePeer:
             clock=settings.clock,
             watch=settings.watch,
             log=settings.log,
+            take_over=settings.take_over,
         )
         self._heartbeat: IDelayedCall | None = None
         self._given_up: IDelayedCall | None = None
@@ -345,6 +349,7 @@ def peer_settings(
     clock: IReactorTime,
     log: Log,
     watch: HangupWatch,
+    take_over: TakeOver,
 ) -> PeerSettings:
     """What the peers of a role have in common.
 
@@ -360,6 +365,7 @@ def peer_settings(
         report_interval=tuning.report_interval,
         adoption=tuning.service_cooldown + SILENT_INTERVALS * tuning.report_interval,
         about=About(name=platform.node(), targets=dials, software=f"nodepass {__version__}"),
+        take_over=take_over,
     )
 
 

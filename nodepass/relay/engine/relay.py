@@ -1,0 +1,79 @@
+"""The fast relay: TCP on the engine's own sockets, all else as the portable one has it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.interfaces import IListeningPort
+from twisted.protocols.tls import TLSMemoryBIOProtocol
+
+from nodepass.address import Address
+from nodepass.logs import Log
+from nodepass.resolver import CachingResolver
+
+from ..hangup import HangupWatch
+from ..portable import BACKLOG, Accepted, PortableRelay, literal
+from .dialer import Dialer
+from .poller import Poller
+from .port import EnginePort
+from .sockets import Interim, detach, listening, release
+from .tls import EngineTLSTransport
+from .transport import EngineTransport
+
+__all__ = ["EngineRelay"]
+
+
+class EngineRelay(PortableRelay):
+    """A `Relay` that has its own sockets for visitors, targets and data links.
+
+    Handshakes and datagrams are the reactor's.
+    """
+
+    def __init__(
+        self, reactor: Any, resolver: CachingResolver, watch: HangupWatch, log: Log
+    ) -> None:
+        self._poller = Poller(reactor, log)
+        super().__init__(
+            reactor, resolver, watch, log, attempt=Dialer(reactor, self._poller).connect
+        )
+
+    def listen_tcp(self, address: Address, accepted: Accepted) -> IListeningPort:
+        sock = listening(literal(address), BACKLOG)
+        port = EnginePort(self._reactor, self._poller, self._watch, self._log, sock, accepted)
+        port.startListening()
+        return port
+
+    def take_over(self, transport: Any, protocol: Any, ready: Callable[[], None]) -> None:
+        if isinstance(transport, TLSMemoryBIOProtocol):
+            interim = Interim()
+            transport.wrappedProtocol = interim
+            # For its end, should that come first.
+            protocol.transport = transport
+            raw: Any = transport.transport
+            raw.pauseProducing()
+            # Not at once: Twisted's TLS is about to look for more of what it has read.
+            self._poller.soon(lambda: self._take_tls(transport, interim, protocol, ready))
+        else:
+            sock, left = detach(transport)
+            EngineTransport(self._poller, sock, left=left, tuned=True).begin(protocol)
+            ready()
+
+    def _take_tls(
+        self, wrapper: Any, interim: Interim, protocol: Any, ready: Callable[[], None]
+    ) -> None:
+        if interim.lost is not None:
+            protocol.connectionLost(interim.lost)
+            return
+        raw = wrapper.transport
+        if wrapper.disconnecting or raw.disconnecting:
+            # One end has closed it: Twisted sees to that, and tells the protocol.
+            wrapper.wrappedProtocol = protocol
+            raw.resumeProducing()
+            return
+        tls = release(wrapper)
+        sock, left = detach(raw)
+        EngineTLSTransport(self._poller, sock, tls, left=left).begin(protocol)
+        ready()
+        if interim.received:
+            protocol.dataReceived(interim.received)

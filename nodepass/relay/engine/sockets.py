@@ -1,0 +1,121 @@
+"""Sockets for the engine: made to listen or to connect, or taken over from Twisted."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import suppress
+from typing import Any
+
+from twisted.internet.error import CannotListenError
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+
+from nodepass.address import Address
+
+from ..tcp import LINGER_RESET, set_keepalive_times
+
+__all__ = ["Interim", "detach", "listening", "release", "stream_socket"]
+
+
+def stream_socket(family: int) -> socket.socket:
+    """Make a TCP socket with the options that all connections have.
+
+    Connections inherit them from the socket that they were accepted on.
+    """
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    set_keepalive_times(sock)
+    # The system closes the sockets of a process that is killed, and a cut stream must not look like
+    # a whole one.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
+    return sock
+
+
+def listening(address: Address, backlog: int) -> socket.socket:
+    """Make a socket that listens on an IP address, or on every interface of both families.
+
+    :raises CannotListenError: it can't be bound.
+    """
+    host = address.host
+    if not host:
+        host = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"
+    try:
+        name: Any = socket.getaddrinfo(
+            host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
+        )[0]
+        sock = stream_socket(name[0])
+    except OSError as error:
+        raise CannotListenError(host, address.port, error) from error
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if name[0] == socket.AF_INET6 and host == "::":
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        sock.bind(name[4])
+        sock.listen(backlog)
+    except OSError as error:
+        sock.close()
+        raise CannotListenError(host, address.port, error) from error
+    return sock
+
+
+def detach(transport: Any) -> tuple[socket.socket, bytes]:
+    """Take the socket out of one of the reactor's TCP transports, which is of no use afterwards.
+
+    Twisted has no way to do that in its interface; these attributes have been what they are for
+    twenty years.
+
+    :returns: the socket, and what was written to the transport and has not left.
+    """
+    left = transport.dataBuffer[transport.offset :] + b"".join(transport._tempDataBuffer)
+    transport.stopReading()
+    transport.stopWriting()
+    inner: socket.socket = transport.socket
+    sock = socket.socket(fileno=inner.detach())
+    sock.setblocking(False)
+    # For the reactor, and for whoever still has it, it has ended; nobody is told. The reactor may
+    # be about to write to it, having read what led here.
+    transport.connected, transport.disconnected = 0, 1
+    transport.doRead = transport.doWrite = _nothing
+    transport.protocol = None
+    for name in ("connector", "server"):
+        with suppress(AttributeError):
+            delattr(transport, name)
+    return sock, left
+
+
+def _nothing() -> None:
+    pass
+
+
+class Interim(Protocol):
+    """Keeps what a connection says while it changes hands.
+
+    :ivar lost: why it ended meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self.received = b""
+        self.lost: Failure | None = None
+
+    def dataReceived(self, data: bytes) -> None:
+        self.received += data
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.lost = reason
+
+
+def release(wrapper: Any) -> Any:
+    """Take OpenSSL's connection out of Twisted's TLS, whose handshake is complete.
+
+    What was written to it has gone to its transport then.
+    """
+    aggregator = getattr(wrapper, "_aggregator", None)
+    if aggregator is not None:
+        aggregator.flush()
+    tls, wrapper._tlsConnection = wrapper._tlsConnection, None
+    wrapper._lostTLSConnection = wrapper._aborted = True
+    wrapper.connected = 0
+    wrapper.wrappedProtocol = None
+    wrapper.factory.unregisterProtocol(wrapper)
+    return tls

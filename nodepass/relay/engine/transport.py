@@ -1,0 +1,372 @@
+"""A TCP connection of the engine, with the interface that Twisted's transports have."""
+
+from __future__ import annotations
+
+import select
+import socket
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any
+
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.python.failure import Failure
+
+from ..tcp import LINGER_RESET
+from .poller import Poller
+
+__all__ = ["EngineTransport", "address_of"]
+
+#: Bytes read at a time, into a buffer that all connections share.
+READ_SIZE = 256 * 1024
+#: Reads of one connection before others have their turn.
+MOST_READS = 4
+
+_READ = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+_HUNG_UP = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+
+_buffer = memoryview(bytearray(READ_SIZE))
+
+
+class EngineTransport:
+    """A connected socket, which is non-blocking.
+
+    Rule 1: what is written leaves at once as far as the system takes it. The rest is kept, and the
+    producer asked to pause: it is bounded by what one read brings.
+
+    Rule 2: the kernel tells once of what there is to read. So reading goes on until nothing is
+    left, or until it is paused; then `_readable` remembers that there may be more.
+
+    Rule 3: a hang-up is told once as well. After it a short read is no sign that nothing is left.
+
+    Rule 4: a protocol is never called from within its own call of the transport, but for the
+    producer's pause.
+
+    :ivar tuned: the options of all connections are set on it already, inherited from its listener.
+    """
+
+    __slots__ = (
+        "_closing",
+        "_ends_writing",
+        "_fd",
+        "_gone",
+        "_half_closes",
+        "_hung_up",
+        "_left",
+        "_paused",
+        "_peer",
+        "_poller",
+        "_producer",
+        "_protocol",
+        "_read_ended",
+        "_readable",
+        "_scheduled",
+        "_socket",
+        "_throttled",
+        "tuned",
+    )
+
+    def __init__(
+        self,
+        poller: Poller,
+        sock: socket.socket,
+        *,
+        left: bytes = b"",
+        peer: Any = None,
+        tuned: bool = False,
+    ) -> None:
+        """
+        :param left: bytes that were written before, and have not left.
+        :param peer: where the other end is, if known: the socket no longer says so after a reset.
+        """
+        self.tuned = tuned
+        self._poller = poller
+        self._socket = sock
+        self._fd = sock.fileno()
+        self._protocol: Any = None
+        self._half_closes = False
+        self._left = left
+        self._peer = peer
+        self._producer: Any = None
+        self._throttled = False  # the producer was asked to pause
+        self._paused = False
+        self._readable = True
+        self._hung_up = False
+        self._scheduled = False  # `_read_on` is due
+        self._read_ended = False
+        self._ends_writing = False
+        self._closing = False  # nothing more is read, written or said but the end
+        self._gone = False
+
+    def begin(self, protocol: Any, *, told: int = 0) -> None:
+        """Let a protocol have the connection.
+
+        :param told: the events that another owner was told of; 0: the poller has not seen the
+            socket yet.
+        """
+        self._protocol = protocol
+        self._half_closes = IHalfCloseableProtocol.providedBy(protocol)
+        if told:
+            self._hung_up = bool(told & _HUNG_UP)
+            self._poller.replace(self._fd, self)
+        else:
+            try:
+                self._poller.add(self._fd, self)
+            except OSError:
+                self._broken()
+        protocol.makeConnection(self)
+        if not self._paused:
+            self._read_soon()
+
+    # Watched
+
+    def ready(self, events: int) -> None:
+        try:
+            self._ready(events)
+        except Exception:
+            # A protocol that fails has lost its connection, as with the reactor.
+            self.abortConnection()
+            raise
+
+    def _ready(self, events: int) -> None:
+        if self._left and events & select.EPOLLOUT:
+            self._flush()
+        if events & _READ:
+            self._readable = True
+            if events & _HUNG_UP:
+                self._hung_up = True
+                if events & select.EPOLLERR and (self._paused or self._read_ended):
+                    # No read will tell.
+                    self._broken()
+                    return
+            if not self._paused:
+                self._read()
+
+    def _read(self) -> None:
+        receive = self._socket.recv_into
+        for _ in range(MOST_READS):
+            if self._paused or self._read_ended or self._closing or self._gone:
+                return
+            try:
+                size = receive(_buffer)
+            except BlockingIOError:
+                self._readable = False
+                return
+            except OSError:
+                self._lose(ConnectionLost())
+                return
+            if size == 0:
+                self._end_of_file()
+                return
+            self._deliver(_buffer[:size])
+            if size < READ_SIZE and not self._hung_up:
+                self._readable = False
+                return
+        self._read_soon()
+
+    def _deliver(self, data: memoryview) -> None:
+        self._protocol.dataReceived(bytes(data))
+
+    def _read_soon(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            self._poller.soon(self._read_on)
+
+    def _read_on(self) -> None:
+        self._scheduled = False
+        if self._readable and not self._paused:
+            try:
+                self._read()
+            except Exception:
+                self.abortConnection()
+                raise
+
+    def _end_of_file(self) -> None:
+        self._readable = False
+        if self._half_closes:
+            self._read_ended = True
+            self._protocol.readConnectionLost()
+        else:
+            self._lose(ConnectionDone())
+
+    # ITransport
+
+    def write(self, data: bytes) -> None:
+        """Send bytes."""
+        if self._ends_writing or self._closing or self._gone:
+            return
+        if self._left:
+            self._left += data
+        else:
+            try:
+                sent = self._socket.send(data)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                self._broken()
+                return
+            if sent < len(data):
+                self._keep(data[sent:])
+
+    def writeSequence(self, parts: Iterable[bytes]) -> None:
+        """Send several pieces as one."""
+        if self._ends_writing or self._closing or self._gone:
+            return
+        if self._left:
+            self._left += b"".join(parts)
+        else:
+            parts = tuple(parts)
+            try:
+                sent = self._socket.sendmsg(parts)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                self._broken()
+                return
+            data = b"".join(parts) if sent < sum(map(len, parts)) else b""
+            if data:
+                self._keep(data[sent:])
+
+    def _keep(self, rest: bytes) -> None:
+        self._left = rest
+        self._throttle()
+
+    def _throttle(self) -> None:
+        if self._producer is not None and not self._throttled:
+            self._throttled = True
+            self._producer.pauseProducing()
+
+    def _flush(self) -> None:
+        try:
+            sent = self._socket.send(self._left)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._broken()
+            return
+        self._left = self._left[sent:]
+        if self._left:
+            return
+        if self._closing:
+            self._lose(ConnectionDone())
+        elif self._ends_writing:
+            self._shut()
+        elif self._throttled:
+            self._throttled = False
+            self._producer.resumeProducing()
+
+    def loseWriteConnection(self) -> None:
+        """Send FIN after what was written."""
+        if not (self._ends_writing or self._closing or self._gone):
+            self._ends_writing = True
+            if not self._left:
+                self._poller.soon(self._shut)
+
+    def _shut(self) -> None:
+        if self._closing or self._gone:
+            return
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            self._lose(ConnectionLost())
+            return
+        if self._half_closes:
+            self._protocol.writeConnectionLost()
+
+    def loseConnection(self) -> None:
+        """Close after what was written."""
+        if not (self._closing or self._gone):
+            self._closing = True
+            if not self._left:
+                self._poller.soon(lambda: self._lose(ConnectionDone()))
+
+    def abortConnection(self) -> None:
+        """Reset the connection."""
+        if not self._gone:
+            self._closing = True
+            self._left = b""
+            with suppress(OSError):
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
+            self._poller.soon(lambda: self._lose(ConnectionAborted()))
+
+    def _failed(self) -> bool:
+        return self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
+
+    def _broken(self) -> None:
+        """The connection broke, and no read will tell."""
+        self._left = b""
+        self._closing = True
+        self._poller.soon(lambda: self._lose(ConnectionLost()))
+
+    def _lose(self, reason: Exception) -> None:
+        if self._gone:
+            return
+        self._gone = True
+        self._poller.remove(self._fd)
+        self._socket.close()
+        self._left = b""
+        self._producer = None
+        protocol, self._protocol = self._protocol, None
+        protocol.connectionLost(Failure(reason))
+
+    # IPushProducer
+
+    def pauseProducing(self) -> None:
+        """Read nothing for now."""
+        self._paused = True
+        if self._hung_up and not self._gone and self._failed():
+            # It was told already, and no read will tell either.
+            self._broken()
+
+    def resumeProducing(self) -> None:
+        """Read on."""
+        if self._paused:
+            self._paused = False
+            if self._readable:
+                self._read_soon()
+
+    # IConsumer
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        """Ask a push producer to pause whenever what was written waits."""
+        assert streaming and self._producer is None
+        self._producer = producer
+        if self._left:
+            self._throttle()
+
+    def unregisterProducer(self) -> None:
+        """Ask it no more."""
+        self._producer = None
+        self._throttled = False
+
+    # ITCPTransport
+
+    def getPeer(self) -> IPv4Address | IPv6Address:
+        """Where the other end is."""
+        return address_of(self._peer or self._socket.getpeername())
+
+    def getHost(self) -> IPv4Address | IPv6Address:
+        """Where this end is."""
+        return address_of(self._socket.getsockname())
+
+    def getHandle(self) -> socket.socket:
+        """The socket, for its options."""
+        return self._socket
+
+    def fileno(self) -> int:
+        """None that others may watch: here a reset is noticed even while reading is paused."""
+        return -1
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        """Send small pieces at once."""
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, enabled)
+
+    def setTcpKeepAlive(self, enabled: bool) -> None:
+        """Probe a silent connection."""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, enabled)
+
+
+def address_of(name: Any) -> IPv4Address | IPv6Address:
+    """Return the address that a socket's name stands for."""
+    return IPv4Address("TCP", *name) if len(name) == 2 else IPv6Address("TCP", *name)
