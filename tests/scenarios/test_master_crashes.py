@@ -212,6 +212,30 @@ async def test_full_disk(tmp_path: Path) -> None:
         await one.stop()
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="mounting is for root")
+@pytest_twisted.ensureDeferred
+async def test_read_only_disk(tmp_path: Path) -> None:
+    """Killed, and its disk read-only afterwards: a master can't start and says why, with status 1.
+    When it can be written again, all that was acknowledged is there."""
+    with small_disk(tmp_path / "disk", "8m") as disk:
+        one, api = await start(disk)
+        id = (await api.create("client://127.0.0.1:0/127.0.0.1:9?mode=1", alias="kept"))["id"]
+        await api.becomes(id, "running")
+        one.send_signal(signal.SIGKILL)
+        await one.ended
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        try:
+            other = node("master://127.0.0.1:0", env={"NP_STATE": str(disk / "nodepass.db")})
+            assert await other.ended == 1, other.lines
+            assert sum("read-only" in line.lower() for line in other.lines) >= 1, other.lines
+            assert not any("Traceback" in line for line in other.lines)
+        finally:
+            subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+        one, api = await start(disk, api.key)
+        assert (await api.get(id))["alias"] == "kept"
+        await one.stop()
+
+
 @pytest_twisted.ensureDeferred
 async def test_one_master_a_state_file(tmp_path: Path) -> None:
     """A second master on the same state file says so, names NP_STATE, and ends with status 2; the
