@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import socket
 import sys
 from collections.abc import Callable
-from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -118,8 +119,9 @@ class HandoverTestCase(TestCase):
         connected: Deferred[None] = Deferred()
         self.client.begin = lambda _: connected.callback(None)
         if self.tls:
-            leaf = Authority(Path(self.mktemp())).leaf("127.0.0.1")
-            factory = TLSMemoryBIOFactory(_Context(leaf), False, factory)
+            with TemporaryDirectory() as directory:
+                context = _Context(Authority(directory).leaf("127.0.0.1"))
+            factory = TLSMemoryBIOFactory(context, False, factory)
             client = TLSMemoryBIOFactory(_Context(), True, client)
         port = SYSTEM.listenTCP(0, factory, interface="127.0.0.1")
         self.addCleanup(port.stopListening)
@@ -333,6 +335,7 @@ class DescriptorTests(HandoverTestCase):
     async def test_none_left(self) -> None:
         """After the end there are as many descriptors as before."""
         await self.connect()
+        gc.collect()  # what tests before this one left
         before = descriptors()  # with both ends
         self.client.transport.write(b"go")
         await self.until(lambda: self.ready)

@@ -25,7 +25,12 @@ from nodepass.tuning import Tuning
 KEY = "an-honest-key-of-good-length"
 
 #: Short times, so that what depends on them shows within a test's patience.
-QUICK = Tuning(report_interval=0.5, service_cooldown=0.3, shutdown_timeout=1.0)
+QUICK = Tuning(
+    report_interval=0.5,
+    service_cooldown=0.3,
+    shutdown_timeout=1.0,
+    portable_relay=os.environ.get("NP_RELAY") == "portable",
+)
 
 
 def sleep(seconds: float) -> Deferred[None]:

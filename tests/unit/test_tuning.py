@@ -134,3 +134,13 @@ def test_no_environment_stops_the_program(environ: dict[str, str]) -> None:
     for row in VARIABLES:
         assert row.least <= getattr(tuning, row.field) <= row.most
     assert all(warning.isprintable() for warning in warnings)
+
+
+def test_relay() -> None:
+    """NP_RELAY=portable asks for Twisted's transports; any other value is reported and ignored."""
+    assert Tuning.from_environ({"NP_RELAY": " portable "}) == (Tuning(portable_relay=True), ())
+    assert Tuning.from_environ({"NP_RELAY": ""}) == (Tuning(), ())
+    assert Tuning.from_environ({"NP_RELAY": "fast"}) == (
+        Tuning(),
+        ("NP_RELAY=fast: ignored; accepted: portable",),
+    )
