@@ -17,7 +17,6 @@ from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 from werkzeug.exceptions import HTTPException
 
-from . import openapi, swagger
 from .errors import ApiError
 from .master import Master, version
 from .models import (
@@ -70,8 +69,7 @@ class Api:
     def __init__(self, master: Master) -> None:
         self._master = master
         self._base = master.config.prefix + VERSION
-        document = openapi.document(ROUTES, master.config.prefix, version())
-        self._document = encode(document) + b"\n"
+        self._document = b""  # made when it is asked for
         self._app = app = Klein()
         paths: dict[str, dict[str, Route]] = {}
         for route in ROUTES:
@@ -250,13 +248,23 @@ class Api:
         _reply(call, result)
 
     async def get_openapi(self, call: Call) -> None:
+        if not self._document:
+            # Not at the top, as with the page: most masters are never asked for either.
+            from .openapi import document
+
+            found = document(ROUTES, self._master.config.prefix, version())
+            self._document = encode(found) + b"\n"
         call.request.answer(200, self._document)
 
     async def get_docs(self, call: Call) -> None:
-        call.request.render(swagger.page())
+        from .swagger import page
+
+        call.request.render(page())
 
     def _asset(self, request: MasterRequest, name: str) -> Any:
-        file = swagger.asset(name)
+        from .swagger import asset
+
+        file = asset(name)
         if file is not None and request.method == b"OPTIONS":
             return b""
         if file is None or request.method not in (b"GET", b"HEAD"):

@@ -127,7 +127,9 @@ class Forker:
 _NEEDED = (
     "twisted.internet.default",
     "twisted.internet.stdio",
+    "cryptography.hazmat.backends.openssl.backend",
     "nodepass.master.worker",
+    "nodepass.relay.engine.relay",
     "nodepass.roles.client",
     "nodepass.roles.forward",
     "nodepass.roles.server",

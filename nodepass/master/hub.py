@@ -27,9 +27,9 @@ __all__ = ["COMMENT", "CUT", "PREAMBLE", "EventHub", "Subscription", "log_event_
 MOST_EVENT = 65_535
 #: Most events that are kept for subscribers who come back. An id is a number in it.
 JOURNAL_EVENTS = 4096
-#: Most bytes that those may be. With 200 instances that report every five seconds it holds two
-#: minutes, with ten it holds half an hour, and a master's memory hardly shows it.
-JOURNAL_BYTES = 4 << 20
+#: Most bytes that those may be. With 200 instances that report every five seconds it holds a
+#: minute, with ten a quarter of an hour, and a master's memory hardly shows it.
+JOURNAL_BYTES = 2 << 20
 #: Bytes that the URL and the configuration of an instance may each take of an event, as JSON,
 #: where the event would be too long otherwise: both fit, and all else.
 LONG_FIELD = 24 << 10
