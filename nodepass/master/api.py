@@ -33,8 +33,8 @@ from .models import (
     decode,
     encode,
 )
+from .request import MasterRequest
 from .routes import ROUTES, Query, Route
-from .site import MasterRequest
 
 __all__ = ["Api"]
 

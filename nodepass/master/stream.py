@@ -20,7 +20,7 @@ from nodepass.logs import Log
 
 from .hub import COMMENT, PREAMBLE, EventHub
 from .logtail import LogTail
-from .site import MasterRequest
+from .request import MasterRequest
 
 __all__ = ["Stream", "Streams"]
 

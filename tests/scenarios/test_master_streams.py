@@ -25,7 +25,8 @@ from twisted.python.failure import Failure
 from nodepass.logs import Level, Log
 from nodepass.master.hub import EventHub
 from nodepass.master.models import MASTER_ID, Instance
-from nodepass.master.site import MasterRequest, MasterSite
+from nodepass.master.request import MasterRequest
+from nodepass.master.site import MasterSite
 from nodepass.master.stream import FINISH_TIMEOUT, QUEUE_BYTES, Streams
 from tests.certs import Authority
 from tests.scenarios.harness import until

@@ -15,17 +15,8 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 from twisted.web.static import File
 
-from nodepass.master.site import (
-    CORS,
-    IDLE_TIMEOUT,
-    LINGER,
-    MOST_BODY,
-    REQUEST_TIMEOUT,
-    SLOWEST,
-    STALLED,
-    MasterRequest,
-    error_body,
-)
+from nodepass.master.channel import IDLE_TIMEOUT, LINGER, REQUEST_TIMEOUT, SLOWEST, STALLED
+from nodepass.master.request import CORS, MOST_BODY, MasterRequest, error_body
 from tests.httpwire import Connection, Site
 
 HEADERS = {name.decode().lower(): value.decode() for name, value in CORS}

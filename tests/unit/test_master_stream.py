@@ -12,11 +12,11 @@ from twisted.web.server import NOT_DONE_YET
 
 from nodepass.logs import Level, Log
 from nodepass.master import stream as stream_module
+from nodepass.master.channel import STALLED
 from nodepass.master.hosting import LogLine
 from nodepass.master.hub import EventHub
 from nodepass.master.logtail import LogTail
 from nodepass.master.models import MASTER_ID, Instance
-from nodepass.master.site import STALLED
 from nodepass.master.stream import (
     BATCH,
     FINISH_TIMEOUT,
