@@ -10,6 +10,7 @@ import stat
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -67,6 +68,10 @@ class Paused(Inline):
         """Do the next thing."""
         done, work = self.waiting.pop(0)
         done.callback(work())
+
+
+#: A user without rights of its own.
+NOBODY = 65534
 
 
 class Home:
@@ -492,17 +497,34 @@ def test_places_that_can_not_be_used(tmp_path: Path, where: str) -> None:
     assert {path.name for path in tmp_path.iterdir()} >= {"file", "directory", "fifo"}
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="permissions don't bind root")
-def test_a_directory_that_is_read_only(home: Home) -> None:
-    """Where nothing can be written the master does not start, and says what to do."""
-    home.open()
-    home.close()
-    home.path.parent.chmod(0o500)
+@contextmanager
+def owned_by_a_user(directory: Path) -> Iterator[None]:
+    """Be a user, and the owner of a directory with all in it: permissions don't bind root."""
+    if os.geteuid() != 0:
+        yield
+        return
+    for path in (directory, *directory.iterdir()):
+        os.chown(path, NOBODY, -1)
+    os.seteuid(NOBODY)
     try:
-        with pytest.raises(FatalError, match="let this user"):
-            home.open()
+        yield
     finally:
-        home.path.parent.chmod(0o700)
+        os.seteuid(0)
+
+
+def test_a_directory_that_is_read_only() -> None:
+    """Where nothing can be written the master does not start, and says what to do."""
+    with tempfile.TemporaryDirectory() as name:  # pytest's own are closed to other users
+        home = Home(Path(name) / "nodepass.db")
+        home.open()
+        home.close()
+        with owned_by_a_user(Path(name)):
+            os.chmod(name, 0o500)
+            try:
+                with pytest.raises(FatalError, match="let this user"):
+                    home.open()
+            finally:
+                os.chmod(name, 0o700)
 
 
 def test_a_newer_schema(home: Home) -> None:
