@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 RELAYED := $(patsubst %,tests/scenarios/test_%.py,first_byte tcp_bytes tcp_endings tcp_stalled tcp_dialing)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test soak lint types docs bench bench-master dist check-install clean
+.PHONY: help install demo test soak lint types docs bench bench-growth bench-master dist check-install clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
@@ -42,8 +42,11 @@ types: $(STAMP) ## mypy, strict
 docs: $(STAMP) ## the documentation, in build/html
 	$(BIN)/sphinx-build -W --keep-going -q -b html doc build/html
 
-bench: $(STAMP) ## throughput, latency and memory on this machine
+bench: $(STAMP) ## beside other tunnels, in ten minutes; ARGS=--quick for a look in one
 	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-growth: $(STAMP) ## the cost of a session and of a tunnel, as there are more of them
+	$(BIN)/python -m benchmarks.growth $(ARGS)
 
 bench-master: $(STAMP) ## a master with 200 instances: start, latency and memory
 	$(BIN)/python -m benchmarks.master $(ARGS)

@@ -5,143 +5,124 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import shutil
-import socket
-import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from attrs import asdict
+from . import loads, peers, report
+from .bench import MEMORY, OVERHEAD, Bench
+from .peers import Form, Peer
+from .processes import Failed, machine
+from .programs import build
 
-import nodepass
-
-from .chains import Chain, Tunnel, Yardstick
-from .report import LOADS, Load, Sample, header, lines, middle, sample
-
-HERE = Path(__file__).parent
-
-#: What the ratios are to: what most relays written in Go do.
-YARDSTICK = "go copy"
+#: Rounds, whatever the budget: fewer have no median, more add nothing.
+LEAST, MOST = 3, 15
+#: Seconds of a slice of the quick form.
+QUICK_SLICE = 0.3
 
 
 def main() -> int:
-    """Measure, print the table, and write the JSON."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one short round, for a first look")
-    parser.add_argument("--output", type=Path, default=Path("build/bench.json"), metavar="FILE")
-    options = parser.parse_args()
-    go = shutil.which("go")
-    if go is None:
-        print("benchmarks: Go is needed, for the yardstick and the load: https://go.dev")
+    """Measure, print tables, and write them with all samples; status 1 where a quick form finds
+    something far off."""
+    options = arguments()
+    if shutil.which("go") is None:
+        print("benchmarks: Go is needed, for the yardstick and the load: https://go.dev; skipped")
+        return 0 if options.quick else 1
+    try:
+        with tempfile.TemporaryDirectory() as name:
+            bench, rounds = measure(options, Path(name))
+    except Failed as failure:
+        print(f"benchmarks: {failure}")
         return 1
-    rounds, seconds = (1, 0.5) if options.quick else (3, 1.2)
-    with tempfile.TemporaryDirectory() as directory:
-        samples, memory = measure(go, Path(directory), rounds, seconds)
-    medians = {
-        load.name: {chain: middle(some) for chain, some in chains.items()}
-        for load, chains in samples.items()
-    }
-    progress("")
-    print(header(list(memory)))
-    for load in samples:
-        print("\n".join(lines(load, medians[load.name], YARDSTICK)))
-    known = [f"{chain}: {size / 1e6:.0f} MB" for chain, size in memory.items() if size is not None]
-    if known:
-        print("\nmemory of both hops afterwards: " + ", ".join(known))
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(
-        json.dumps(
-            {
-                "nodepass": nodepass.__version__,
-                "python": platform.python_version(),
-                "system": platform.platform(),
-                "cores": os.cpu_count(),
-                "rounds": rounds,
-                "seconds": seconds,
-                "medians": {
-                    load: {chain: asdict(one) for chain, one in chains.items()}
-                    for load, chains in medians.items()
-                },
-                "samples": {
-                    load.name: {
-                        chain: [asdict(one) for one in some] for chain, some in all_.items()
-                    }
-                    for load, all_ in samples.items()
-                },
-                "memory": memory,
-            },
-            indent=1,
-        )
-    )
-    print(f"all figures: {options.output}")
+    for form, samples in bench.samples.items():
+        print(f"\n{report.aligned(report.table(form, samples))}")
+    if options.quick:
+        wrong = [
+            line
+            for form in report.FAR_OFF
+            for line in report.far_off(form, bench.samples.get(form, {}))
+        ]
+        print("\n" + ("\n".join(wrong) or "nothing is far off"))
+        return int(bool(wrong))
+    write(options.output, bench, rounds)
     return 0
 
 
-def measure(
-    go: str, directory: Path, rounds: int, seconds: float
-) -> tuple[dict[Load, dict[str, list[Sample]]], dict[str, float | None]]:
-    """Put each load on each chain in turn, so many times.
+def arguments() -> argparse.Namespace:
+    """What the command line asks for."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true",
+                        help="ours and the yardstick alone, for a minute; "
+                             "status 1 where a ratio is far off")  # fmt: skip
+    parser.add_argument("--budget", type=float, default=540.0, metavar="SECONDS",
+                        help="as many rounds as fit in about this time [%(default)s]")  # fmt: skip
+    parser.add_argument("--rounds", type=int, help="this many, whatever it takes")
+    parser.add_argument("--seconds", type=float, default=1.0, help="of a slice [%(default)s]")
+    parser.add_argument("--form", action="append", choices=[form.name.lower() for form in Form])
+    parser.add_argument("--load", action="append", choices=[load.key for load in loads.LOADS],
+                        help="this one, and no memory; may be given several times")  # fmt: skip
+    parser.add_argument("--output", type=Path, default=Path("build/bench"), metavar="DIRECTORY")
+    return parser.parse_args()
 
-    Returns:
-        The samples by load and chain, and the memory of each chain at the end.
+
+def measure(options: argparse.Namespace, directory: Path) -> tuple[Bench, int]:
+    """Do all that was asked for.
+
+    :returns: With the number of rounds.
     """
-    yardstick, load_program = (build(go, name, directory) for name in ("yardstick", "load"))
-    target = free_address()
-    chains: list[Chain] = [
-        Tunnel("nodepass", directory, target, tls=0),
-        Tunnel("nodepass tls=1", directory, target, tls=1),
-        Yardstick(YARDSTICK, directory, target, yardstick),
-        Yardstick("go splice", directory, target, yardstick, "-splice"),
-    ]
-    samples: dict[Load, dict[str, list[Sample]]] = {
-        load: {chain.name: [] for chain in chains} for load in LOADS
+    generator = loads.Generator(build("load", directory))
+    drivers = loads.find(generator, alone=options.quick)
+    bench = Bench(directory, drivers, generator, QUICK_SLICE if options.quick else options.seconds)
+    chosen = [load for load in loads.LOADS if not options.load or load.key in options.load]
+    forms = [form for form in Form if not options.form or form.name.lower() in options.form]
+    if options.quick:
+        forms, chosen = list(report.FAR_OFF), list(loads.LOADS)
+    relay = build("yardstick", directory)
+    fields: list[tuple[Form, list[Peer]]] = []
+    for form in forms:
+        there, missing = peers.find(form, relay, os.environ)
+        if options.quick:
+            there = [peer for peer in there if peer.name in (peers.OURS, peers.YARDSTICK)]
+        else:
+            for each in missing:
+                bench.note(f"{each} is not on PATH: left out")
+        fields.append((form, there))
+    rounds = options.rounds or (
+        LEAST if options.quick else affordable(options.budget, fields, len(chosen), options.seconds)
+    )
+    print(f"{rounds} rounds of {bench.seconds:g} s", flush=True)
+    for form, there in fields:
+        bench.load(form, there, chosen, rounds)
+        if not options.load:
+            bench.memory(form, there[:1] if options.quick else there)
+    return bench, rounds
+
+
+def affordable(
+    budget: float, fields: Sequence[tuple[Form, list[Peer]]], loads: int, seconds: float
+) -> int:
+    """How many rounds fit in so many seconds."""
+    chains = sum(len(there) for _, there in fields)
+    rounds = (budget - MEMORY * chains) / (chains * loads * (seconds + OVERHEAD))
+    return min(max(int(rounds), LEAST), MOST)
+
+
+def write(output: Path, bench: Bench, rounds: int) -> None:
+    """Write all that is known as JSON."""
+    output.mkdir(parents=True, exist_ok=True)
+    known: dict[str, Any] = {
+        "machine": machine(),
+        "rounds": rounds,
+        "seconds": bench.seconds,
+        "notes": bench.notes,
+        "samples": {form.name.lower(): samples for form, samples in bench.samples.items()},
     }
-    try:
-        for chain in chains:
-            chain.start()
-        for number in range(rounds):
-            for load in LOADS:
-                for chain in chains:
-                    progress(f"round {number + 1} of {rounds}: {load.name}")
-                    samples[load][chain.name].append(apply(load, chain, load_program, seconds))
-        return samples, {chain.name: chain.memory() for chain in chains}
-    finally:
-        for chain in chains:
-            chain.stop()
-
-
-def apply(load: Load, chain: Chain, program: Path, seconds: float) -> Sample:
-    """Put a load on a chain once."""
-    before = chain.cpu()
-    command = [str(program), "-kind", load.kind, "-visit", chain.visit, "-target", chain.target,
-               "-parallel", str(load.parallel), "-for", f"{seconds}s"]  # fmt: skip
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=60 + 10 * seconds)
-    after = chain.cpu()
-    cpu = None if before is None or after is None else after - before
-    return sample(load, json.loads(done.stdout), cpu)
-
-
-def build(go: str, name: str, directory: Path) -> Path:
-    """Compile one of the Go programs beside this file."""
-    program = directory / name
-    progress(f"building {name}")
-    subprocess.run([go, "build", "-o", str(program), f"./{name}"], cwd=HERE, check=True)
-    return program
-
-
-def free_address() -> str:
-    """An address on which nothing listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
-
-
-def progress(text: str) -> None:
-    """Say on a terminal what goes on."""
-    if sys.stdout.isatty():
-        print(f"\r{text:<60}\r", end="", flush=True)
+    path = output / "bench.json"
+    path.write_text(json.dumps(known, indent=1))
+    print(f"\nall samples: {path}")
 
 
 if __name__ == "__main__":

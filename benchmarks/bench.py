@@ -1,0 +1,145 @@
+"""The course of a run: every tunnel in turn, a slice at a time."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from attrs import define, field
+
+from . import report
+from .chains import Chain
+from .loads import Driver, Generator, Load, driver_for
+from .peers import Form, Peer
+from .processes import Failed, Process, free_ports
+
+#: Idle sessions that memory is measured with: as many as the pool has links by default, at most.
+SESSIONS = 1000
+#: A peer that fails so many slices of one load is left out of it.
+FAILURES = 2
+#: Seconds that one slice takes beside what is measured.
+OVERHEAD = 0.35
+#: Seconds that it takes to measure the memory of one peer, and to start it once more.
+MEMORY = 8.0
+
+#: By figure's key and peer, a value for each round.
+Samples = dict[str, dict[str, "list[float | None]"]]
+
+
+@define
+class Bench:
+    """Puts loads on tunnels, and keeps what comes of it.
+
+    :param directory: for files of all programs.
+    :param drivers: what makes loads.
+    :param generator: the one of them that makes idle sessions, and whose target is an echo.
+    :param seconds: how long a slice measures.
+    :param samples: by form; what came of it.
+    :param notes: what was left out, and why.
+    """
+
+    directory: Path
+    drivers: Sequence[Driver]
+    generator: Generator
+    seconds: float
+    samples: dict[Form, Samples] = field(factory=dict)
+    notes: list[str] = field(factory=list)
+
+    def note(self, text: str) -> None:
+        """Say what is left out, once."""
+        if text not in self.notes:
+            self.notes.append(text)
+            progress("")
+            print(f"note: {text}", flush=True)
+
+    def memory(self, form: Form, peers: Sequence[Peer]) -> None:
+        """Measure what memory each peer takes, alone: pages that it shared with others would
+        count in part."""
+        for peer in peers:
+            progress(f"{form.value}: memory of {peer.name}")
+            try:
+                with self._running([peer], form) as (chains, _):
+                    for chain in chains:
+                        start, idle = chain.idle_memory(self.generator, SESSIONS)
+                        self._keep(form, chain, {"start.memory": start, "idle.memory": idle})
+            except Failed as failure:
+                self.note(f"{peer.name}, {form.value}, memory: {failure}")
+
+    def load(self, form: Form, peers: Sequence[Peer], loads: Sequence[Load], rounds: int) -> None:
+        """Put the loads on all peers, slice by slice in turn."""
+        with self._running(peers, form) as (chains, port):
+            for load in loads:
+                able = [chain for chain in chains if chain.peer.udp or not load.udp]
+                driver = driver_for(load, self.drivers)
+                with self._target(driver, port):
+                    self._rounds(form, able, load, driver, rounds)
+
+    def _rounds(
+        self, form: Form, chains: Sequence[Chain], load: Load, driver: Driver, rounds: int
+    ) -> None:
+        failures = dict.fromkeys(chains, 0)
+        for number in range(rounds):
+            # Another one begins each time: who comes first might have it easier.
+            turn = number % len(chains)
+            for chain in [*chains[turn:], *chains[:turn]]:
+                if failures[chain] >= FAILURES:
+                    continue
+                progress(f"{form.value}: {load.name}: round {number + 1} of {rounds}: {chain.name}")
+                try:
+                    before = chain.cpu()
+                    counted = driver.run(load, chain.visit, self.seconds)
+                    figures = report.metrics(load, counted, chain.cpu() - before)
+                except Failed as failure:
+                    failures[chain] += 1
+                    self.note(f"{chain.name}, {form.value}: {failure}")
+                else:
+                    self._keep(form, chain, figures, number)
+
+    def _keep(self, form: Form, chain: Chain, figures: dict[str, float], number: int = 0) -> None:
+        for key, value in figures.items():
+            series = self.samples.setdefault(form, {}).setdefault(key, {})
+            mine = series.setdefault(chain.name, [])
+            mine += [None] * (number - len(mine))  # rounds that failed
+            mine.append(value)
+
+    @contextmanager
+    def _running(self, peers: Sequence[Peer], form: Form) -> Iterator[tuple[list[Chain], int]]:
+        """Those that come up, and the port of their target; an echo is there until they are up."""
+        (port,) = free_ports(1)
+        chains: list[Chain] = []
+        try:
+            with self._target(self.generator, port):
+                for peer in peers:
+                    name = f"{form.name.lower()}-{peer.name.replace(' ', '-')}"
+                    chain = Chain(peer, self.directory / name, port)
+                    try:
+                        chain.start()
+                    except (Failed, OSError) as failure:
+                        self.note(f"{peer.name}, {form.value}: left out: {failure}")
+                        chain.stop()
+                    else:
+                        chains.append(chain)
+                if len(peers) == 1:
+                    yield chains, port
+            if len(peers) != 1:
+                yield chains, port
+        finally:
+            for chain in chains:
+                chain.stop()
+
+    @contextmanager
+    def _target(self, driver: Driver, port: int) -> Iterator[None]:
+        process = Process(driver.target(self.directory, port), self.directory / "target.log")
+        try:
+            process.wait_for_port(port)
+            yield
+        finally:
+            process.stop()
+
+
+def progress(text: str) -> None:
+    """Say on a terminal what goes on."""
+    if sys.stdout.isatty():
+        print(f"\r{text:<90}\r", end="", flush=True)

@@ -1,0 +1,152 @@
+"""Processes of a benchmark: their output, what they cost, and their end."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import nodepass
+
+#: Seconds that a program has for coming up.
+PATIENCE = 20.0
+#: Seconds that it has for ending when asked to, before it is killed.
+FAREWELL = 3.0
+
+_PROC = Path("/proc")
+
+
+class Failed(Exception):
+    """Something that is measured did not do its part; the text says what."""
+
+
+class Process:
+    """A child process, with those that it starts itself.
+
+    :param log: where its output goes.
+    """
+
+    def __init__(self, command: Sequence[str], log: Path) -> None:
+        self.command = command
+        self.log = log
+        with log.open("wb") as output:
+            # A group of its own: whatever it starts ends with it.
+            self.child = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs."""
+        return self.child.poll() is None
+
+    def wait_for_port(self, port: int) -> None:
+        """Return once something listens on TCP port ``port`` of 127.0.0.1.
+
+        :raises Failed: the process has ended, or time is up.
+        """
+        for _ in self.attempts():
+            with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1.0):
+                return
+        raise self.failure()
+
+    def attempts(self, patience: float = PATIENCE) -> Iterator[None]:
+        """Turns at something that it can't do yet, until its time is up or it has ended."""
+        deadline = time.monotonic() + patience
+        while self.alive and time.monotonic() < deadline:
+            yield
+            time.sleep(0.05)
+
+    def failure(self) -> Failed:
+        """What to raise when it did not come up."""
+        last = self.log.read_text(errors="replace").strip().splitlines()[-3:]
+        return Failed(f"{Path(self.command[0]).name} did not come up: {' / '.join(last)}")
+
+    def cpu(self) -> float:
+        """Seconds of CPU time so far, 0 where the system does not tell."""
+        return sum(map(_cpu, tree(self.child.pid)))
+
+    def memory(self) -> int:
+        """Bytes of memory, pages shared with others in proportion; 0 where the system does not
+        tell."""
+        return sum(map(_memory, tree(self.child.pid)))
+
+    def stop(self) -> None:
+        """End it."""
+        self.child.terminate()
+        try:
+            self.child.wait(FAREWELL)
+        except subprocess.TimeoutExpired:
+            pass
+        with suppress(ProcessLookupError):
+            os.killpg(self.child.pid, signal.SIGKILL)
+        self.child.wait()
+
+
+def tree(pid: int) -> list[int]:
+    """A process and all that it started."""
+    children: list[int] = []
+    with suppress(OSError):
+        for thread in (_PROC / str(pid) / "task").iterdir():
+            children += map(int, (thread / "children").read_text().split())
+    return [pid, *(other for child in children for other in tree(child))]
+
+
+def _cpu(pid: int) -> float:
+    try:
+        fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _memory(pid: int) -> int:
+    try:
+        rollup = (_PROC / str(pid) / "smaps_rollup").read_text()
+    except OSError:
+        return 0
+    found = re.search(r"^Pss:\s+(\d+) kB", rollup, re.M)
+    return int(found[1]) * 1024 if found else 0
+
+
+def machine() -> dict[str, object]:
+    """What figures were measured on, and with what."""
+    model = ""
+    with suppress(OSError):
+        found = re.search(r"^model name\s*:\s*(.+)$", (_PROC / "cpuinfo").read_text(), re.M)
+        model = found[1] if found else ""
+    return {
+        "nodepass": nodepass.__version__,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "processor": model,
+        "cores": os.cpu_count(),
+    }
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of 127.0.0.1 that nothing uses, for TCP nor UDP."""
+    ports: list[int] = []
+    sockets: list[socket.socket] = []
+    while len(ports) < count:
+        tcp, udp = socket.socket(), socket.socket(type=socket.SOCK_DGRAM)
+        sockets += (tcp, udp)
+        tcp.bind(("127.0.0.1", 0))
+        port = tcp.getsockname()[1]
+        with suppress(OSError):
+            udp.bind(("127.0.0.1", port))
+            ports.append(port)
+    for each in sockets:
+        each.close()
+    return ports
