@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 RELAYED := $(patsubst %,tests/scenarios/test_%.py,first_byte tcp_bytes tcp_endings tcp_stalled tcp_dialing)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test soak lint types docs bench bench-growth bench-master dist check-install clean
+.PHONY: help install demo test soak lint types docs bench bench-growth bench-latency bench-master dist check-install clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
@@ -47,6 +47,9 @@ bench: $(STAMP) ## beside other tunnels, in ten minutes; ARGS=--quick for a look
 
 bench-growth: $(STAMP) ## the cost of a session and of a tunnel, as there are more of them
 	$(BIN)/python -m benchmarks.growth $(ARGS)
+
+bench-latency: $(STAMP) ## over a line of 100 ms that loses packets, beside a direct connection; for root
+	$(BIN)/python -m benchmarks.latency $(ARGS)
 
 bench-master: $(STAMP) ## a master with 200 instances: start, latency and memory
 	$(BIN)/python -m benchmarks.master $(ARGS)
