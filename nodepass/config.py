@@ -66,6 +66,7 @@ class RoleConfig:
     :ivar rate: Mbit/s (10^6 bit) per direction, 0 for unlimited.
     :ivar slot: most sessions, 0 for unlimited.
     :ivar proxy: whether the node that dials sends a PROXY protocol header.
+    :ivar workers: processes that share the work, or `AUTO`.
     :ivar warnings: lines to be logged at start.
     :ivar url: the URL as given, key included; never printed. Empty where there was none.
     """
@@ -82,6 +83,7 @@ class RoleConfig:
     rate: int = 0
     slot: int = 65536
     proxy: bool = False
+    workers: int | str = 1
     warnings: tuple[str, ...] = ()
     url: str = field(default="", repr=False)
 

@@ -21,6 +21,12 @@ __all__ = ["PARAMETERS", "Mode", "Parameter", "TLSLevel", "find_parameter", "sho
 #: The most that any count may be: above what one process can serve, so more is a slip.
 _MOST = 1_000_000
 
+#: Most worker processes: above any machine's cores, and small enough for a worker's number in a
+#: data link's preface.
+MOST_WORKERS = 1024
+#: The value of `workers` that asks for one process a core.
+AUTO = "auto"
+
 #: What `wire` will name once there is more than one dialect.
 _OLD_DIALECTS = ("2.0", "1.14", "1.6", "1.6-raw")
 
@@ -91,9 +97,9 @@ def _choice(*values: IntEnum | bool) -> Callable[[str], IntEnum | bool]:
     return parse
 
 
-def _integer(least: int) -> Callable[[str], int]:
+def _integer(least: int, most: int = _MOST) -> Callable[[str], int]:
     def parse(text: str) -> int:
-        if not re.fullmatch("[0-9]{1,9}", text) or not least <= int(text) <= _MOST:
+        if not re.fullmatch("[0-9]{1,9}", text) or not least <= int(text) <= most:
             raise ValueError
         return int(text)
 
@@ -117,7 +123,7 @@ def _wire(text: str) -> str:
 
 
 def _workers(text: str) -> int | str:
-    return text if text == "auto" else _integer(1)(text)
+    return text if text == AUTO else _integer(1, MOST_WORKERS)(text)
 
 
 _BOTH = ("server", "client")
@@ -280,10 +286,10 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         name="workers",
         cores=_BOTH,
-        field=None,
-        accepts=f"auto, or an integer from 1 to {_MOST}",
+        field="workers",
+        accepts=f"{AUTO}, or an integer from 1 to {MOST_WORKERS}",
         default="1",
-        summary="processes that share the work; this version runs one",
+        summary="processes that share the work, auto for one a core",
         parse=_workers,
     ),
 )

@@ -53,7 +53,7 @@ class TokenBucket:
         self._stamp = now
         return self._balance
 
-    def spend(self, size: int, now: float) -> None:
+    def spend(self, size: float, now: float) -> None:
         """Deduct ``size`` bytes, into debt if need be."""
         self._balance = self.balance(now) - size
 

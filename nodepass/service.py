@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+from attrs import evolve
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.error import CannotListenError
@@ -39,7 +40,9 @@ from nodepass.tuning import Tuning
 if TYPE_CHECKING:
     from nodepass.master.service import MasterService
     from nodepass.reactor import IReactor
+    from nodepass.roles.forward import ForwardRole
     from nodepass.roles.role import Role
+    from nodepass.workers.crew import Crew
 
 T = TypeVar("T")
 
@@ -78,8 +81,8 @@ class RoleService(Service):
         self._health = Health(Log(self.config.log, self._source), condition)
         self._introduced = False  # its warnings have been logged
         self._announced = False  # its start has been logged
-        self._role: Role | None = None
-        self._draining: Role | None = None
+        self._role: Role | Crew | None = None
+        self._draining: Role | Crew | None = None
         self._earlier = Stats()  # of roles that have failed since the start
         self._last = Stats()
         self._error: FatalError | None = None
@@ -220,11 +223,11 @@ class RoleService(Service):
             if self._role is not None and self._error is None:
                 self._role.start()
 
-    def _take_down(self, role: Role) -> Deferred[None]:
+    def _take_down(self, role: Role | Crew) -> Deferred[None]:
         stopping = self._stopping = Deferred.fromCoroutine(self._stop(role))
         return stopping.addBoth(self._stopped, stopping)
 
-    async def _stop(self, role: Role) -> None:
+    async def _stop(self, role: Role | Crew) -> None:
         self._draining = role
         self._holders += 1
         try:
@@ -276,10 +279,18 @@ class RoleService(Service):
 
     def _make_role(
         self, config: ServerConfig | ClientConfig, tuning: Tuning, reactor: IReactor
-    ) -> Role:
+    ) -> Role | Crew:
         # Not at the top: each role imports what the others do not need.
         ready, failed = self._now_ready, self._failed
         health, log = self._health, self._health.log
+        if config.workers != 1:
+            from nodepass.workers.choice import worker_count
+
+            count, missing = worker_count(config.workers, reactor)
+            if missing:
+                log.warn("parameter workers: one process is used, as {why}", why=missing)
+            if count > 1:
+                return self._make_crew(config, tuning, reactor, count)
         if isinstance(config, ServerConfig):
             from nodepass.roles.server import ServerRole
 
@@ -290,24 +301,43 @@ class RoleService(Service):
         if config.mode is Mode.TWO:
             return ClientRole(config, tuning, reactor, health, ready=ready, failed=failed)
         forward = ForwardRole(config, tuning, reactor, health, ready=ready, failed=failed)
-        if config.mode is Mode.ONE:
+        if config.mode is Mode.ONE or self._can_forward(forward):
             return forward
+        return ClientRole(config, tuning, reactor, health, ready=ready, failed=failed)
+
+    def _make_crew(
+        self, config: ServerConfig | ClientConfig, tuning: Tuning, reactor: IReactor, count: int
+    ) -> Crew:
+        from nodepass.workers.crew import Crew
+
+        def make(config: ServerConfig | ClientConfig) -> Crew:
+            return Crew(config, tuning, reactor, self._health, count=count,
+                        ready=self._now_ready, failed=self._failed)  # fmt: skip
+
+        if isinstance(config, ServerConfig) or config.mode is not Mode.AUTO:
+            return make(config)
+        forward = make(evolve(config, mode=Mode.ONE))
+        return forward if self._can_forward(forward) else make(evolve(config, mode=Mode.TWO))
+
+    def _can_forward(self, forward: ForwardRole | Crew) -> bool:
+        """Whether a client whose mode is to be decided is a plain forwarder."""
+        log, tunnel = self._health.log, self.config.tunnel
         try:
             forward.visitors.bind()
         except CannotListenError:
             log.info("mode=0: {tunnel} can't be bound here, so this client is mode=2",
-                     tunnel=config.tunnel)  # fmt: skip
-            return ClientRole(config, tuning, reactor, health, ready=ready, failed=failed)
+                     tunnel=tunnel)  # fmt: skip
+            return False
         log.info("mode=0: {tunnel} can be bound here, so this client is mode=1",
-                 tunnel=config.tunnel)  # fmt: skip
-        if config.key:
+                 tunnel=tunnel)  # fmt: skip
+        if self.config.key:
             log.warn(
                 "the key is unused, as this client is a plain forwarder; "
                 "if it was meant for a server, write mode=2"
             )
-        return forward
+        return True
 
-    def _say_started(self, role: Role) -> None:
+    def _say_started(self, role: Role | Crew) -> None:
         if role is self._role and self._error is None and not self._announced:
             self._announced = True
             role.log.info("started: {url}", url=self.config.effective_url())

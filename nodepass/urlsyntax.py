@@ -119,8 +119,6 @@ def parse_query(core: str, query: str) -> tuple[dict[str, Any], list[str]]:
             values[parameter.field] = value
         elif name == "oldkey":
             warnings.append("parameter oldkey: ignored, this version speaks native alone")
-        elif name == "workers" and value != 1:
-            warnings.append("parameter workers: ignored, this version runs one process")
     return values, warnings
 
 

@@ -215,7 +215,7 @@ class Client:
         self.host = NotingHost()
         log = Log(Level.INFO)
 
-        def settings(flow: Flow) -> PeerSettings:
+        def settings(flow: Flow, workers: int) -> PeerSettings:
             return PeerSettings(
                 clock=net, log=log, watch=HangupWatch(net), host=self.host,  # type: ignore[arg-type]
                 takes=flow is Flow.FORWARD, report_interval=INTERVAL, adoption=ADOPTION,

@@ -25,9 +25,13 @@ class DemandPolicy:
     """
 
     def __init__(self, minimum: int, maximum: int) -> None:
+        self.bound(minimum, maximum)
+        self._marks: deque[tuple[float, int]] = deque()  # start of a step, most in use within it
+
+    def bound(self, minimum: int, maximum: int) -> None:
+        """Go on with other bounds."""
         self.minimum = min(minimum, maximum)
         self.maximum = maximum
-        self._marks: deque[tuple[float, int]] = deque()  # start of a step, most in use within it
 
     def used(self, now: float, in_use: int) -> None:
         """Note that so many links are in use or asked for by visitors."""

@@ -66,11 +66,19 @@ class Relay(Interface):
     def listen_tcp(self, address: Address, accepted: Accepted) -> IListeningPort:
         """Accept visitors on an IP address or every interface; raises CannotListenError."""
 
+    def accept_on(self, sock: socket.socket, accepted: Accepted) -> IListeningPort:
+        """Accept visitors on a socket that listens already, which becomes the relay's."""
+
     def dial_tcp(self, targets: Sequence[Address], timeout: float, header: Header | None) -> Stream:
         """A stream to the first of the targets that answers."""
 
     def listen_udp(self, address: Address, receiver: DatagramReceiver, limit: int) -> DatagramPort:
         """Receive visitors' datagrams likewise; raises CannotListenError."""
+
+    def receive_on(
+        self, sock: socket.socket, receiver: DatagramReceiver, limit: int
+    ) -> DatagramPort:
+        """Receive visitors' datagrams on a socket that is bound already, as `accept_on` does."""
 
     def take_over(self, transport: Any, protocol: Any, ready: Callable[[], None]) -> None:
         """Let a protocol go on with a connection that the reactor made, with TLS or without.
@@ -109,6 +117,12 @@ class PortableRelay:
     def listen_tcp(self, address: Address, accepted: Accepted) -> IListeningPort:
         factory = _VisitorFactory(self._watch, accepted)
         return listen_tcp(self._reactor, address, factory)
+
+    def accept_on(self, sock: socket.socket, accepted: Accepted) -> IListeningPort:
+        factory = _VisitorFactory(self._watch, accepted)
+        with sock:
+            port = self._reactor.adoptStreamPort(sock.fileno(), sock.family, factory)
+        return cast(IListeningPort, port)
 
     def dial_tcp(self, targets: Sequence[Address], timeout: float, header: Header | None) -> Stream:
         connecting = Deferred.fromCoroutine(self._dial(targets, timeout))
@@ -154,6 +168,12 @@ class PortableRelay:
 
     def listen_udp(self, address: Address, receiver: DatagramReceiver, limit: int) -> DatagramPort:
         return listen_udp(self._reactor, address, receiver, limit)
+
+    def receive_on(
+        self, sock: socket.socket, receiver: DatagramReceiver, limit: int
+    ) -> DatagramPort:
+        address = Address(*sock.getsockname()[:2])
+        return listen_udp(self._reactor, address, receiver, limit, sock)
 
     def dial_udp(
         self, target: Address, timeout: float, limit: int, oversized: Callable[[], None]

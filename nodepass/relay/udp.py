@@ -84,7 +84,12 @@ class DatagramPort(Port):
     _stopping = False
 
     def __init__(
-        self, reactor: IReactorFDSet, address: Address, receiver: DatagramReceiver, limit: int
+        self,
+        reactor: IReactorFDSet,
+        address: Address,
+        receiver: DatagramReceiver,
+        limit: int,
+        bound: socket.socket | None = None,
     ) -> None:
         interface = address.host
         self._wildcard = address.wildcard
@@ -101,6 +106,7 @@ class DatagramPort(Port):
         self._tells_local = False
         self._control_space = 0
         self._local: Endpoint | None = None
+        self._bound = bound
 
     def createInternetSocket(self) -> socket.socket:
         """Prepare a socket to be bound."""
@@ -111,11 +117,14 @@ class DatagramPort(Port):
         if self._wildcard:
             if self.addressFamily == socket.AF_INET6 and socket.has_dualstack_ipv6():
                 skt.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-            self._tells_local = pktinfo.enable(skt)
-            if self._tells_local:
-                self._control_space = pktinfo.space()
+            self._ask_local(skt)
         _enlarge_buffers(skt, VISITOR_BUFFER)
         return skt
+
+    def _ask_local(self, skt: socket.socket) -> None:
+        self._tells_local = pktinfo.enable(skt)
+        if self._tells_local:
+            self._control_space = pktinfo.space()
 
     def startListening(self) -> None:
         """Bind, and begin to read.
@@ -124,10 +133,13 @@ class DatagramPort(Port):
         """
         # Binding is done here: the base class loses the scope of a link-local address, and leaves
         # a socket that could not be bound to the garbage collector.
-        skt: socket.socket | None = None
+        skt = self._bound
         try:
-            skt = self.createInternetSocket()
-            skt.bind(_numeric(self.interface, self.port)[-1])
+            if skt is None:
+                skt = self.createInternetSocket()
+                skt.bind(_numeric(self.interface, self.port)[-1])
+            elif self._wildcard:
+                self._ask_local(skt)
         except OSError as error:
             if skt is not None:
                 skt.close()
@@ -336,17 +348,22 @@ class TargetSocket:
 
 
 def listen_udp(
-    reactor: IReactorFDSet, address: Address, receiver: DatagramReceiver, limit: int
+    reactor: IReactorFDSet,
+    address: Address,
+    receiver: DatagramReceiver,
+    limit: int,
+    bound: socket.socket | None = None,
 ) -> DatagramPort:
     """Open the socket that visitors write to, for this process alone.
 
     :param address: the host an IP address, or "" or "::" for every interface, IPv4 and IPv6, or
         "0.0.0.0" for every interface of IPv4. Port 0 takes a free one.
     :param limit: the largest datagram delivered, in bytes.
+    :param bound: a socket that has the address already.
     :raises CannotListenError: the address is in use, not this host's, or not permitted.
     :raises twisted.internet.error.InvalidAddressError: the host is a name.
     """
-    port = DatagramPort(reactor, address, receiver, limit)
+    port = DatagramPort(reactor, address, receiver, limit, bound)
     port.startListening()
     return port
 

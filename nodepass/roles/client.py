@@ -20,11 +20,12 @@ from nodepass.wire import Flow, Opening, Peer
 from nodepass.wire.native.connector import ClientTerms, NativeConnector, node_id
 from nodepass.wire.native.handshake import key_bytes
 from nodepass.wire.native.peer import PeerSettings, peer_settings
+from nodepass.wire.native.tags import associations, partners
 
 from .carrier import Carrier
+from .instance import Limits
 from .role import Role, closed
 from .targets import TargetDialer
-from .visitors import VisitorPorts
 
 
 class ClientRole(Role):
@@ -41,24 +42,23 @@ class ClientRole(Role):
         *,
         ready: Callable[[], None],
         failed: Callable[[FatalError], None],
+        limits: Limits | None = None,
     ) -> None:
-        super().__init__(config, tuning, reactor, health, ready=ready, failed=failed)
+        super().__init__(config, tuning, reactor, health, ready=ready, failed=failed, limits=limits)
         self.config = config
         self.tls = ClientTLS(config.tls, config.tunnel.host, config.ca)
         self.carrier = Carrier(self.instance)
         self.dialer = TargetDialer(self.instance, config.targets)
-        self.visitors = VisitorPorts(
-            self.instance,
-            config.targets[0],
-            self.carrier,
-            opened=lambda: self.ready(),
-            failed=self.failed,
-        )
+        self.visitors = self.visitor_ports(config.targets[0], self.carrier, lambda: self.ready())
         self._visiting = False
         self._stopping = False
-        self.connector = NativeConnector(self._terms(), health)
+        self._missed: set[int] = set()  # the server's workers whose loss was told
+        # By the worker of the server that each joins. The first one leads: it learns how many there
+        # are, and says what is wrong with the server.
+        self.connector = NativeConnector(self._terms(self.worker), health)
+        self._connectors = {self.worker: self.connector}
 
-    def _terms(self) -> ClientTerms:
+    def _terms(self, server_worker: int) -> ClientTerms:
         config, tuning = self.config, self.instance.tuning
         return ClientTerms(
             key=key_bytes(config.key),
@@ -73,6 +73,10 @@ class ClientRole(Role):
             handshake_timeout=tuning.handshake_timeout,
             cooldown=tuning.service_cooldown,
             pool_interval=(tuning.min_pool_interval, tuning.max_pool_interval),
+            worker=self.worker,
+            server_worker=server_worker,
+            leads=server_worker == self.worker,
+            elsewhere=lambda: bool(self.present),
         )
 
     def _dial(
@@ -87,7 +91,7 @@ class ClientRole(Role):
             self.instance.tuning.tcp_dial_timeout,
         )
 
-    def _settings(self, flow: Flow) -> PeerSettings:
+    def _settings(self, flow: Flow, servers: int) -> PeerSettings:
         return peer_settings(
             self,
             takes=flow is Flow.FORWARD,
@@ -97,7 +101,33 @@ class ClientRole(Role):
             log=self.log,
             watch=self.instance.watch,
             take_over=self.instance.relay.take_over,
+            associations=associations(self.workers, servers),
         )
+
+    # The server's workers.
+
+    def _connector_of(self, peer: Peer) -> NativeConnector:
+        for connector in self._connectors.values():
+            if connector.peer is peer:
+                return connector
+        return self.connector
+
+    def _spread(self) -> None:
+        """Join the server's other workers that are this process's to join, and leave those that it
+        has no more."""
+        others = partners(self.worker, self.workers, self.connector.workers)[1:]
+        for number in set(self._connectors) - {self.worker, *others}:
+            connector = self._connectors[number]
+            connector.stop()
+            if connector.peer is not None and not connector.peer.closed:
+                connector.peer.close(Cause.STOPPED, "the server has fewer workers")
+            del self._connectors[number]
+            self._missed.discard(number)
+        for number in others:
+            if number not in self._connectors:
+                connector = NativeConnector(self._terms(number), self.instance.health)
+                self._connectors[number] = connector
+                connector.start()
 
     # Role
 
@@ -107,8 +137,8 @@ class ClientRole(Role):
 
     @property
     def peers(self) -> Iterable[Peer]:
-        peer = self.connector.peer
-        return () if peer is None or peer.closed else (peer,)
+        peers = [connector.peer for connector in self._connectors.values()]
+        return [peer for peer in peers if peer is not None and not peer.closed]
 
     def bind(self) -> None:
         """Nothing yet: which address is bound, if any, is known when the server has answered."""
@@ -121,7 +151,8 @@ class ClientRole(Role):
 
     async def stop_accepting(self) -> None:
         self._stopping = True
-        self.connector.stop()
+        for connector in self._connectors.values():
+            connector.stop()
         for peer in self.peers:
             peer.drain()
         self.carrier.stop()
@@ -140,9 +171,8 @@ class ClientRole(Role):
     # Host
 
     def joined(self, peer: Peer) -> None:
-        self.present.add(peer)
-        self._tell_joined(peer)
-        if self.connector.flow is Flow.FORWARD:
+        self._here(peer, "")
+        if self._connector_of(peer).flow is Flow.FORWARD:
             self.carrier.add(peer)
             if self.config.proxy:
                 self.warn_proxy("the server dials the target")
@@ -152,6 +182,17 @@ class ClientRole(Role):
         else:
             self._stop_visiting()
             self.ready()
+
+    def _here(self, peer: Peer, again: str) -> None:
+        """A worker of the server is there; that is told once, and after each loss that was told."""
+        connector = self._connector_of(peer)
+        number = connector.terms.server_worker
+        if not self.present or number in self._missed:
+            self.say_joined(peer, again)
+        self._missed.discard(number)
+        self.present.add(peer)
+        if connector is self.connector and not self._stopping:
+            self._spread()
 
     def _stop_visiting(self) -> None:
         """Close the ports that a server of the other flow had asked for."""
@@ -163,23 +204,25 @@ class ClientRole(Role):
             self.instance.health.well("visitors' port")
 
     def returned(self, peer: Peer) -> None:
-        self.present.add(peer)
-        self._tell_joined(peer, again=" again")
+        self._here(peer, " again")
         self.carrier.available()
 
     def lost(self, peer: Peer) -> None:
+        connector = self._connector_of(peer)
+        self._missed.add(connector.terms.server_worker)
         self.present.discard(peer)
-        self.log.info("restarting: {url}", url=self.config.effective_url())
-        self.connector.control_lost()
+        if not self.present:
+            self.say_restarting()
+        connector.control_lost()
 
     def left(self, peer: Peer) -> None:
         self.present.discard(peer)
         self.carrier.remove(peer)
         self.departed(peer)
-        if not self._stopping:
-            self.log.info("server {peer} is gone", peer=peer.name)
-        self.connector.control_lost()
-        if not self._stopping:
+        if not self._stopping and not self.present:
+            self.say_left(peer)
+        self._connector_of(peer).control_lost()
+        if not self._stopping and not self.present:
             self.say_checkpoint()
 
     def available(self, peer: Peer) -> None:
@@ -191,12 +234,25 @@ class ClientRole(Role):
     def dial_flow(self, peer: Peer, opening: Opening, channel: Channel) -> None:
         self.dialer.dial_flow(opening, channel, peer.name)
 
-    def _tell_joined(self, peer: Peer, again: str = "") -> None:
-        flow = self.connector.flow
+    def say_joined(self, peer: Peer, again: str = "") -> None:
+        """Say that the server is there."""
         self.log.info(
-            "tunnel established{again} with {peer}, native wire, flow {flow}, tls={tls}",
+            "tunnel established{again} with {peer}, {words}",
             again=again,
             peer=peer.name,
-            flow="" if flow is None else flow.value,
-            tls=self.connector.link_level.value,
+            words=self.words(peer),
         )
+
+    def words(self, peer: Peer) -> str:
+        """How the tunnel is, for log lines."""
+        connector = self._connector_of(peer)
+        flow = "" if connector.flow is None else connector.flow.value
+        return f"native wire, flow {flow}, tls={connector.link_level.value}"
+
+    def say_restarting(self) -> None:
+        """Say that the server is looked for again."""
+        self.log.info("restarting: {url}", url=self.config.effective_url())
+
+    def say_left(self, peer: Peer) -> None:
+        """Say that the server is gone for good."""
+        self.log.info("server {peer} is gone", peer=peer.name)

@@ -20,9 +20,9 @@ from nodepass.resolver import connect_tcp
 from nodepass.tuning import Tuning
 from nodepass.wire import Opening
 
+from .instance import Limits
 from .role import Role, closed
 from .targets import TargetDialer
-from .visitors import VisitorPorts
 
 
 class ForwardRole(Role):
@@ -42,12 +42,11 @@ class ForwardRole(Role):
         *,
         ready: Callable[[], None],
         failed: Callable[[FatalError], None],
+        limits: Limits | None = None,
     ) -> None:
-        super().__init__(config, tuning, reactor, health, ready=ready, failed=failed)
+        super().__init__(config, tuning, reactor, health, ready=ready, failed=failed, limits=limits)
         self.dialer = TargetDialer(self.instance, config.targets)
-        self.visitors = VisitorPorts(
-            self.instance, config.tunnel, self, opened=self.ready, failed=self.failed
-        )
+        self.visitors = self.visitor_ports(config.tunnel, self, self.ready)
         self._ping = 0.0
         self._pinging: Deferred[None] | None = None
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from attrs import frozen
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IReactorTime
 
 from nodepass.config import ClientConfig, ServerConfig
 from nodepass.health import Health
@@ -21,17 +23,44 @@ from nodepass.resolver import CachingResolver
 from nodepass.slots import Slots
 from nodepass.tuning import Tuning
 
-_MEGABIT = 1_000_000
+#: Bits in a unit of `rate`.
+MEGABIT = 1_000_000
+
+
+@frozen
+class Limits:
+    """What a role allows itself.
+
+    :ivar inbound, outbound: the rate of each direction; None for unlimited.
+    """
+
+    slots: Slots
+    inbound: RateLimiter | None
+    outbound: RateLimiter | None
+
+    @classmethod
+    def of(cls, config: ServerConfig | ClientConfig, clock: IReactorTime) -> Limits:
+        """Those of a role in one process."""
+        inbound, outbound = [
+            RateLimiter(config.rate * MEGABIT, clock) if config.rate else None for _ in "io"
+        ]
+        return cls(Slots(config.slot, open_files()), inbound, outbound)
 
 
 class Instance:
     """One running role: its limits, its counters, its sockets.
 
+    :param limits: made from the configuration unless given.
     :ivar sessions: the TCP sessions under way.
     """
 
     def __init__(
-        self, config: ServerConfig | ClientConfig, tuning: Tuning, reactor: IReactor, health: Health
+        self,
+        config: ServerConfig | ClientConfig,
+        tuning: Tuning,
+        reactor: IReactor,
+        health: Health,
+        limits: Limits | None = None,
     ) -> None:
         self.config = config
         self.tuning = tuning
@@ -39,21 +68,20 @@ class Instance:
         self.health = health
         self.log = log = health.log
         self.meter = Meter()
-        self.slots = Slots(config.slot, open_files())
+        self.limits = limits or Limits.of(config, reactor)
+        self.slots = self.limits.slots
         self.watch = HangupWatch(reactor)
         self.resolver = CachingResolver(reactor)
         self.relay = choose_relay(
             reactor, self.resolver, self.watch, log, portable=tuning.portable_relay
         )
-        self._limiters = [RateLimiter(config.rate * _MEGABIT, reactor) for _ in "io" if config.rate]
-        inbound, outbound = self._limiters or (None, None)
         self.context = SessionContext(
             clock=reactor,
             log=log,
             meter=self.meter,
             read=config.read,
-            inbound=inbound,
-            outbound=outbound,
+            inbound=self.limits.inbound,
+            outbound=self.limits.outbound,
         )
         self.flow_limits = FlowLimits(
             slots=self.slots, idle=config.flow_read or tuning.udp_read_timeout
@@ -69,8 +97,9 @@ class Instance:
         """Release what the instance holds, after the last session."""
         for session in list(self.sessions):
             session.abort(Cause.STOPPED)
-        for limiter in self._limiters:
-            limiter.stop()
+        for limiter in (self.limits.inbound, self.limits.outbound):
+            if limiter is not None:
+                limiter.stop()
         self.watch.stop()
         self.resolver.stop()
 

@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred, DeferredList, TimeoutError
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import deferLater
 
-from nodepass.address import Endpoint
+from nodepass.address import Address, Endpoint
 from nodepass.config import ClientConfig, Mode, ServerConfig
 from nodepass.errors import FatalError
 from nodepass.health import Health
@@ -19,7 +19,8 @@ from nodepass.relay.stream import Cause
 from nodepass.tuning import Tuning
 from nodepass.wire import Peer
 
-from .instance import Instance
+from .instance import Instance, Limits
+from .visitors import Destination, VisitorPorts
 
 
 class Role:
@@ -28,6 +29,7 @@ class Role:
     :ivar present: the peers whose control link is there.
     :param ready: called when the role can serve, and again at later joins.
     :param failed: called once when it never can.
+    :param limits: made from the configuration unless given.
     """
 
     def __init__(
@@ -39,8 +41,9 @@ class Role:
         *,
         ready: Callable[[], None],
         failed: Callable[[FatalError], None],
+        limits: Limits | None = None,
     ) -> None:
-        self.instance = Instance(config, tuning, reactor, health)
+        self.instance = Instance(config, tuning, reactor, health, limits)
         self.log = health.log
         self.ready = ready
         self.failed = failed
@@ -52,6 +55,9 @@ class Role:
     # For the service.
 
     mode = Mode.ONE
+    #: Worker processes that run the role together, and which of them this is.
+    workers = 1
+    worker = 0
 
     def bind(self) -> None:
         """Bind the ports that may need privileges."""
@@ -72,11 +78,7 @@ class Role:
     async def stop(self) -> None:
         """After `release`: give the sessions their time, then close all."""
         if self.instance.slots.tcp:
-            self.log.info(
-                "stopping: {count} TCP sessions may end by themselves within {timeout:g} s",
-                count=self.instance.slots.tcp,
-                timeout=self.instance.tuning.shutdown_timeout,
-            )
+            self.say_stopping(self.instance.slots.tcp)
         await self._drained()
         for session in list(self.instance.sessions):
             session.abort(Cause.STOPPED)
@@ -158,9 +160,30 @@ class Role:
         """`proxy=1` has no effect at the end with the visitors."""
         self.log.once("proxy", "parameter proxy: ignored here, as {why}", why=why)
 
+    def visitor_ports(
+        self, address: Address, destination: Destination, opened: Callable[[], None]
+    ) -> VisitorPorts:
+        """The ports for visitors at an address.
+
+        :param opened: called once when they are bound.
+        """
+        return VisitorPorts(self.instance, address, destination, opened=opened, failed=self.failed)
+
+    def say_stopping(self, sessions: int) -> None:
+        """Say that sessions have some time left."""
+        self.log.info(
+            "stopping: {count} TCP sessions may end by themselves within {timeout:g} s",
+            count=sessions,
+            timeout=self.instance.tuning.shutdown_timeout,
+        )
+
     def say_checkpoint(self) -> None:
+        """Say how it is now."""
+        self.report(self.stats)
+
+    def report(self, stats: Stats) -> None:
         """Log the checkpoint line."""
-        self.log.event("{line}", line=self.stats.line())
+        self.log.event("{line}", line=stats.line())
 
     def _reload_due(self) -> None:
         self.keep_reloading()

@@ -27,9 +27,10 @@ from nodepass.wire.native.handshake import key_bytes
 from nodepass.wire.native.peer import peer_settings
 
 from .carrier import Carrier
+from .instance import Limits
 from .role import Role, closed
 from .targets import TargetDialer
-from .visitors import VisitorPorts, fatal, why
+from .visitors import fatal, why
 
 #: Seconds between telling clients of the next certificate and showing it.
 PIN_NOTICE = 2.0
@@ -47,8 +48,9 @@ class ServerRole(Role):
         *,
         ready: Callable[[], None],
         failed: Callable[[FatalError], None],
+        limits: Limits | None = None,
     ) -> None:
-        super().__init__(config, tuning, reactor, health, ready=ready, failed=failed)
+        super().__init__(config, tuning, reactor, health, ready=ready, failed=failed, limits=limits)
         self.config = config
         level = config.tls if config.tls is TLSLevel.FILES else TLSLevel.SELF_SIGNED
         self.tls = ServerTLS(
@@ -56,16 +58,17 @@ class ServerRole(Role):
         )
         self.carrier = Carrier(self.instance)
         self.dialer = TargetDialer(self.instance, config.targets)
-        self.visitors = VisitorPorts(
-            self.instance,
-            config.targets[0],
-            self.carrier,
-            opened=lambda: self._check_ready(),
-            failed=self.failed,
+        self.visitors = self.visitor_ports(
+            config.targets[0], self.carrier, lambda: self._check_ready()
         )
         self.flow = Flow.REVERSE
         self.acceptor: NativeAcceptor | None = None
-        self._lobby = Lobby(self.instance.reactor, self.log, self.instance.tuning.handshake_timeout)
+        self._lobby = Lobby(
+            self.instance.reactor,
+            self.log,
+            self.instance.tuning.handshake_timeout,
+            self.workers,
+        )
         self._port: IListeningPort | None = None
         self._retry: IDelayedCall | None = None
         self._commit_timer: IDelayedCall | None = None
@@ -179,18 +182,28 @@ class ServerRole(Role):
             tls=config.tls,
             maximum=config.max,
             pin=lambda: self.tls.identity.pin,
+            workers=self.workers,
+            guessed=self.guessed,
         )
         self.acceptor = NativeAcceptor(terms, settings, self.log)
+
+    def guessed(self, host: str) -> None:
+        """Somebody has guessed at the key, wrongly; the acceptor has noted it."""
 
     def _dials(self) -> str:
         return self.dialer.names if self.flow is Flow.FORWARD else ""
 
+    def tunnel_factory(self) -> TunnelFactory:
+        """What serves connections to the tunnel port."""
+        assert self.acceptor is not None
+        return TunnelFactory(self._lobby, self.acceptor, self.tls.context_factory, self.log)
+
     def _bind_tunnel(self) -> None:
         self._retry = None
-        assert self.acceptor is not None
-        factory = TunnelFactory(self._lobby, self.acceptor, self.tls.context_factory, self.log)
         try:
-            self._port = listen_tcp(self.instance.reactor, self.config.tunnel, factory)
+            self._port = listen_tcp(
+                self.instance.reactor, self.config.tunnel, self.tunnel_factory()
+            )
         except CannotListenError as error:
             hopeless = fatal(error, f"tunnel address {self.config.tunnel}")
             if hopeless is not None:
@@ -258,12 +271,12 @@ class ServerRole(Role):
     def joined(self, peer: Peer) -> None:
         self.present.add(peer)
         self.carrier.add(peer)
-        self._tell_joined(peer)
+        self.say_joined(peer)
         self._check_ready()
 
     def returned(self, peer: Peer) -> None:
         self.present.add(peer)
-        self._tell_joined(peer, again=" again")
+        self.say_joined(peer, again=" again")
         self.carrier.available()
 
     def lost(self, peer: Peer) -> None:
@@ -275,11 +288,7 @@ class ServerRole(Role):
         self.carrier.remove(peer)
         self.departed(peer)
         if not self._stopping:
-            self.log.info(
-                "client {peer} is gone; clients: {count}",
-                peer=peer.name,
-                count=len(self.present),
-            )
+            self.say_left(peer)
         if not self.acceptor.peers and not self._stopping:
             self.say_checkpoint()
 
@@ -297,13 +306,23 @@ class ServerRole(Role):
         if self.carrier.peers and (self.flow is Flow.FORWARD or self.visitors.bound is not None):
             self.ready()
 
-    def _tell_joined(self, peer: Peer, again: str = "") -> None:
+    def say_left(self, peer: Peer) -> None:
+        """Say that a client is gone for good."""
         self.log.info(
-            "tunnel established{again} with {peer}, native wire, flow {flow}, tls={tls}; "
-            "clients: {count}",
+            "client {peer} is gone; clients: {count}", peer=peer.name, count=len(self.present)
+        )
+
+    def say_joined(self, peer: Peer, again: str = "") -> None:
+        """Say that a client is there."""
+        self.log.info(
+            "tunnel established{again} with {peer}, {words}; clients: {count}",
             again=again,
             peer=peer.name,
-            flow=self.flow.value,
-            tls=self.config.tls.value,
+            words=self.words,
             count=len(self.present),
         )
+
+    @property
+    def words(self) -> str:
+        """How the tunnel is, for log lines."""
+        return f"native wire, flow {self.flow.value}, tls={self.config.tls.value}"

@@ -90,12 +90,17 @@ class Guest:
 
 
 class Lobby:
-    """All unproven connections of a listener."""
+    """All unproven connections of a listener.
 
-    def __init__(self, clock: IReactorTime, log: Log, timeout: float) -> None:
+    :param parts: worker processes that share the bounds, each with a lobby of its own.
+    """
+
+    def __init__(self, clock: IReactorTime, log: Log, timeout: float, parts: int = 1) -> None:
         self.clock = clock
         self._log = log
         self._timeout = timeout
+        self._size = max(1, LOBBY_SIZE // parts)
+        self._places = max(1, TLS_PLACES // parts)
         self._guests: OrderedDict[Guest, None] = OrderedDict()
         # Those with a place for TLS, by the time they got it, and those who wait for one.
         self._in_tls: OrderedDict[Guest, float] = OrderedDict()
@@ -110,13 +115,13 @@ class Lobby:
         timer = self.clock.callLater(self._timeout, lambda: self._timed_out(guest))
         guest = Guest(self, transport, address, timer)
         self._guests[guest] = None
-        if len(self._guests) > LOBBY_SIZE:
+        if len(self._guests) > self._size:
             oldest = next(iter(self._guests))
             self._log.limited(
                 "lobby is full",
                 "access denied: more than {limit} connections that prove nothing, the latest "
                 "from {address}; the oldest are dropped",
-                limit=LOBBY_SIZE,
+                limit=self._size,
                 address=address.host,
             )
             oldest.turn_away()
@@ -143,7 +148,7 @@ class Lobby:
 
     def _seat(self) -> None:
         """Give free places to those who wait, and see that places become free."""
-        while self._waiting and len(self._in_tls) < TLS_PLACES:
+        while self._waiting and len(self._in_tls) < self._places:
             guest, begin = self._waiting.popitem(last=False)
             self._in_tls[guest] = self.clock.seconds()
             begin()

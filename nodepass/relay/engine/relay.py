@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -39,7 +40,9 @@ class EngineRelay(PortableRelay):
         )
 
     def listen_tcp(self, address: Address, accepted: Accepted) -> IListeningPort:
-        sock = listening(literal(address), BACKLOG)
+        return self.accept_on(listening(literal(address), BACKLOG), accepted)
+
+    def accept_on(self, sock: socket.socket, accepted: Accepted) -> IListeningPort:
         port = EnginePort(self._reactor, self._poller, self._watch, self._log, sock, accepted)
         port.startListening()
         return port

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from attrs import frozen
@@ -47,6 +47,8 @@ class ServerTerms:
 
     :ivar maximum: most idle links per client.
     :ivar pin: SHA-256 of the certificate that data links show now.
+    :ivar workers: the server's worker processes, of which this is one.
+    :ivar guessed: told of the address of each wrong guess at the key.
     """
 
     key: bytes | None
@@ -54,6 +56,8 @@ class ServerTerms:
     tls: TLSLevel
     maximum: int
     pin: Callable[[], bytes]
+    workers: int = 1
+    guessed: Callable[[str], None] = lambda host: None
 
 
 class NativeAcceptor:
@@ -97,6 +101,14 @@ class NativeAcceptor:
         """End the handshakes under way."""
         for serving in list(self._serving):
             serving.cancel()
+
+    def guessed(self, host: str) -> None:
+        """Somebody at this address has guessed at the key, here or at another worker."""
+        self._guesses.failed(host, self.settings.clock.seconds())
+
+    def _wrong(self, host: str) -> None:
+        self.guessed(host)
+        self.terms.guessed(host)
 
     def announce(self, pin: bytes | None) -> None:
         """Tell all clients, and those that join from now on, of the certificate that is shown next;
@@ -143,10 +155,10 @@ class NativeAcceptor:
             shared = False
             welcome, secrets = handshake.confirmed(confirm, self.terms.pin())
             if self.terms.key is None and not handshake.coming_back:
-                await self._sole_client()
+                await self._sole_client(hello)
         except HandshakeError as error:
             if error.guess:
-                self._guesses.failed(host, self.settings.clock.seconds())
+                self._wrong(host)
             if error.refusal is not None:
                 control.send(refuse(error.refusal, str(error)))
             self._denied(guest, error)
@@ -154,7 +166,7 @@ class NativeAcceptor:
             return
         except (PeerError, ConnectionClosed, SSL.Error, CancelledError) as error:
             if shared:
-                self._guesses.failed(host, self.settings.clock.seconds())
+                self._wrong(host)
             if isinstance(error, PeerError):
                 self._denied(guest, error)
             control.abort()
@@ -189,12 +201,13 @@ class NativeAcceptor:
             secrets=secrets,
             address=str(guest.address),
             node=hello.node,
+            worker=hello.worker,
             minimum=max(1, hello.minimum),
             maximum=self.terms.maximum,
             gone=self._forget,
         )
         for other in list(self.peers.values()):
-            if other.node == hello.node:
+            if (other.node, other.worker) == (hello.node, hello.worker):
                 other.probe().addCallback(self._replace, other)
         self.peers[peer.association] = peer
         peer.attach(control)
@@ -210,13 +223,19 @@ class NativeAcceptor:
         if not there and peer.control is not None:
             peer.close(Cause.LOST, "its node has started anew")
 
-    async def _sole_client(self) -> None:
-        """Without a key: the client that is there stays while it answers.
+    async def _sole_client(self, hello: Hello) -> None:
+        """Without a key: the client that is there stays while it answers, and its other worker
+        processes join it.
 
         Nothing may come between the end of this and the new client's joining.
         """
-        while self.peers:
-            peer = next(iter(self.peers.values()))
+
+        def others() -> Iterator[NativePeer]:
+            for peer in self.peers.values():
+                if peer.node != hello.node or peer.worker == hello.worker:
+                    yield peer
+
+        while (peer := next(others(), None)) is not None:
             if await peer.probe():
                 raise HandshakeError(
                     f"a server without a key serves one client, and {peer.name} is there; "
@@ -248,6 +267,7 @@ class NativeAcceptor:
             flow=ord(self.terms.flow.value),
             tls=self.terms.tls.value,
             maximum=self.terms.maximum,
+            workers=self.terms.workers,
             nonce=b"",
         )
 

@@ -26,6 +26,7 @@ from nodepass.errors import PeerError
 from nodepass.health import Health
 from nodepass.logs import printable
 from nodepass.openfiles import open_files
+from nodepass.parameters import MOST_WORKERS
 from nodepass.relay.stream import Cause
 from nodepass.tls import ClientTLS, exporter, tls_reason
 from nodepass.wire import Flow
@@ -53,6 +54,7 @@ from .messages import (
     framed,
 )
 from .peer import NativePeer, PeerSettings
+from .tags import tag
 
 #: Seconds of the longest pause after a refusal that only its owner can mend, such as a wrong key.
 LONGEST_PAUSE = 300.0
@@ -62,6 +64,9 @@ MAX_IDLE = 1_000_000
 MAX_PINS = 3
 #: Seconds for which the certificate that the server shows now holds after it announced the next.
 PIN_OVERLAP = 60.0
+#: Seconds before the first of the tries to come back to one worker of a server whose others are
+#: there; each further pause is twice as long, up to the usual one.
+QUICK_RETURN = 0.1
 #: Share of a pause by which it is varied, so that clients do not return all at once.
 JITTER = 0.2
 
@@ -81,7 +86,12 @@ class ClientTerms:
     :ivar level: least TLS level that it accepts.
     :ivar server: the server as the URL names it.
     :ivar dial: connects to the first of these hosts that answers; fires with what was built.
-    :ivar settings: for the peer, once the server has said which way visitors flow.
+    :ivar settings: for the peer, once the server has said which way visitors flow, and how many
+        workers it has.
+    :ivar worker: which of this client's workers this one is.
+    :ivar server_worker: which of the server's it joins.
+    :ivar leads: it is the one that says what is wrong with the server.
+    :ivar elsewhere: whether this process is joined with other workers of the server.
     """
 
     key: bytes | None
@@ -92,10 +102,14 @@ class ClientTerms:
     reactor: Any
     server: Address
     dial: Callable[[Sequence[str], int, IProtocolFactory], Deferred[IProtocol]]
-    settings: Callable[[Flow], PeerSettings]
+    settings: Callable[[Flow, int], PeerSettings]
     handshake_timeout: float
     cooldown: float
     pool_interval: tuple[float, float]
+    worker: int = 0
+    server_worker: int = 0
+    leads: bool = True
+    elsewhere: Callable[[], bool] = lambda: False
 
 
 def node_id(*parts: str) -> bytes:
@@ -114,6 +128,7 @@ class NativeConnector:
 
     :ivar peer: the server; None before the first join.
     :ivar flow: which way visitors go, as the server said last.
+    :ivar workers: how many workers the server has, as it said last.
     """
 
     def __init__(self, terms: ClientTerms, health: Health) -> None:
@@ -122,11 +137,17 @@ class NativeConnector:
         self.log = health.log
         self.peer: NativePeer | None = None
         self.flow: Flow | None = None
+        self.workers = 1
         self.link_level = TLSLevel.PLAIN
         self._pins: dict[bytes, float] = {}  # with the time until which each holds
         self._maker: LinkMaker | None = None
         self._running: Deferred[None] | None = None
         self._hopeless = 0
+        self._quick = 0
+        number = terms.server_worker
+        self._cause, self._link_cause = (
+            ("server", "link") if terms.leads else (f"server, worker {number}", f"link {number}")
+        )
         self._lost: Deferred[None] | None = None
 
     def start(self) -> None:
@@ -138,6 +159,7 @@ class NativeConnector:
         """Stop looking. The peer that is there is left to its owner."""
         if self._running is not None:
             self._running.cancel()
+        self.health.well(self._cause)
         if self._maker is not None:
             self._maker.stop()
 
@@ -162,15 +184,22 @@ class NativeConnector:
                 if self._unknown(error):
                     continue  # at once, without coming back to what the server has forgotten
                 pause = self._pause_after(error)
-                self.health.trouble(
-                    "server", "can't join the server: {reason}; trying on", reason=_reason(error)
-                )
+                if self.terms.leads or self.terms.elsewhere():
+                    self.health.trouble(
+                        self._cause,
+                        "can't join the server: {reason}; trying on",
+                        reason=_reason(error),
+                    )
             else:
-                self._hopeless = 0
-                self.health.well("server")
+                self._hopeless = self._quick = 0
+                self.health.well(self._cause)
                 if self.peer is not None and self.peer.joined:
                     self._lost = Deferred()
                     await self._lost
+            if not self._hopeless and self.terms.elsewhere():
+                # The server is there: one worker of it is being replaced.
+                pause = min(pause, QUICK_RETURN * 2.0 ** min(self._quick, 16))
+                self._quick += 1
             pause *= 1 + JITTER * random.random()
             await deferLater(self.terms.reactor, pause)
 
@@ -196,7 +225,7 @@ class NativeConnector:
     # One try.
 
     async def _join(self) -> None:
-        creator = self.terms.tls.creator([ALPN_CONTROL])
+        creator = self.terms.tls.creator([ALPN_CONTROL, *tag(self.terms.server_worker)])
         inner = Factory.forProtocol(ControlLink)
         inner.noisy = False
         factory = TLSMemoryBIOFactory(creator, True, inner, self.terms.reactor)
@@ -228,6 +257,7 @@ class NativeConnector:
             node=terms.node,
             level=0 if terms.level is None else terms.level.value,
             minimum=terms.minimum,
+            worker=terms.worker,
             nonce=b"",
         )
         handshake = ClientHandshake(terms.key, hello, coming_back)
@@ -239,6 +269,7 @@ class NativeConnector:
         welcome = _accepted(Welcome, decode(await _tell_timeout(control, control.read())))
         secrets = handshake.welcomed(welcome)
         self.flow, self.link_level = flow, level
+        self.workers = min(max(1, answer.workers), MOST_WORKERS)
         self._pinned(welcome.pin)
         if coming_back is not None and self.peer is not None and not self.peer.closed:
             if self._maker is not None:
@@ -263,7 +294,7 @@ class NativeConnector:
             )
         address = control.transport.getPeer()
         self._maker = LinkMaker(self._link_terms(), address.host, address.port)
-        settings = self.terms.settings(flow)
+        settings = self.terms.settings(flow, self.workers)
         self.peer = NativePeer(
             settings,
             association=welcome.association,
@@ -279,14 +310,17 @@ class NativeConnector:
     def _link_terms(self) -> LinkTerms:
         terms = self.terms
         plain = self.link_level is TLSLevel.PLAIN
+        data = [ALPN_DATA, *tag(terms.server_worker)]
         return LinkTerms(
             reactor=terms.reactor,
             health=self.health,
             most=max(1, (open_files() or 2 * MAX_IDLE) // 2),
-            creator=None if plain else lambda: terms.tls.creator([ALPN_DATA], self.pins),
+            creator=None if plain else lambda: terms.tls.creator(data, self.pins),
             dial=lambda host, port, factory: terms.dial((host,), port, factory),
             handshake_timeout=terms.handshake_timeout,
             interval=terms.pool_interval,
+            worker=terms.server_worker,
+            cause=self._link_cause,
         )
 
     def pins(self) -> list[bytes]:

@@ -43,6 +43,8 @@ class LinkTerms:
         socket of its own as well.
     :ivar dial: connects to an address; fires with what the factory built.
     :ivar interval: seconds between two tries after failures, the shortest and the longest.
+    :ivar worker: the server's worker that the links are for.
+    :ivar cause: names what goes wrong for `Health`.
     """
 
     reactor: Any
@@ -52,6 +54,8 @@ class LinkTerms:
     dial: Callable[[str, int, IProtocolFactory], Deferred[IProtocol]]
     handshake_timeout: float
     interval: tuple[float, float]
+    worker: int = 0
+    cause: str = "link"
 
 
 class LinkMaker:
@@ -73,7 +77,7 @@ class LinkMaker:
         self._host = host
         self._port = port
         self._wanted = 0
-        self._terms.health.well("link")
+        self._terms.health.well(self._terms.cause)
 
     def make(self, peer: NativePeer, count: int) -> None:
         """Make so many more links."""
@@ -83,7 +87,7 @@ class LinkMaker:
     def stop(self) -> None:
         """Make no more, and drop what is half made."""
         self._stopped = True
-        self._terms.health.well("link")
+        self._terms.health.well(self._terms.cause)
         if self._pause is not None:
             self._pause.cancel()
             self._pause = None
@@ -119,7 +123,7 @@ class LinkMaker:
 
     def _made(self, _: None, peer: NativePeer) -> None:
         self._failures = 0
-        self._terms.health.well("link")
+        self._terms.health.well(self._terms.cause)
 
     def _not_made(self, failure: Failure, peer: NativePeer) -> None:
         if self._stopped or peer.closed:
@@ -130,7 +134,7 @@ class LinkMaker:
             pause = min(most, least * 2.0 ** min(self._failures, 16))
             self._failures += 1
             self._terms.health.trouble(
-                "link",
+                self._terms.cause,
                 "can't make a data link to {peer}: {reason}; trying on",
                 peer=peer.name,
                 reason=tls_reason(failure),
@@ -148,7 +152,7 @@ class LinkMaker:
     async def _make_one(self, peer: NativePeer, number: int) -> None:
         terms = self._terms
         encrypted = terms.creator is not None
-        factory: Any = Factory.forProtocol(lambda: _NewLink(peer, number, encrypted))
+        factory: Any = Factory.forProtocol(lambda: _NewLink(peer, number, terms.worker, encrypted))
         factory.noisy = False
         if terms.creator is not None:
             factory = TLSMemoryBIOFactory(terms.creator(), True, factory, terms.reactor)
@@ -168,9 +172,10 @@ class _NewLink(Protocol):
 
     transport: Any
 
-    def __init__(self, peer: NativePeer, number: int, encrypted: bool) -> None:
+    def __init__(self, peer: NativePeer, number: int, worker: int, encrypted: bool) -> None:
         self._peer = peer
         self._number = number
+        self._worker = worker
         self._encrypted = encrypted
         self._proof: LinkConnector | None = None
         self._timed_out = False
@@ -186,7 +191,9 @@ class _NewLink(Protocol):
 
     def _start(self, binding: bytes | None) -> None:
         peer = self._peer
-        self._proof = LinkConnector(peer.association, peer.secrets, self._number, binding)
+        self._proof = LinkConnector(
+            peer.association, peer.secrets, self._number, binding, worker=self._worker
+        )
         self.transport.write(self._proof.start())
 
     def time_out(self) -> None:

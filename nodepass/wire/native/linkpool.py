@@ -102,6 +102,10 @@ class LinkPool:
         self._parted: Deferred[None] | None = None
         self._parting: IDelayedCall | None = None
 
+    def bound(self, minimum: int, maximum: int) -> None:
+        """Go on with other bounds of the idle links; what is too many is closed by and by."""
+        self._policy.bound(minimum, maximum)
+
     @property
     def sessions(self) -> int:
         """TCP sessions and flows, those that wait for a link included."""

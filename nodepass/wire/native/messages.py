@@ -83,7 +83,7 @@ class Hello:
     minimum: int = number(5, default=1)  # idle links that the client wants the pool to keep
     share: bytes = binary(6, 64, default=b"")  # PAKE; empty without a key, or when coming back
     association: bytes = binary(7, 16, default=b"")  # when coming back
-    worker: int = number(8, default=0)
+    worker: int = number(8, default=0)  # which of the node's worker processes
     nonce: bytes = binary(9, 32)
 
 
@@ -97,7 +97,7 @@ class Answer:
     flow: int = number(3)  # ASCII "-" or "+"
     tls: int = number(4)
     maximum: int = number(5)  # most idle links per client
-    workers: int = number(6, default=1)
+    workers: int = number(6, default=1)  # that the server has
     share: bytes = binary(7, 64, default=b"")
     nonce: bytes = binary(8, 32)
 
@@ -131,12 +131,15 @@ class Refuse:
 
 @frozen(kw_only=True)
 class About:
-    """What each end tells of itself once both have proved the key; for log lines only."""
+    """What each end tells of itself once both have proved the key; texts for log lines only."""
 
     TYPE: ClassVar[int] = 16
     name: str = text(1, 64, default="")  # host name
     targets: str = text(2, 512, default="")  # what it dials
     software: str = text(3, 64, default="")
+    associations: int = number(
+        4, default=1
+    )  # of this client with this server, which share min, max
 
 
 @frozen(kw_only=True)

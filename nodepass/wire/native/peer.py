@@ -75,6 +75,7 @@ class NativePeer:
 
     :ivar association: the association's id.
     :ivar node: the peer's node id; empty at the client's end.
+    :ivar worker: which of the node's worker processes it is.
     :ivar links: its data links.
     :ivar make_links: at the client's end, makes data links; None at the server's.
     :ivar gone: at the server's end, hears that the association is over.
@@ -89,6 +90,7 @@ class NativePeer:
         secrets: Secrets,
         address: str,
         node: bytes = b"",
+        worker: int = 0,
         minimum: int = 1,
         maximum: int = 1,
         make_links: Callable[[NativePeer, int], None] | None = None,
@@ -100,6 +102,7 @@ class NativePeer:
         self.secrets = secrets
         self.address = address
         self.node = node
+        self.worker = worker
         self.make_links = make_links
         self.pinned = pinned
         self.gone = gone
@@ -112,11 +115,12 @@ class NativePeer:
         self._gone: Deferred[None] = succeed(None)
         self.heard_at = settings.clock.seconds()
         self.control: ControlLink | None = None
+        self._bounds = minimum, maximum
         self.links = LinkPool(
             self,
             takes=settings.takes,
-            minimum=minimum,
-            maximum=maximum,
+            minimum=_part(minimum, settings.about.associations),
+            maximum=_part(maximum, settings.about.associations),
             clock=settings.clock,
             watch=settings.watch,
             log=settings.log,
@@ -307,6 +311,10 @@ class NativePeer:
             if message.name:
                 self.name = f"{printable(message.name)} ({self.address})"
             self.targets = printable(message.targets)
+            if self.gone is not None:  # a client says how many there are of it
+                minimum, maximum = self._bounds
+                parts = message.associations
+                self.links.bound(_part(minimum, parts), _part(maximum, parts))
             if not self._introduced:
                 self._introduced = True
                 self.settings.host.joined(self)
@@ -350,10 +358,12 @@ def peer_settings(
     log: Log,
     watch: HangupWatch,
     take_over: TakeOver,
+    associations: int = 1,
 ) -> PeerSettings:
     """What the peers of a role have in common.
 
     :param takes: this end has the visitors.
+    :param associations: how many a client has with its server, all its workers together.
     :param dials: the targets that this node dials for its peers, for their log lines.
     """
     return PeerSettings(
@@ -364,9 +374,19 @@ def peer_settings(
         takes=takes,
         report_interval=tuning.report_interval,
         adoption=tuning.service_cooldown + SILENT_INTERVALS * tuning.report_interval,
-        about=About(name=platform.node(), targets=dials, software=f"nodepass {__version__}"),
+        about=About(
+            name=platform.node(),
+            targets=dials,
+            software=f"nodepass {__version__}",
+            associations=associations,
+        ),
         take_over=take_over,
     )
+
+
+def _part(whole: int, parts: int) -> int:
+    """What each of so many gets of a whole: one at least."""
+    return max(1, -(-whole // max(1, parts)))
 
 
 def _cause(number: int) -> Cause:

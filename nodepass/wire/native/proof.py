@@ -80,6 +80,7 @@ class LinkConnector:
     """The client's side of a new data link.
 
     :param exporter: the TLS exporter's value; None on a plain link.
+    :param worker: the server's worker that the association is with.
     """
 
     def __init__(
@@ -89,9 +90,11 @@ class LinkConnector:
         link: int,
         exporter: bytes | None,
         entropy: Entropy = os.urandom,
+        *,
+        worker: int = 0,
     ) -> None:
         self._secret = secrets.link
-        self._preface = Preface(0, association, link, entropy(16)).encode()
+        self._preface = Preface(worker, association, link, entropy(16)).encode()
         self._binding = exporter
         self._held = b""
 

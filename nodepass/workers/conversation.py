@@ -1,0 +1,129 @@
+"""Messages between a parent and a worker, with descriptors: whole ones, in order, never waited for.
+
+It is a Unix socket that keeps the bounds of messages (``SOCK_SEQPACKET``).
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from twisted.internet.interfaces import IReadWriteDescriptor
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+__all__ = ["Conversation"]
+
+#: Longest message, bytes: the largest is a configuration, whose 255 targets take half of it.
+LONGEST = 128 * 1024
+#: Descriptors that one message may bring; none of ours brings more than the first, with three.
+MOST_FILES = 4
+#: Messages heard before other sockets have their turn.
+BATCH = 64
+#: Bytes asked of the system for messages under way: enough for the log lines of a busy moment.
+BUFFER = 1024 * 1024
+
+
+@implementer(IReadWriteDescriptor)
+class Conversation:
+    """One end of it.
+
+    :param heard: called with each message and its descriptors, which are the listener's to close.
+    :param lost: called once when the other end is gone.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        sock: socket.socket,
+        heard: Callable[[bytes, list[int]], None],
+        lost: Callable[[], None],
+    ) -> None:
+        self._reactor = reactor
+        self._socket: socket.socket | None = sock
+        self._heard = heard
+        self._lost = lost
+        self._waiting: deque[tuple[bytes, tuple[int, ...]]] = deque()
+        #: Bytes that wait to be sent.
+        self.backlog = 0
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
+        reactor.addReader(self)
+
+    def send(self, message: bytes, files: Sequence[int] = ()) -> None:
+        """Send a message, now or when there is room; its descriptors must stay open until then."""
+        if self._socket is None or (not self._waiting and self._put(message, files)):
+            return
+        self._waiting.append((message, tuple(files)))
+        self.backlog += len(message)
+        if len(self._waiting) == 1:
+            self._reactor.addWriter(self)
+
+    def offer(self, message: bytes, files: Sequence[int]) -> bool:
+        """Send a message if there is room now; whether it was sent."""
+        return self._socket is not None and not self._waiting and self._put(message, files)
+
+    def close(self) -> None:
+        """End it; nobody is told."""
+        sock, self._socket = self._socket, None
+        if sock is not None:
+            self._reactor.removeReader(self)
+            self._reactor.removeWriter(self)
+            self._waiting.clear()
+            sock.close()
+
+    def _put(self, message: bytes, files: Sequence[int]) -> bool:
+        assert self._socket is not None
+        try:
+            if files:
+                socket.send_fds(self._socket, [message], files)
+            else:
+                self._socket.send(message)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass  # the other end is gone, which reading tells
+        return True
+
+    # IReadWriteDescriptor
+
+    def fileno(self) -> int:
+        return -1 if self._socket is None else self._socket.fileno()
+
+    def doRead(self) -> None:
+        for _ in range(BATCH):
+            if self._socket is None:
+                return
+            try:
+                message, files, _, _ = socket.recv_fds(
+                    self._socket, LONGEST, MOST_FILES, socket.MSG_CMSG_CLOEXEC
+                )
+            except BlockingIOError:
+                return
+            except OSError:
+                message, files = b"", []
+            if not message:
+                self.close()
+                self._lost()
+                return
+            self._heard(message, files)
+
+    def doWrite(self) -> None:
+        while self._waiting:
+            message, files = self._waiting[0]
+            if not self._put(message, files):
+                return
+            self._waiting.popleft()
+            self.backlog -= len(message)
+        self._reactor.removeWriter(self)
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The reactor gives it up."""
+        if self._socket is not None:
+            self.close()
+            self._lost()
+
+    def logPrefix(self) -> str:
+        return "workers"

@@ -1,0 +1,240 @@
+"""The roles as a worker runs them: sockets come from the parent, and news of peers go to it."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
+
+from attrs import frozen
+
+from nodepass.address import Address
+from nodepass.config import Mode, ServerConfig
+from nodepass.meter import Stats
+from nodepass.roles.client import ClientRole
+from nodepass.roles.forward import ForwardRole
+from nodepass.roles.role import Role
+from nodepass.roles.server import ServerRole
+from nodepass.roles.visitors import Destination, VisitorPorts
+from nodepass.wire import Peer
+from nodepass.wire.native.peer import NativePeer
+
+from .board import Row
+from .messages import Guess, News, ToParent, Visit
+
+if TYPE_CHECKING:
+    from nodepass.roles.instance import Instance
+
+__all__ = ["Desk", "WorkerRole", "role_class"]
+
+#: Seconds between two looks at the counters while there is something to count: what a worker that
+#: is killed has counted since the last one is lost.
+COUNT_INTERVAL = 0.1
+
+
+class _Visitors(VisitorPorts):
+    """The ports for visitors, on sockets that the parent has bound.
+
+    :param wanted: tells the parent whether they are wanted.
+    """
+
+    def __init__(
+        self,
+        instance: Instance,
+        address: Address,
+        destination: Destination,
+        *,
+        opened: Callable[[], None],
+        wanted: Callable[[bool], None],
+    ) -> None:
+        super().__init__(instance, address, destination, opened=opened, failed=lambda error: None)
+        self._wanted = wanted
+        self._asked = False
+
+    def bind(self) -> None:
+        """Nothing: the parent does so."""
+
+    def start(self) -> None:
+        """Ask for the sockets."""
+        if not self._asked:
+            self._asked = True
+            self._wanted(True)
+
+    def stop(self) -> Any:
+        if self._asked:
+            self._asked = False
+            self._wanted(False)
+        return super().stop()
+
+    def take(self, tcp: socket.socket, udp: socket.socket) -> None:
+        """The sockets have come."""
+        if not self._asked or self._tcp is not None:
+            tcp.close()
+            udp.close()
+            return
+        relay, buffer = self._instance.relay, self._instance.tuning.udp_buffer
+        self._tcp = relay.accept_on(tcp, self._accepted)
+        self._udp = relay.receive_on(udp, self, buffer)
+        self._opened()
+
+
+@frozen
+class Desk:
+    """A worker's place among the others.
+
+    :ivar number: which one it is, from 0.
+    :ivar count: how many there are.
+    :ivar row: its row of the board.
+    :ivar tell: says something to the parent.
+    """
+
+    number: int
+    count: int
+    row: Row
+    tell: Callable[[ToParent], None]
+
+
+class WorkerRole(Role):
+    """What the roles of workers have in common; mixed into each."""
+
+    visitors: VisitorPorts
+
+    def __init__(self, desk: Desk, *arguments: Any, **more: Any) -> None:
+        # Before all else: the role's own constructor asks for them.
+        self.worker, self.workers = desk.number, desk.count
+        self.tell, self.row = desk.tell, desk.row
+        self._numbers: dict[Peer, int] = {}  # what the parent knows peers by
+        self._last_number = 0
+        super().__init__(*arguments, **more)
+
+    def take_visitors(self, tcp: socket.socket, udp: socket.socket) -> None:
+        """The parent has sent the sockets for visitors."""
+        cast(_Visitors, self.visitors).take(tcp, udp)
+
+    def take_link(self, sock: socket.socket) -> None:
+        """The parent has sent a connection to the tunnel port."""
+        sock.close()
+
+    def guess(self, host: str) -> None:
+        """Another worker has met a wrong guess at the key."""
+
+    def keep_counting(self) -> None:
+        """Write the counters down again and again."""
+        self.row.write(self.stats)
+        self.instance.reactor.callLater(COUNT_INTERVAL, self.keep_counting)
+
+    def visitor_ports(
+        self, address: Address, destination: Destination, opened: Callable[[], None]
+    ) -> VisitorPorts:
+        return _Visitors(
+            self.instance,
+            address,
+            destination,
+            opened=opened,
+            wanted=lambda wanted: self.tell(Visit(wanted)),
+        )
+
+    def report(self, stats: Stats) -> None:
+        self.row.write(stats)
+
+    def say_stopping(self, sessions: int) -> None:
+        """Nothing: the parent says it of all workers."""
+
+    def news(self, what: str, peer: Peer, words: str = "") -> None:
+        """Tell the parent of a peer."""
+        number = self._numbers.get(peer)
+        if number is None:
+            self._last_number += 1
+            number = self._numbers[peer] = self._last_number
+        self.tell(News(what, number, *self.process(peer), peer.name, words))
+        if what == "left":
+            del self._numbers[peer]
+        self.row.write(self.stats)
+
+    def process(self, peer: Peer) -> tuple[str, int]:
+        """Which process a peer is: its node, and which of that node's workers."""
+        raise NotImplementedError
+
+
+class WorkerForward(WorkerRole, ForwardRole):
+    """A plain forwarder's worker."""
+
+    def say_checkpoint(self) -> None:
+        if self.worker == 0:
+            super().say_checkpoint()  # it measures how far the target is: once is enough
+        else:
+            self.report(self.stats)
+
+
+class WorkerServer(WorkerRole, ServerRole):
+    """A server's worker."""
+
+    def take_link(self, sock: socket.socket) -> None:
+        with sock:
+            if not self._stopping:
+                self.instance.reactor.adoptStreamConnection(  # type: ignore[attr-defined]
+                    sock.fileno(), sock.family, self.tunnel_factory()
+                )
+
+    def guess(self, host: str) -> None:
+        if self.acceptor is not None:
+            self.acceptor.guessed(host)
+
+    def guessed(self, host: str) -> None:
+        self.tell(Guess(host))
+
+    def _bind_tunnel(self) -> None:
+        """Nothing: the parent does so."""
+
+    def process(self, peer: Peer) -> tuple[str, int]:
+        assert isinstance(peer, NativePeer)
+        return peer.node.hex(), peer.worker
+
+    def lost(self, peer: Peer) -> None:
+        super().lost(peer)
+        self.news("lost", peer)
+
+    def say_joined(self, peer: Peer, again: str = "") -> None:
+        self.news("returned" if again else "joined", peer, self.words)
+
+    def left(self, peer: Peer) -> None:
+        super().left(peer)
+        self.news("left", peer)
+
+    def say_left(self, peer: Peer) -> None:
+        """Nothing: `left` tells the parent."""
+
+
+class WorkerClient(WorkerRole, ClientRole):
+    """A client's worker."""
+
+    def process(self, peer: Peer) -> tuple[str, int]:
+        return "server", self._connector_of(peer).terms.server_worker
+
+    def _here(self, peer: Peer, again: str) -> None:
+        super()._here(peer, again)
+        self.news("returned" if again else "joined", peer, self.words(peer))
+
+    def lost(self, peer: Peer) -> None:
+        super().lost(peer)
+        self.news("lost", peer)
+
+    def left(self, peer: Peer) -> None:
+        super().left(peer)
+        self.news("left", peer)
+
+    def say_joined(self, peer: Peer, again: str = "") -> None:
+        """Nothing: the parent hears of each."""
+
+    def say_restarting(self) -> None:
+        """Nothing: the parent says it when no worker has a server."""
+
+    def say_left(self, peer: Peer) -> None:
+        """Nothing: `left` tells the parent."""
+
+
+def role_class(config: Any) -> type[Any]:
+    """The class that runs a configuration, whose mode is decided."""
+    if isinstance(config, ServerConfig):
+        return WorkerServer
+    return WorkerClient if config.mode is Mode.TWO else WorkerForward
