@@ -286,7 +286,7 @@ class RoleService(Service):
         if config.workers != 1:
             from nodepass.workers.choice import worker_count
 
-            count, missing = worker_count(config.workers, reactor)
+            count, missing = worker_count(config, reactor)
             if missing:
                 log.warn("parameter workers: one process is used, as {why}", why=missing)
             if count > 1:

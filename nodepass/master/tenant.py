@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+from attrs import evolve
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
@@ -113,6 +114,9 @@ class Tenant:
         if service is None:
             config = parse_url(self._url)
             assert not isinstance(config, MasterConfig)  # the master has seen to that
+            if config.workers != 1:
+                ignored = "parameter workers: ignored, a master's instances share its own workers"
+                config = evolve(config, workers=1, warnings=(*config.warnings, ignored))
             service = self._service = RoleService(
                 config,
                 tuning=self._tuning,

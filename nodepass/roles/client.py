@@ -24,6 +24,7 @@ from nodepass.wire.native.tags import associations, partners
 
 from .carrier import Carrier
 from .instance import Limits
+from .register import Change
 from .role import Role, closed
 from .targets import TargetDialer
 
@@ -76,7 +77,7 @@ class ClientRole(Role):
             worker=self.worker,
             server_worker=server_worker,
             leads=server_worker == self.worker,
-            elsewhere=lambda: bool(self.present),
+            elsewhere=lambda: bool(self.register.count),
         )
 
     def _dial(
@@ -187,10 +188,10 @@ class ClientRole(Role):
         """A worker of the server is there; that is told once, and after each loss that was told."""
         connector = self._connector_of(peer)
         number = connector.terms.server_worker
-        if not self.present or number in self._missed:
+        change = self.note("returned" if again else "joined", peer)
+        if change is not Change.NOTHING or number in self._missed:
             self.say_joined(peer, again)
         self._missed.discard(number)
-        self.present.add(peer)
         if connector is self.connector and not self._stopping:
             self._spread()
 
@@ -210,19 +211,18 @@ class ClientRole(Role):
     def lost(self, peer: Peer) -> None:
         connector = self._connector_of(peer)
         self._missed.add(connector.terms.server_worker)
-        self.present.discard(peer)
-        if not self.present:
+        if self.note("lost", peer) is Change.LOST:
             self.say_restarting()
         connector.control_lost()
 
     def left(self, peer: Peer) -> None:
-        self.present.discard(peer)
+        gone = self.note("left", peer) is Change.LEFT and not self._stopping
         self.carrier.remove(peer)
         self.departed(peer)
-        if not self._stopping and not self.present:
+        if gone:
             self.say_left(peer)
         self._connector_of(peer).control_lost()
-        if not self._stopping and not self.present:
+        if gone:
             self.say_checkpoint()
 
     def available(self, peer: Peer) -> None:

@@ -20,13 +20,14 @@ from nodepass.tuning import Tuning
 from nodepass.wire import Peer
 
 from .instance import Instance, Limits
+from .register import Change, Register
 from .visitors import Destination, VisitorPorts
 
 
 class Role:
     """A role from start to stop. Subclasses say what is bound, joined and dialed.
 
-    :ivar present: the peers whose control link is there.
+    :ivar register: which nodes are there.
     :param ready: called when the role can serve, and again at later joins.
     :param failed: called once when it never can.
     :param limits: made from the configuration unless given.
@@ -49,7 +50,7 @@ class Role:
         self.failed = failed
         self._checkpoint: IDelayedCall | None = None
         self._reload_timer: IDelayedCall | None = None
-        self.present: set[Peer] = set()
+        self.register = Register()
         self._departed: set[Peer] = set()  # peers that left, while something of them lingers
 
     # For the service.
@@ -115,7 +116,7 @@ class Role:
             mode=self.mode.value,
             ping=self.ping(),
             pool=sum(peer.idle for peer in self.peers),
-            peers=len(self.present),
+            peers=self.register.count,
             tcps=slots.tcp,
             udps=slots.udp,
             tcp_rx=meter.tcp_rx,
@@ -140,6 +141,10 @@ class Role:
         """Read certificate files again each `NP_RELOAD_INTERVAL`, until the role stops."""
         interval = self.instance.tuning.reload_interval
         self._reload_timer = self.instance.reactor.callLater(interval, self._reload_due)
+
+    def note(self, what: str, peer: Peer) -> Change:
+        """What has become of a peer: "joined", "returned", "lost" or "left"."""
+        return self.register.note(self.worker, peer, what, peer.origin, peer.name)
 
     def departed(self, peer: Peer) -> None:
         """A peer has left: what lingers of it is cut when this role stops."""

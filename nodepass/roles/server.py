@@ -28,6 +28,7 @@ from nodepass.wire.native.peer import peer_settings
 
 from .carrier import Carrier
 from .instance import Limits
+from .register import Change
 from .role import Role, closed
 from .targets import TargetDialer
 from .visitors import fatal, why
@@ -269,25 +270,25 @@ class ServerRole(Role):
     # Host
 
     def joined(self, peer: Peer) -> None:
-        self.present.add(peer)
         self.carrier.add(peer)
-        self.say_joined(peer)
+        if self.note("joined", peer) is Change.JOINED:
+            self.say_joined(peer)
         self._check_ready()
 
     def returned(self, peer: Peer) -> None:
-        self.present.add(peer)
-        self.say_joined(peer, again=" again")
+        if self.note("returned", peer) is Change.RETURNED:
+            self.say_joined(peer, again=" again")
         self.carrier.available()
 
     def lost(self, peer: Peer) -> None:
-        self.present.discard(peer)  # its sessions live on; the peer has logged it
+        self.note("lost", peer)  # its sessions live on; the peer has logged it
 
     def left(self, peer: Peer) -> None:
         assert self.acceptor is not None
-        self.present.discard(peer)
+        change = self.note("left", peer)
         self.carrier.remove(peer)
         self.departed(peer)
-        if not self._stopping:
+        if change is Change.LEFT and not self._stopping:
             self.say_left(peer)
         if not self.acceptor.peers and not self._stopping:
             self.say_checkpoint()
@@ -309,7 +310,7 @@ class ServerRole(Role):
     def say_left(self, peer: Peer) -> None:
         """Say that a client is gone for good."""
         self.log.info(
-            "client {peer} is gone; clients: {count}", peer=peer.name, count=len(self.present)
+            "client {peer} is gone; clients: {count}", peer=peer.name, count=self.register.count
         )
 
     def say_joined(self, peer: Peer, again: str = "") -> None:
@@ -319,7 +320,7 @@ class ServerRole(Role):
             again=again,
             peer=peer.name,
             words=self.words,
-            count=len(self.present),
+            count=self.register.count,
         )
 
     @property

@@ -45,6 +45,10 @@ class Peer(Protocol):
         """Host name or address, fit for a log line."""
 
     @property
+    def origin(self) -> tuple[str, int]:
+        """The other node, and which of its worker processes: several peers may be one node."""
+
+    @property
     def targets(self) -> str:
         """What the peer says it dials, fit for a log line."""
 

@@ -9,25 +9,24 @@ from typing import Any
 
 from twisted.internet.interfaces import IReactorFDSet
 
+from nodepass.config import ClientConfig, ServerConfig
 from nodepass.parameters import AUTO
 
 __all__ = ["worker_count"]
 
 
-def worker_count(asked: int | str, reactor: Any) -> tuple[int, str]:
-    """The number of workers, and what is missing where several were asked for and can't be.
-
-    :param asked: the value of `workers`.
-    """
+def worker_count(config: ServerConfig | ClientConfig, reactor: Any) -> tuple[int, str]:
+    """The number of workers, and what is missing where several were asked for and can't be."""
+    asked = config.workers
     if asked == 1:
         return 1, ""
-    missing = _missing(reactor)
+    missing = _missing(config, reactor)
     if missing:
         return 1, missing
     return (len(os.sched_getaffinity(0)) if asked == AUTO else int(asked)), ""
 
 
-def _missing(reactor: Any) -> str:
+def _missing(config: ServerConfig | ClientConfig, reactor: Any) -> str:
     if sys.platform != "linux":
         return "it needs Linux"
     for name, has in (
@@ -39,4 +38,6 @@ def _missing(reactor: Any) -> str:
             return f"this Python was built without {name}"
     if not IReactorFDSet.providedBy(reactor):
         return "the reactor can't watch descriptors"
+    if isinstance(config, ServerConfig) and not config.key:
+        return "a server without a key serves one client at a time; set a key on both ends"
     return ""

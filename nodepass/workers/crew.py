@@ -21,6 +21,7 @@ from nodepass.meter import Stats
 from nodepass.reactor import IReactor
 from nodepass.relay.stream import Channel, Stream
 from nodepass.roles.instance import MEGABIT, Instance
+from nodepass.roles.register import Change, Register
 from nodepass.roles.visitors import VisitorPorts, fatal, why
 from nodepass.tuning import Tuning
 from nodepass.wire import Opening
@@ -51,7 +52,6 @@ from .messages import (
 )
 from .ports import SharedPorts, tunnel_socket
 from .rates import RateShares
-from .register import Change, Register
 from .slots import SlotPool
 from .work import Work
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from attrs import define
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from nodepass.rate import ROUND_SECONDS, RateLimiter, TokenBucket
+from nodepass.rate import ROUND_SECONDS, RateLimiter, TokenBucket, Waiter
 
 __all__ = ["CHUNK_SECONDS", "LeasedLimiter", "RateShares"]
 
@@ -45,11 +45,12 @@ class RateShares:
         self._bucket = TokenBucket(bits_per_second / 8, clock.seconds())
         self._requests: dict[int, _Request] = {}
         self._timer: IDelayedCall | None = None
+        self._serving = False
 
     def want(self, worker: int, size: float, sessions: int) -> None:
         """A worker wants so many bytes for so many sessions that wait."""
         self._requests[worker] = _Request(size, max(1, sessions))
-        if self._timer is None:
+        if self._timer is None and not self._serving:
             self._serve()
 
     def forget(self, worker: int) -> None:
@@ -71,7 +72,9 @@ class RateShares:
         due = min(chunk, sum(request.size for request in self._requests.values()))
         balance = self._bucket.balance(self._clock.seconds())
         if balance >= due - 1e-6:
+            self._serving = True
             self._share(balance)
+            self._serving = False
         if self._requests:
             missing = max(0.0, due - self._bucket.balance(self._clock.seconds()))
             self._timer = self._clock.callLater(
@@ -137,6 +140,12 @@ class LeasedLimiter(RateLimiter):
         self._want = want
         self._outstanding = 0.0
         self._weight = 0
+        self._most = 0  # that have waited at a time since it asked last
+
+    def wait(self, resume: Callable[[], object]) -> Waiter:
+        waiter = super().wait(resume)
+        self._most = max(self._most, len(self._waiting))
+        return waiter
 
     def spend(self, size: int) -> None:
         super().spend(size)
@@ -152,12 +161,13 @@ class LeasedLimiter(RateLimiter):
 
     def _look(self) -> None:
         """Ask for more, soon enough, and again when others have come to wait."""
-        missing = self._chunk - self._bucket.balance(0.0)
-        if missing < self._chunk / 2:
-            return
-        if self._outstanding < 1.0 or len(self._waiting) > 2 * self._weight:
+        # With sessions that wait it wants its share of the next chunk, however large that is.
+        wanted = 2 * self._chunk if self._waiting else self._chunk
+        missing = wanted - self._bucket.balance(0.0)
+        unasked = missing - self._outstanding
+        if unasked >= self._chunk / 2 or (missing > 0 and len(self._waiting) > 2 * self._weight):
             self._outstanding = missing
-            self._weight = max(1, len(self._waiting))
+            self._weight, self._most = max(1, self._most), len(self._waiting)
             self._want(missing, self._weight)
 
     def _schedule(self) -> None:

@@ -13,11 +13,11 @@ from nodepass.config import Mode, ServerConfig
 from nodepass.meter import Stats
 from nodepass.roles.client import ClientRole
 from nodepass.roles.forward import ForwardRole
+from nodepass.roles.register import Change
 from nodepass.roles.role import Role
 from nodepass.roles.server import ServerRole
 from nodepass.roles.visitors import Destination, VisitorPorts
 from nodepass.wire import Peer
-from nodepass.wire.native.peer import NativePeer
 
 from .board import Row
 from .messages import Guess, News, ToParent, Visit
@@ -140,20 +140,21 @@ class WorkerRole(Role):
     def say_stopping(self, sessions: int) -> None:
         """Nothing: the parent says it of all workers."""
 
-    def news(self, what: str, peer: Peer, words: str = "") -> None:
-        """Tell the parent of a peer."""
+    def note(self, what: str, peer: Peer) -> Change:
+        change = super().note(what, peer)
         number = self._numbers.get(peer)
         if number is None:
             self._last_number += 1
             number = self._numbers[peer] = self._last_number
-        self.tell(News(what, number, *self.process(peer), peer.name, words))
+        self.tell(News(what, number, *peer.origin, peer.name, self.words_of(peer)))
         if what == "left":
             del self._numbers[peer]
         self.row.write(self.stats)
+        return change
 
-    def process(self, peer: Peer) -> tuple[str, int]:
-        """Which process a peer is: its node, and which of that node's workers."""
-        raise NotImplementedError
+    def words_of(self, peer: Peer) -> str:
+        """How the tunnel to a peer is, for log lines."""
+        return ""
 
 
 class WorkerForward(WorkerRole, ForwardRole):
@@ -186,51 +187,30 @@ class WorkerServer(WorkerRole, ServerRole):
     def _bind_tunnel(self) -> None:
         """Nothing: the parent does so."""
 
-    def process(self, peer: Peer) -> tuple[str, int]:
-        assert isinstance(peer, NativePeer)
-        return peer.node.hex(), peer.worker
-
-    def lost(self, peer: Peer) -> None:
-        super().lost(peer)
-        self.news("lost", peer)
+    def words_of(self, peer: Peer) -> str:
+        return self.words
 
     def say_joined(self, peer: Peer, again: str = "") -> None:
-        self.news("returned" if again else "joined", peer, self.words)
-
-    def left(self, peer: Peer) -> None:
-        super().left(peer)
-        self.news("left", peer)
+        """Nothing: the parent says it of all workers."""
 
     def say_left(self, peer: Peer) -> None:
-        """Nothing: `left` tells the parent."""
+        """Nothing, likewise."""
 
 
 class WorkerClient(WorkerRole, ClientRole):
     """A client's worker."""
 
-    def process(self, peer: Peer) -> tuple[str, int]:
-        return "server", self._connector_of(peer).terms.server_worker
-
-    def _here(self, peer: Peer, again: str) -> None:
-        super()._here(peer, again)
-        self.news("returned" if again else "joined", peer, self.words(peer))
-
-    def lost(self, peer: Peer) -> None:
-        super().lost(peer)
-        self.news("lost", peer)
-
-    def left(self, peer: Peer) -> None:
-        super().left(peer)
-        self.news("left", peer)
+    def words_of(self, peer: Peer) -> str:
+        return self.words(peer)
 
     def say_joined(self, peer: Peer, again: str = "") -> None:
-        """Nothing: the parent hears of each."""
+        """Nothing: the parent says it of all workers."""
 
     def say_restarting(self) -> None:
-        """Nothing: the parent says it when no worker has a server."""
+        """Nothing, likewise."""
 
     def say_left(self, peer: Peer) -> None:
-        """Nothing: `left` tells the parent."""
+        """Nothing, likewise."""
 
 
 def role_class(config: Any) -> type[Any]:

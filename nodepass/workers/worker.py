@@ -96,6 +96,7 @@ class Worker:
         self._role: WorkerRole | None = None
         self._limiters: list[LeasedLimiter] = []
         self._ready = False
+        self._log = Log(Level.ERROR)
 
     def tell(self, message: ToParent) -> None:
         """Say something to the parent."""
@@ -190,7 +191,7 @@ class Worker:
         await role.stop()
 
     def _complain(self, failure: Failure) -> None:
-        Log(Level.ERROR).failure("a worker failed to stop", failure)
+        self._log.failure("a worker failed to stop", failure)
 
 
 @implementer(ILogObserver)

@@ -97,9 +97,9 @@ def test_all_parameters_of_a_server() -> None:
     """Each parameter of a server reaches its field."""
     config = server(
         "server://secret@0.0.0.0:1/t:2?log=event&tls=2&crt=/c.pem&key=/k.pem&max=7&mode=2"
-        "&read=1h30m&rate=100&slot=0&proxy=1&wire=any&workers=1"
+        "&read=1h30m&rate=100&slot=0&proxy=1&wire=any&workers=4"
     )
-    assert config.key == "secret"
+    assert (config.key, config.workers) == ("secret", 4)
     assert (config.log, config.tls, config.mode) == (Level.EVENT, TLSLevel.FILES, Mode.TWO)
     assert (config.crt, config.key_file, config.max) == ("/c.pem", "/k.pem", 7)
     assert (config.read, config.rate, config.slot, config.proxy) == (5400.0, 100, 0, True)
@@ -244,7 +244,7 @@ def test_bad_target_lists() -> None:
         ),
         (
             "server://:1/t:2?workers=0",
-            "workers=0: accepted: auto, or an integer from 1 to 1000000",
+            "workers=0: accepted: auto, or an integer from 1 to 1024",
         ),
         (
             "server://:1/t:2?tls=2",
@@ -405,11 +405,7 @@ def test_empty_values_count_as_absent() -> None:
             "client://:1/t:2?oldkey=hush",
             ("parameter oldkey: ignored, this version speaks native alone",),
         ),
-        (
-            "client://:1/t:2?workers=auto",
-            ("parameter workers: ignored, this version runs one process",),
-        ),
-        ("client://:1/t:2?workers=1", ()),
+        ("client://:1/t:2?workers=auto", ()),
     ],
 )
 def test_warnings(url: str, warnings: tuple[str, ...]) -> None:
@@ -485,7 +481,7 @@ def test_effective_url() -> None:
     )
     assert parse_url("client://h:1/t:2?tls=1&workers=auto&wire=any").effective_url() == (
         "client://h:1/t:2?log=info&tls=1&min=8&mode=0&read=1h&rate=0&slot=65536"
-        "&proxy=0&wire=native&workers=1"
+        "&proxy=0&wire=native&workers=auto"
     )
 
 

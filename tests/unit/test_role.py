@@ -33,6 +33,7 @@ class FakePeer:
     idle = 3
     ping = 0.25
     closed = False
+    origin = ("the other", 0)
 
     def close(self, *_: Any, **__: Any) -> Deferred[None]:
         return Deferred()

@@ -300,6 +300,7 @@ class NativeConnector:
             association=welcome.association,
             secrets=secrets,
             address=str(Address(address.host, address.port)),
+            worker=self.terms.server_worker,
             minimum=self.terms.minimum,
             maximum=min(max(1, answer.maximum), MAX_IDLE),
             make_links=self._maker.make,

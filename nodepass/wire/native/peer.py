@@ -136,6 +136,11 @@ class NativePeer:
     # What a role sees.
 
     @property
+    def origin(self) -> tuple[str, int]:
+        """The node, and which of its worker processes."""
+        return self.node.hex(), self.worker
+
+    @property
     def sessions(self) -> int:
         """TCP sessions and flows under way."""
         return self.links.sessions

@@ -54,6 +54,10 @@ def associations(clients: int, servers: int) -> int:
 
 
 def _pairs(clients: int, servers: int) -> Iterable[tuple[int, int]]:
+    """Server's and client's worker: each of the larger end has two of the smaller one's."""
     for number in range(max(clients, servers)):
-        yield number % servers, number % clients
-        yield number % servers, (number + 1) % clients
+        for other in (number, number + 1):
+            if servers > clients:
+                yield number, other % clients
+            else:
+                yield other % servers, number

@@ -38,7 +38,7 @@ class Register:
     """The associations of all workers."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[int, int], _Association] = {}
+        self._known: dict[tuple[int, object], _Association] = {}
 
     @property
     def count(self) -> int:
@@ -50,20 +50,22 @@ class Register:
         """Whether no association is left, with a control link or without."""
         return not self._known
 
-    def note(self, ours: int, peer: int, what: str, process: tuple[str, int], name: str) -> Change:
-        """One of our workers has news of a peer.
+    def note(
+        self, ours: int, peer: object, what: str, origin: tuple[str, int], name: str
+    ) -> Change:
+        """There is news of a peer.
 
-        :param ours: which of ours.
-        :param peer: the number that it gave the association.
+        :param ours: which of our workers it is the peer of.
+        :param peer: what that worker knows it by.
         :param what: "joined", "returned", "lost" or "left".
-        :param process: the other node, and which of its workers.
+        :param origin: the other node, and which of its workers.
         :param name: the node's, for log lines.
         """
         before, nodes = self.count, self._nodes
         if what == "left":
             self._known.pop((ours, peer), None)
             return Change.LEFT if self._nodes < nodes else Change.NOTHING
-        self._known[ours, peer] = _Association(*process, name, what != "lost")
+        self._known[ours, peer] = _Association(*origin, name, what != "lost")
         if self.count > before:
             return Change.RETURNED if what == "returned" else Change.JOINED
         return Change.LOST if self.count < before else Change.NOTHING

@@ -1,0 +1,59 @@
+"""What a parent makes of what its workers say: joins by node, lines once."""
+
+from __future__ import annotations
+
+from nodepass.roles.register import Change, Register
+from nodepass.workers.chorus import SAME_NEWS, Chorus
+
+
+def test_a_node_of_many_processes_is_one_node() -> None:
+    """It is there with its first association, lost with the last control link, gone with all."""
+    register = Register()
+    pairs = [(ours, theirs) for ours in range(2) for theirs in range(2)]
+
+    def all_(what: str) -> list[Change]:
+        return [register.note(ours, theirs, what, ("node", theirs), "n") for ours, theirs in pairs]
+
+    nothing = Change.NOTHING
+    assert all_("joined") == [Change.JOINED, nothing, nothing, nothing]
+    assert register.count == 1
+    assert all_("lost") == [nothing, nothing, nothing, Change.LOST]
+    assert (register.count, register.empty) == (0, False)
+    assert all_("returned") == [Change.RETURNED, nothing, nothing, nothing]
+    assert all_("left") == [nothing, nothing, nothing, Change.LEFT]
+    assert (register.count, register.empty) == (0, True)
+
+
+def test_nodes_that_look_alike_are_told_apart() -> None:
+    """Two processes that run one URL are two nodes, though they name the same."""
+    register = Register()
+    origin = ("node", 0)
+    assert register.note(0, "one", "joined", origin, "n") is Change.JOINED
+    assert register.note(1, "one", "joined", origin, "n") is Change.NOTHING
+    assert register.note(0, "two", "joined", origin, "n") is Change.JOINED
+    assert register.note(1, "two", "joined", origin, "n") is Change.NOTHING
+    assert register.count == 2
+    assert register.note(0, "one", "left", origin, "n") is Change.NOTHING
+    assert register.note(1, "one", "left", origin, "n") is Change.LEFT
+    assert register.count == 1
+
+
+def test_the_peers_of_a_dead_worker_are_forgotten() -> None:
+    """Nodes that other workers are joined with stay; the others are named."""
+    register = Register()
+    register.note(0, 1, "joined", ("both", 0), "two of us")
+    register.note(1, 1, "joined", ("both", 0), "two of us")
+    register.note(1, 2, "joined", ("one", 0), "only one")
+    assert register.forget(1) == ["only one"]
+    assert register.count == 1
+
+
+def test_what_all_say_is_one_line() -> None:
+    """Once from each is one line; twice from one is two; late is news again."""
+    chorus = Chorus()
+    assert chorus.is_news(0, "it rains", 0.0)
+    assert not chorus.is_news(1, "it rains", 1.0)
+    assert chorus.is_news(1, "it snows", 1.0)
+    assert chorus.is_news(0, "it rains", 2.0)
+    assert not chorus.is_news(1, "it rains", 3.0)
+    assert chorus.is_news(2, "it rains", 2.0 + SAME_NEWS)
