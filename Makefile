@@ -9,6 +9,9 @@ STAMP := $(VENV)/.installed
 # What every relay has to do alike; the rest of the scenarios runs on the one that the system has.
 RELAYED := $(patsubst %,tests/scenarios/test_%.py,first_byte tcp_bytes tcp_endings tcp_stalled tcp_dialing)
 
+# Of mixed load in `make soak`.
+MINUTES ?= 10
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo test soak lint types docs bench bench-growth bench-latency bench-master dist check-install clean
 
@@ -25,12 +28,13 @@ test: $(STAMP) ## the whole test suite; ARGS="-k name" for a part of it
 	$(BIN)/python -m pytest -p twisted tests/scenarios $(ARGS)
 	NP_RELAY=portable $(BIN)/python -m pytest -p twisted $(RELAYED) $(ARGS)
 
-soak: $(STAMP) ## the long forms of tests: 20,000 sessions, rates over ten seconds, floods of 10,000
+soak: $(STAMP) ## the long forms of tests: 20,000 sessions, floods of 10,000; mixed load, an hour by MINUTES=60
 	NP_TEST_SESSIONS=20000 NP_TEST_RATE_SECONDS=10 $(BIN)/python -m pytest -p twisted \
 	  tests/scenarios/test_tcp_churn.py tests/scenarios/test_tcp_rate.py $(ARGS)
 	NP_TEST_FLOOD=10000 $(BIN)/python -m pytest -p twisted \
 	  tests/scenarios/test_master_floods.py $(ARGS)
 	NP_TEST_EXAMPLES=200 $(BIN)/python -m pytest tests/integration/test_master_openapi.py $(ARGS)
+	$(BIN)/python -m benchmarks.soak --minutes $(MINUTES)
 
 lint: $(STAMP) ## style and common mistakes
 	$(BIN)/ruff check .

@@ -41,6 +41,7 @@ class Pair:
     :param directory: for what they print.
     :param target: `host:port`, for the end that dials.
     :param flow: `-`: visitors come to the server; `+`: to the client.
+    :param more: further parameters for both, such as `workers=2`.
     :param wraps: where to run the visitors' end and the target's.
     :param host: where the server listens for the client.
     :ivar visit: where visitors connect.
@@ -54,6 +55,7 @@ class Pair:
         *,
         flow: str,
         tls: int,
+        more: str = "",
         wraps: tuple[Wrap, Wrap] = (tuple, tuple),
         host: str = "127.0.0.1",
     ) -> None:
@@ -66,10 +68,14 @@ class Pair:
         mode = 1 if flow == "-" else 2
         try:
             server = self._run(
-                "server", to_server, f"server://{key}@{host}:0/{at_server}?mode={mode}&tls={tls}"
+                "server",
+                to_server,
+                f"server://{key}@{host}:0/{at_server}?mode={mode}&tls={tls}&{more}",
             )
             tunnel = server.wait_for(r"listening for clients on (\S+:\d+)")
-            client = self._run("client", to_client, f"client://{key}@{tunnel}/{at_client}?mode=2")
+            client = self._run(
+                "client", to_client, f"client://{key}@{tunnel}/{at_client}?mode=2&{more}"
+            )
             client.wait_for("(tunnel established)")
             visited = server if flow == "-" else client
             visit = visited.wait_for(r"listening for visitors on (\S+:\d+)")
