@@ -179,7 +179,7 @@ class Server:
         settings = PeerSettings(
             clock=net, log=log, watch=HangupWatch(net), host=self.host,  # type: ignore[arg-type]
             takes=flow is Flow.REVERSE, report_interval=INTERVAL, adoption=ADOPTION,
-            about=About(name="the server"),
+            about=About(name="the server"), soon=lambda call: call(),
         )  # fmt: skip
         terms = ServerTerms(
             key=key, flow=flow, tls=tls, maximum=maximum, pin=lambda: self.identity.pin
@@ -219,7 +219,7 @@ class Client:
             return PeerSettings(
                 clock=net, log=log, watch=HangupWatch(net), host=self.host,  # type: ignore[arg-type]
                 takes=flow is Flow.FORWARD, report_interval=INTERVAL, adoption=ADOPTION,
-                about=About(name="the client"),
+                about=About(name="the client"), soon=lambda call: call(),
             )  # fmt: skip
 
         def dial(hosts: Sequence[str], port: int, factory: Any) -> Deferred[Any]:

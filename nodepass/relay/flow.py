@@ -44,23 +44,29 @@ class _Side:
         self.queue = None if limiter is None else PacedQueue(limiter)
         self.delayed = 0
 
-    def datagram(self, data: bytes) -> None:
-        self.flow.moved(self, data)
+    def datagrams(self, batch: list[bytes]) -> None:
+        size = sum(map(len, batch))
+        self.flow.moved(self, size)
         if self.queue is None:
-            self._pass_on(data)
-            return
-        cost = len(data) + DELAYED_OVERHEAD
+            self._pass_on(batch, size)
+        else:
+            for data in batch:
+                self._pass_on_in_turn(self.queue, data)
+
+    def _pass_on_in_turn(self, queue: PacedQueue, data: bytes) -> None:
+        size = len(data)
+        cost = size + DELAYED_OVERHEAD
 
         def in_turn() -> None:
             self._delay(-cost)
-            self._pass_on(data)
+            self._pass_on([data], size)
 
         if self.flow.set.delayed + cost <= DELAYED_BYTES:
             self._delay(cost)
-            if self.queue.offer(len(data), in_turn):
+            if queue.offer(size, in_turn):
                 return
             self._delay(-cost)
-        self.flow.set.dropped("rate")
+        self.flow.set.dropped("rate", 1)
 
     def forget_delayed(self) -> None:
         """Drop what waits for its turn."""
@@ -72,12 +78,13 @@ class _Side:
         self.delayed += cost
         self.flow.set.delayed += cost
 
-    def _pass_on(self, data: bytes) -> None:
-        meter = self.flow.set.context.meter
-        if not self.other.channel.send(data):
-            self.flow.set.dropped("congestion")
-        elif not self.near:
-            meter.udp_tx += len(data)
+    def _pass_on(self, batch: list[bytes], size: int) -> None:
+        lost = self.other.channel.send(batch)
+        if lost:
+            self.flow.set.dropped("congestion", len(lost))
+            size -= sum(map(len, lost))
+        if not self.near:
+            self.flow.set.context.meter.udp_tx += size
 
     def closed(self, cause: Cause | None) -> None:
         self.flow.ended(self, cause)
@@ -116,14 +123,14 @@ class FlowSession:
         if not self._over:
             self.near.channel.attach(self.near)
 
-    def moved(self, source: _Side, data: bytes) -> None:
-        """A datagram came on one side."""
+    def moved(self, source: _Side, size: int) -> None:
+        """Datagrams of so many bytes came on one side."""
         if source.near:
-            self.received += len(data)
-            self.set.context.meter.udp_rx += len(data)
+            self.received += size
+            self.set.context.meter.udp_rx += size
             self.set.heard(self, answer=self.set.near_answers)
         else:
-            self.sent += len(data)
+            self.sent += size
             self.set.heard(self, answer=not self.set.near_answers)
 
     def ended(self, side: _Side, cause: Cause | None) -> None:
@@ -214,7 +221,7 @@ class FlowSet:
         return flow
 
     def heard(self, flow: FlowSession, answer: bool) -> None:
-        """A datagram of this flow came."""
+        """Datagrams of this flow came."""
         now = self.context.clock.seconds()
         if answer:
             self._table.answered(flow.key, now)
@@ -230,10 +237,10 @@ class FlowSet:
             self._timer.cancel()
             self._timer = None
 
-    def dropped(self, why: str) -> None:
-        """A datagram was given up."""
-        self.context.meter.udp_dropped += 1
-        self._tally(why, lambda count: self._say_dropped(why, count))
+    def dropped(self, why: str, count: int) -> None:
+        """So many datagrams were given up."""
+        self.context.meter.udp_dropped += count
+        self._tally(why, lambda count: self._say_dropped(why, count), count)
 
     def oversized(self) -> None:
         """A datagram above the buffer's size was given up."""
@@ -249,12 +256,12 @@ class FlowSet:
         for tally in self._tallies.values():
             tally.flush()
 
-    def _tally(self, key: str, say: Callable[[int], None]) -> None:
+    def _tally(self, key: str, say: Callable[[int], None], count: int = 1) -> None:
         if self._closed:
             return
         if key not in self._tallies:
             self._tallies[key] = Tally(self.context.clock, say)
-        self._tallies[key].add()
+        self._tallies[key].add(count)
 
     def _say_refused(self, count: int) -> None:
         slots = self._limits.slots

@@ -6,7 +6,6 @@ What a role needs of a relay is in `Relay`; another implementation of it can tak
 from __future__ import annotations
 
 import socket
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 from typing import Protocol as Interface
@@ -33,12 +32,22 @@ from nodepass.resolver import (
 from .hangup import HangupWatch
 from .stream import Cause, Channel, FlowSink, Stream
 from .tcp import DialedStream, TcpStream
-from .udp import DatagramPort, DatagramReceiver, TargetSocket, connect_udp, listen_udp
+from .udp import (
+    BATCH_BYTES,
+    DatagramPort,
+    DatagramReceiver,
+    TargetReceiver,
+    TargetSocket,
+    connect_udp,
+    listen_udp,
+)
 
 #: Connections that wait to be accepted: a burst of visitors between two turns of the reactor.
 BACKLOG = 4096
 #: Datagrams that a flow may hold while its target's name is looked up.
 LOOKUP_DATAGRAMS = 64
+#: Bytes that one flow may hold so: what a socket gives at a time. It leaves room for others.
+LOOKUP_FLOW_BYTES = BATCH_BYTES
 #: Bytes that all flows of a relay may hold so: anybody can open flows, and a look-up may take long.
 LOOKUP_BYTES = 4 * 1024 * 1024
 
@@ -47,6 +56,10 @@ Accepted = Callable[[Stream, Endpoint, Endpoint], None]
 #: Makes the first bytes to a target from the target's address.
 Header = Callable[[Endpoint], bytes]
 
+#: Opens a socket to a target for a receiver, with the largest datagram delivered in bytes.
+ConnectUdp = Callable[[Endpoint, TargetReceiver, int], TargetSocket]
+#: As `Relay.soon`.
+Soon = Callable[[Callable[[], None]], None]
 #: As `Relay.take_over`.
 TakeOver = Callable[[Any, Any, Callable[[], None]], None]
 
@@ -90,6 +103,9 @@ class Relay(Interface):
         self, target: Address, timeout: float, limit: int, oversized: Callable[[], None]
     ) -> Channel:
         """A channel to a target, whose name must be found within `timeout` seconds."""
+
+    def soon(self, call: Callable[[], None]) -> None:
+        """Call something when all that has come by now has been passed on."""
 
 
 class PortableRelay:
@@ -175,12 +191,20 @@ class PortableRelay:
         address = Address(*sock.getsockname()[:2])
         return listen_udp(self._reactor, address, receiver, limit, sock)
 
+    def soon(self, call: Callable[[], None]) -> None:
+        self._reactor.callLater(0, call)
+
+    def connect_udp(self, target: Endpoint, receiver: TargetReceiver, limit: int) -> TargetSocket:
+        """A socket for one flow; raises OSError."""
+        return connect_udp(self._reactor, target.host, target.port, receiver, limit)
+
     def dial_udp(
         self, target: Address, timeout: float, limit: int, oversized: Callable[[], None]
     ) -> Channel:
         return TargetChannel(
             self._reactor,
             self._resolver,
+            self.connect_udp,
             target,
             timeout,
             limit,
@@ -278,6 +302,7 @@ class TargetChannel:
         self,
         reactor: Any,
         resolver: CachingResolver,
+        connect: ConnectUdp,
         target: Address,
         timeout: float,
         limit: int,
@@ -285,12 +310,13 @@ class TargetChannel:
         log: Log,
         all_held: _Held,
     ) -> None:
-        self._reactor = reactor
+        self._connect = connect
         self._target = target
         self._limit = limit
         self._tell_oversized = oversized
         self._log = log
-        self._held: deque[bytes] = deque()
+        self._held: list[bytes] = []
+        self._held_bytes = 0
         self._all_held = all_held
         self._socket: TargetSocket | None = None
         self._sink: FlowSink | None = None
@@ -311,15 +337,23 @@ class TargetChannel:
         if self._over:
             sink.closed(self._cause)
 
-    def send(self, data: bytes) -> bool:
-        if self._over:
-            return False
+    def send(self, batch: list[bytes]) -> Sequence[bytes]:
         if self._socket is not None:
-            return self._socket.send(data)
-        if len(self._held) >= LOOKUP_DATAGRAMS or self._all_held.size + len(data) > LOOKUP_BYTES:
+            return self._socket.send(batch)
+        return [data for data in batch if not self._hold(data)]
+
+    def _hold(self, data: bytes) -> bool:
+        size = len(data)
+        if (
+            self._over
+            or len(self._held) >= LOOKUP_DATAGRAMS
+            or self._held_bytes + size > LOOKUP_FLOW_BYTES
+            or self._all_held.size + size > LOOKUP_BYTES
+        ):
             return False
         self._held.append(data)
-        self._all_held.size += len(data)
+        self._held_bytes += size
+        self._all_held.size += size
         return True
 
     def close(self, cause: Cause | None = None) -> None:
@@ -328,9 +362,9 @@ class TargetChannel:
 
     # TargetReceiver
 
-    def datagram(self, data: bytes) -> None:
+    def datagrams(self, batch: list[bytes]) -> None:
         if self._sink is not None:
-            self._sink.datagram(data)
+            self._sink.datagrams(batch)
 
     def oversized(self) -> None:
         self._tell_oversized()
@@ -344,9 +378,7 @@ class TargetChannel:
     def _resolved(self, endpoint: Endpoint) -> None:
         self._resolving = None
         try:
-            self._socket = connect_udp(
-                self._reactor, endpoint.host, endpoint.port, self, self._limit
-            )
+            self._socket = self._connect(endpoint, self, self._limit)
         except OSError as error:
             self._log.limited(
                 ("udp dial", self._target, error.errno),
@@ -356,9 +388,9 @@ class TargetChannel:
             )
             self._end(Cause.UNREACHABLE)
             return
-        for data in self._take_held():
-            if self._socket is not None:
-                self._socket.send(data)
+        held = self._take_held()
+        if held:
+            self._socket.send(held)
 
     def _failed(self, failure: Failure) -> None:
         self._resolving = None
@@ -387,7 +419,8 @@ class TargetChannel:
         if sink is not None:
             sink.closed(cause)
 
-    def _take_held(self) -> deque[bytes]:
-        held, self._held = self._held, deque()
-        self._all_held.size -= sum(map(len, held))
+    def _take_held(self) -> list[bytes]:
+        held, self._held = self._held, []
+        self._all_held.size -= self._held_bytes
+        self._held_bytes = 0
         return held

@@ -7,6 +7,7 @@ them and never learns which kinds they are.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import Protocol
 
@@ -83,8 +84,8 @@ class Stream(Protocol):
 class FlowSink(Protocol):
     """Who hears what a datagram channel has to say."""
 
-    def datagram(self, data: bytes) -> None:
-        """One datagram came."""
+    def datagrams(self, batch: list[bytes]) -> None:
+        """Datagrams came, the first of them first; they are at least one."""
 
     def closed(self, cause: Cause | None) -> None:
         """The channel is gone; the last call."""
@@ -96,8 +97,8 @@ class Channel(Protocol):
     def attach(self, sink: FlowSink) -> None:
         """Tell `sink` of every datagram from now on. Called once."""
 
-    def send(self, data: bytes) -> bool:
-        """Send one datagram; False when it had to be dropped."""
+    def send(self, batch: list[bytes]) -> Sequence[bytes]:
+        """Send datagrams in their order; those that had to be dropped are returned."""
 
     def close(self, cause: Cause | None = None) -> None:
         """End the flow; `FlowSink.closed` is not called for it."""

@@ -26,9 +26,9 @@ class Tally:
         self._unsaid = 0
         self._timer: IDelayedCall | None = None
 
-    def add(self) -> None:
-        """It happened once more."""
-        self._unsaid += 1
+    def add(self, count: int = 1) -> None:
+        """It happened once more, or so many times."""
+        self._unsaid += count
         if self._timer is None:
             left = self._quiet_until - self._clock.seconds()
             if left <= 0:

@@ -1,13 +1,17 @@
 """Sockets for datagrams: one that visitors write to, and one per flow, connected to a target.
 
-They move whole datagrams and hold no policy. Both drop what can't be sent at once, as any router
-does; both tell of datagrams larger than their limit instead of cutting them short.
+They move whole datagrams and hold no policy. What has come is read in bounded batches, and passed
+on as a list for each flow, so that all that is not a system call is done once a batch. Both drop
+what can't be sent at once, as any router does; both tell of datagrams larger than their limit
+instead of cutting them short.
 """
 
 from __future__ import annotations
 
 import errno
 import socket
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Protocol, cast
 
 from twisted.internet.address import IPv4Address, IPv6Address
@@ -22,6 +26,7 @@ from zope.interface import implementer
 
 from nodepass.address import Address, Endpoint, mapped, unmapped
 from nodepass.relay import pktinfo
+from nodepass.relay.pktinfo import Ancillary
 
 #: Asked of the system for the visitors' socket, in bytes, so that a burst survives while TCP has
 #: its turn; the system may grant less.
@@ -30,9 +35,15 @@ VISITOR_BUFFER = 4 * 1024 * 1024
 #: The same for a target's socket: it carries one flow, and there may be many of them.
 TARGET_BUFFER = 1024 * 1024
 
-#: Most datagrams read before other sockets have their turn. More would cost them latency, fewer
-#: the datagrams throughput.
-BATCH = 64
+#: Most datagrams that one socket gives before others have their turn. More would cost them latency,
+#: fewer the datagrams throughput.
+BATCH = 256
+
+#: Most bytes likewise; the datagram that goes beyond it is the last one.
+BATCH_BYTES = 256 * 1024
+
+#: Addresses whose form for programs is remembered; as many visitors may be heard in turn.
+_CACHED_VISITORS = 4096
 
 # What Windows says where others cut short; elsewhere EMSGSIZE tells of a datagram that was sent.
 _CUT_SHORT: int | None = getattr(errno, "WSAEMSGSIZE", None)
@@ -44,13 +55,14 @@ _REFUSED = {errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ECO
 class DatagramReceiver(Protocol):
     """Who hears what visitors send."""
 
-    def datagram(self, data: bytes, visitor: Endpoint, local: Endpoint | None) -> None:
-        """A datagram came.
+    def datagrams(self, batch: list[bytes], visitor: Endpoint, local: Endpoint | None) -> None:
+        """Datagrams came, at least one, in this order.
 
-        :param visitor: its sender; an IPv4 address never appears as IPv6, and a link-local one has
-            its scope (``fe80::1%2``).
-        :param local: where it was written to, to be given to :meth:`DatagramPort.send`; None where
-            the platform can't tell.
+        :param batch: the receiver's to keep.
+        :param visitor: their sender; an IPv4 address never appears as IPv6, and a link-local one
+            has its scope (``fe80::1%2``).
+        :param local: where they were written to, to be given to :meth:`DatagramPort.send`; None
+            where the platform can't tell.
         """
 
     def oversized(self, visitor: Endpoint | None) -> None:
@@ -60,8 +72,8 @@ class DatagramReceiver(Protocol):
 class TargetReceiver(Protocol):
     """Who hears what a target sends."""
 
-    def datagram(self, data: bytes) -> None:
-        """A datagram came."""
+    def datagrams(self, batch: list[bytes]) -> None:
+        """Datagrams came, at least one, in this order; the list is the receiver's to keep."""
 
     def oversized(self) -> None:
         """A datagram over the limit came and was dropped."""
@@ -160,12 +172,30 @@ class DatagramPort(Port):
 
     def doRead(self) -> None:
         """Deliver what has come, a bounded batch of it."""
-        room = self.maxThroughput
-        for _ in range(BATCH):
-            if self._stopping or room <= 0:
+        for (peer, messages), batch in self._read().items():
+            if self._stopping:
                 return
             try:
-                data, visitor, local = self._receive()
+                self._receiver.datagrams(batch, _visitor(peer), self._where(messages))
+            except Exception:
+                # Let out, it would make the reactor drop the socket, and with it every flow.
+                self._log.failure("a datagram's receiver failed")
+
+    def _read(self) -> dict[tuple[Any, tuple[Ancillary, ...]], list[bytes]]:
+        """Read what has come, by its sender and by what the system says of where it was sent."""
+        came: dict[tuple[Any, tuple[Ancillary, ...]], list[bytes]] = {}
+        size = self._limit + 1  # one byte more, to notice what is larger
+        room = BATCH_BYTES
+        messages: tuple[Ancillary, ...] = ()
+        for _ in range(BATCH):
+            if self._stopping or room <= 0:
+                break
+            try:
+                if self._tells_local:
+                    data, ancillary, _, peer = self.socket.recvmsg(size, self._control_space)
+                    messages = tuple(ancillary)
+                else:
+                    data, peer = self.socket.recvfrom(size)
             except OSError as error:
                 # An answer that was refused shows here on Windows; it concerns nobody any more.
                 if isinstance(error, ConnectionError):
@@ -174,32 +204,54 @@ class DatagramPort(Port):
                     self._deliver_oversized(None)
                     continue
                 # Nothing more to read; or an error that reading has cleared.
-                return
-            room -= len(data)
-            if len(data) > self._limit:
-                self._deliver_oversized(visitor)
+                break
+            length = len(data)
+            room -= length
+            if length == size:
+                self._deliver_oversized(_visitor(peer))
                 continue
-            try:
-                self._receiver.datagram(data, visitor, local)
-            except Exception:
-                # Let out, it would make the reactor drop the socket, and with it every flow.
-                self._log.failure("a datagram's receiver failed")
+            sender = (peer, messages)
+            batch = came.get(sender)
+            if batch is None:
+                came[sender] = [data]
+            else:
+                batch.append(data)
+        return came
 
-    def send(self, data: bytes, visitor: Endpoint, local: Endpoint | None) -> bool:
-        """Send a datagram to a visitor.
+    def _where(self, messages: tuple[Ancillary, ...]) -> Endpoint | None:
+        """Where a datagram was written to."""
+        for message in messages:
+            host = pktinfo.decode(*message)
+            if host is not None:
+                return Endpoint(host, cast(int, self._realPortNumber))
+        return self._local
 
-        :param visitor: as :meth:`DatagramReceiver.datagram` gave it.
+    def send(
+        self, batch: list[bytes], visitor: Endpoint, local: Endpoint | None
+    ) -> Sequence[bytes]:
+        """Send datagrams to a visitor.
+
+        :param visitor: as :meth:`DatagramReceiver.datagrams` gave it.
         :param local: likewise: the address to send from; None leaves it to the system.
-        :returns: False when it was dropped: no room in the socket, no route, or not listening.
+        :returns: those that were dropped: no room in the socket, no route, or not listening.
         """
         if not self.connected:
-            return False
-        destination: tuple[str, int] | tuple[str, int, int, int] = visitor
+            return batch
+        destination: Any = visitor
         if self.addressFamily == socket.AF_INET6:
-            host, _, scope = mapped(visitor.host).partition("%")
-            destination = (host, visitor.port, 0, int(scope or 0))
+            destination = _destination(visitor)
+        source: tuple[Ancillary, ...] = ()
         if local is not None and self._tells_local:
             source = pktinfo.encode(local.host, self.addressFamily)
+        return self._send(batch, destination, source)
+
+    def _send(
+        self, batch: list[bytes], destination: Any, source: tuple[Ancillary, ...]
+    ) -> Sequence[bytes]:
+        return [data for data in batch if not self._send_one(data, destination, source)]
+
+    def _send_one(self, data: bytes, destination: Any, source: tuple[Ancillary, ...]) -> bool:
+        if source:
             try:
                 self.socket.sendmsg([data], source, 0, destination)
             except OSError as error:
@@ -213,22 +265,6 @@ class DatagramPort(Port):
         except OSError:
             return False
         return True
-
-    def _receive(self) -> tuple[bytes, Endpoint, Endpoint | None]:
-        """Read one datagram, with one byte over the limit where it is larger."""
-        local = self._local
-        if self._tells_local:
-            data, ancillary, _, peer = self.socket.recvmsg(self._limit + 1, self._control_space)
-            for message in ancillary:
-                host = pktinfo.decode(*message)
-                if host is not None:
-                    local = Endpoint(host, cast(int, self._realPortNumber))
-        else:
-            data, peer = self.socket.recvfrom(self._limit + 1)
-        if self.addressFamily == socket.AF_INET:
-            return data, Endpoint(*peer), local
-        host, port, _, scope = peer
-        return data, Endpoint(f"{host}%{scope}" if scope else unmapped(host), port), local
 
     def _deliver_oversized(self, visitor: Endpoint | None) -> None:
         try:
@@ -255,10 +291,19 @@ class TargetSocket:
         self._receiver = receiver
         self._limit = limit
         self._open = True
-        reactor.addReader(self)
+        self._start_reading()
 
-    def send(self, data: bytes) -> bool:
-        """Send a datagram to the target; False when it was dropped."""
+    def _start_reading(self) -> None:
+        self._reactor.addReader(self)
+
+    def _stop_reading(self) -> None:
+        self._reactor.removeReader(self)
+
+    def send(self, batch: list[bytes]) -> Sequence[bytes]:
+        """Send datagrams to the target; those that were dropped are returned."""
+        return [data for data in batch if not self._send_one(data)]
+
+    def _send_one(self, data: bytes) -> bool:
         if not self._open:
             return False
         try:
@@ -267,22 +312,26 @@ class TargetSocket:
         except BlockingIOError:
             return False
         except OSError as error:
-            refused = error.errno in _REFUSED
+            first = error
         # The error may have been that of an earlier datagram, and have kept this one from leaving.
         try:
             self._socket.send(data)
             sent = True
         except OSError:
             sent = False
-        if refused:
-            self._tell_refused()
+        self._heard(first)
         return sent
+
+    def _heard(self, error: OSError) -> None:
+        """The system refused to send; it may be because of an earlier datagram."""
+        if error.errno in _REFUSED:
+            self._tell_refused()
 
     def close(self) -> None:
         """Close the socket at once; nothing is delivered from now on. Harmless when repeated."""
         if self._open:
             self._open = False
-            self._reactor.removeReader(self)
+            self._stop_reading()
             self._socket.close()
 
     def fileno(self) -> int:
@@ -295,28 +344,37 @@ class TargetSocket:
 
     def doRead(self) -> None:
         """For the reactor: deliver what has come, a bounded batch of it."""
+        batch: list[bytes] = []
+        oversized = 0
+        size = self._limit + 1  # one byte more, to notice what is larger
+        room = BATCH_BYTES
+        receive = self._socket.recv
         for _ in range(BATCH):
-            if not self._open:
-                return
             try:
-                data = self._socket.recv(self._limit + 1)
+                data = receive(size)
             except OSError as error:
                 if error.errno in _REFUSED:
                     self._tell_refused()
                     continue
-                if error.errno is None or error.errno != _CUT_SHORT:
-                    # Nothing more to read; or an error that reading has cleared.
-                    return
-                oversized = True
+                if error.errno is not None and error.errno == _CUT_SHORT:
+                    oversized += 1
+                    continue
+                # Nothing more to read; an error that reading has cleared; or closed meanwhile.
+                break
+            room -= len(data)
+            if len(data) == size:
+                oversized += 1
             else:
-                oversized = len(data) > self._limit
-            try:
-                if oversized:
-                    self._receiver.oversized()
-                else:
-                    self._receiver.datagram(data)
-            except Exception:
-                self._log.failure("a datagram's receiver failed")
+                batch.append(data)
+            if room <= 0:
+                break
+        try:
+            for _ in range(oversized):
+                self._receiver.oversized()
+            if batch and self._open:
+                self._receiver.datagrams(batch)
+        except Exception:
+            self._log.failure("a datagram's receiver failed")
 
     def doWrite(self) -> None:
         """For the reactor: nothing.
@@ -375,6 +433,14 @@ def connect_udp(
 
     :param host: an IP address, with its scope where it is link-local.
     :param limit: the largest datagram delivered, in bytes.
+    :raises OSError: as :func:`connected`.
+    """
+    return TargetSocket(reactor, connected(host, port), receiver, limit)
+
+
+def connected(host: str, port: int) -> socket.socket:
+    """Make a socket that is connected to a target.
+
     :raises OSError: there is no route to the target, no descriptor left, or the host is a name.
     """
     family, target = _numeric(host, port)
@@ -386,7 +452,7 @@ def connect_udp(
     except OSError:
         skt.close()
         raise
-    return TargetSocket(reactor, skt, receiver, limit)
+    return skt
 
 
 def _numeric(host: str, port: int) -> tuple[socket.AddressFamily, tuple[Any, ...]]:
@@ -396,6 +462,22 @@ def _numeric(host: str, port: int) -> tuple[socket.AddressFamily, tuple[Any, ...
         0
     ]
     return family, address
+
+
+@lru_cache(_CACHED_VISITORS)
+def _visitor(peer: tuple[Any, ...]) -> Endpoint:
+    """A sender as the system names it."""
+    if len(peer) == 2:
+        return Endpoint(*peer)
+    host, port, _, scope = peer
+    return Endpoint(f"{host}%{scope}" if scope else unmapped(host), port)
+
+
+@lru_cache(_CACHED_VISITORS)
+def _destination(visitor: Endpoint) -> tuple[str, int, int, int]:
+    """A visitor as a socket of IPv6 takes it."""
+    host, _, scope = mapped(visitor.host).partition("%")
+    return host, visitor.port, 0, int(scope or 0)
 
 
 def _enlarge_buffers(skt: socket.socket, size: int) -> None:

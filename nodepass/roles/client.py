@@ -103,6 +103,7 @@ class ClientRole(Role):
             watch=self.instance.watch,
             take_over=self.instance.relay.take_over,
             associations=associations(self.workers, servers),
+            soon=self.instance.relay.soon,
         )
 
     # The server's workers.

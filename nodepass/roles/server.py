@@ -176,6 +176,7 @@ class ServerRole(Role):
             log=self.log,
             watch=self.instance.watch,
             take_over=self.instance.relay.take_over,
+            soon=self.instance.relay.soon,
         )
         terms = ServerTerms(
             key=key_bytes(config.key),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol as Interface
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, maybeDeferred
@@ -216,23 +216,25 @@ class VisitorPorts:
 
     # DatagramReceiver
 
-    def datagram(self, data: bytes, visitor: Endpoint, local: Endpoint | None) -> None:
-        key = (visitor, local)
-        channel = self._channels.get(key)
+    def datagrams(self, batch: list[bytes], visitor: Endpoint, local: Endpoint | None) -> None:
+        channel = self._channels.get((visitor, local))
         if channel is None:
-            channel = self._new_flow(visitor, local)
+            channel = self._new_flow(visitor, local, len(batch))
             if channel is None:
                 return
-        channel.received(data)
+        channel.received(batch)
 
     def oversized(self, visitor: Endpoint | None) -> None:
         self.flows.oversized()
 
-    def _new_flow(self, visitor: Endpoint, local: Endpoint | None) -> VisitorChannel | None:
+    def _new_flow(
+        self, visitor: Endpoint, local: Endpoint | None, waiting: int
+    ) -> VisitorChannel | None:
+        """Begin a flow for so many datagrams; None, and they are lost, when that can't be."""
         if self._udp is None:
             return None  # stopping
         if not self.flows.room():
-            self._instance.meter.udp_dropped += 1
+            self._instance.meter.udp_dropped += waiting
             return None
         here = local if local is not None else self.bound
         assert here is not None
@@ -240,7 +242,7 @@ class VisitorPorts:
         far = self._destination.open_flow(opening)
         if far is None:
             self._instance.slots.release_udp()
-            self.flows.dropped("no peer")
+            self.flows.dropped("no peer", waiting)
             return None
         channel = VisitorChannel(self, self._udp, visitor, local)
         self._channels[visitor, local] = channel
@@ -269,14 +271,14 @@ class VisitorChannel:
     def attach(self, sink: FlowSink) -> None:
         self._sink = sink
 
-    def send(self, data: bytes) -> bool:
-        return self._port.send(data, self.visitor, self.local)
+    def send(self, batch: list[bytes]) -> Sequence[bytes]:
+        return self._port.send(batch, self.visitor, self.local)
 
     def close(self, cause: Cause | None = None) -> None:
         self._sink = None
         self._ports.channel_closed(self)
 
-    def received(self, data: bytes) -> None:
-        """The visitor sent a datagram."""
+    def received(self, batch: list[bytes]) -> None:
+        """The visitor sent datagrams."""
         if self._sink is not None:
-            self._sink.datagram(data)
+            self._sink.datagrams(batch)

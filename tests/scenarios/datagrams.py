@@ -154,7 +154,7 @@ class Way:
             held += role.instance.slots.udp
             held += len(role.visitors.flows) + len(role.dialer.flows) + len(role.visitors._channels)
             for pool in _pools(node):
-                held += pool._carrier.waiting + pool._carrier._held
+                held += pool._carrier.waiting + pool._carrier.held.cost
                 held += sum(len(link.flows) for link in pool._flow_links)
         return held + target_sockets()
 
@@ -176,7 +176,10 @@ def _pools(node: RoleService) -> list[LinkPool]:
 
 def target_sockets() -> int:
     """The UDP sockets that nodes in this process have open to targets."""
-    return sum(isinstance(reader, TargetSocket) for reader in reactor.getReaders())
+    readers = reactor.getReaders()
+    for pollers in [getattr(reader, "_watched", {}) for reader in readers]:  # those of engines
+        readers += [getattr(owner, "__self__", owner) for owner in pollers.values()]
+    return sum(isinstance(reader, TargetSocket) for reader in readers)
 
 
 @asynccontextmanager

@@ -13,7 +13,7 @@ from OpenSSL import SSL
 from nodepass.relay.stream import Cause
 from nodepass.wire.native.frames import (
     Data,
-    Datagram,
+    Datagrams,
     Done,
     Fin,
     FlowClose,
@@ -70,7 +70,7 @@ BROKEN: list[tuple[str, str, list[Frame] | bytes]] = [
     ("-", "an end out of turn", [Fin(1)]),
     ("-", "a reset of what never was", [Reset(7, Cause.RESET)]),
     ("-", "the last word on what never was", [Done(1)]),
-    ("-", "a datagram on a link that has none", [Datagram(1, b"hello")]),
+    ("-", "a datagram on a link that has none", [Datagrams(1, [b"hello"])]),
     ("-", "the end of a flow that never was", [FlowClose(1, None)]),
     ("-", "noise", os.urandom(4096)),
     ("-", "an unknown frame", b"\xff\0\0\0"),

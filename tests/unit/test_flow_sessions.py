@@ -39,10 +39,11 @@ class FakeChannel:
     def attach(self, sink: FlowSink) -> None:
         self.sink = sink
 
-    def send(self, data: bytes) -> bool:
-        if self.able:
-            self.sent.append(data)
-        return self.able
+    def send(self, batch: list[bytes]) -> list[bytes]:
+        if not self.able:
+            return batch
+        self.sent += batch
+        return []
 
     def close(self, cause: Cause | None = None) -> None:
         self.closings.append(cause)
@@ -95,11 +96,11 @@ def test_silence_is_counted_from_the_last_datagram() -> None:
     _, near, first = bench.start("a")
     _, _, second = bench.start("b")
     bench.clock.advance(IDLE - 1)
-    near.sink.datagram(b"")
+    near.sink.datagrams([b""])
     bench.clock.advance(1)
     assert (first.closings, second.closings) == ([], [Cause.IDLE])
     bench.clock.advance(IDLE - 2)
-    first.sink.datagram(b"answer")
+    first.sink.datagrams([b"answer"])
     bench.clock.advance(IDLE - 1)
     assert first.closings == []
     bench.clock.advance(1)
@@ -145,11 +146,11 @@ def test_counters() -> None:
     """What visitors sent and got is counted; what could not be passed on is not sent."""
     bench = Bench()
     _, near, far = bench.start("a")
-    near.sink.datagram(b"12345")
-    far.sink.datagram(b"123")
+    near.sink.datagrams([b"12345"])
+    far.sink.datagrams([b"123"])
     near.able = far.able = False
-    near.sink.datagram(b"1")
-    far.sink.datagram(b"1")
+    near.sink.datagrams([b"1"])
+    far.sink.datagrams([b"1"])
     assert (bench.meter.udp_rx, bench.meter.udp_tx, bench.meter.udp_dropped) == (6, 3, 2)
 
 
@@ -160,9 +161,9 @@ def test_losses_are_said_by_themselves() -> None:
     far.able = False
     with capturedLogs() as events:
         for _ in range(4):
-            near.sink.datagram(b"x")
+            near.sink.datagrams([b"x"])
         bench.flows.oversized()
-        far.sink.datagram(b"answer")  # so that it has to make room for nobody
+        far.sink.datagrams([b"answer"])  # so that it has to make room for nobody
         assert not bench.flows.room()
         at_once = list(map(formatEvent, events))
         bench.clock.advance(INTERVAL)
@@ -182,9 +183,9 @@ def test_losses_are_said_at_the_end() -> None:
     bench = Bench(level=Level.WARN)
     with capturedLogs() as events:
         for _ in range(3):
-            bench.flows.dropped("no peer")
+            bench.flows.dropped("no peer", 1)
         bench.flows.close(Cause.STOPPED)
-        bench.flows.dropped("no peer")
+        bench.flows.dropped("no peer", 1)
     said = ["datagrams dropped: 1 (no peer)", "datagrams dropped: 2 (no peer)"]
     assert list(map(formatEvent, events)) == said
     assert bench.meter.udp_dropped == 4
@@ -197,8 +198,8 @@ def test_delayed_datagrams_of_all_flows_are_bounded(monkeypatch: pytest.MonkeyPa
     bench = Bench(rate=True)
     started = [bench.start(str(number)) for number in range(30)]
     for _, near, _ in started:
-        near.sink.datagram(bytes(1000))  # the first overdraws the second of burst
-        near.sink.datagram(bytes(100))
+        near.sink.datagrams([bytes(1000)])  # the first overdraws the second of burst
+        near.sink.datagrams([bytes(100)])
     waiting = bench.flows.delayed
     assert 0 < waiting <= 10 * (100 + DELAYED_OVERHEAD)
     assert bench.meter.udp_dropped > 0
@@ -213,7 +214,7 @@ def test_an_ended_flow_gives_its_delayed_room_back() -> None:
     bench = Bench(rate=True)
     _, near, far = bench.start("a")
     for _ in range(5):
-        near.sink.datagram(bytes(1000))
+        near.sink.datagrams([bytes(1000)])
     assert bench.flows.delayed > 0
     bench.flows.close(Cause.STOPPED)
     assert bench.flows.delayed == 0
@@ -235,11 +236,11 @@ def test_what_flows_hold_during_a_look_up_is_bounded(monkeypatch: pytest.MonkeyP
     nothing: Any = None
     relay = PortableRelay(Clock(), nothing, nothing, Log(Level.NONE))
     channels = [relay.dial_udp(Address("x.test", 53), 10.0, 65507, lambda: None) for _ in range(4)]
-    assert [channel.send(bytes(300)) for channel in channels] == [True, True, True, False]
+    assert [len(channel.send([bytes(300)])) for channel in channels] == [0, 0, 0, 1]
     channels[0].close()
-    assert channels[3].send(bytes(300))
+    assert not channels[3].send([bytes(300)])
     for channel in channels:
         channel.close()
     one = relay.dial_udp(Address("x.test", 53), 10.0, 65507, lambda: None)
-    assert one.send(bytes(1000))
+    assert not one.send([bytes(1000)])
     one.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -23,6 +24,11 @@ OPENING = Opening(visitor=Endpoint("192.0.2.1", 1), local=Endpoint("192.0.2.2", 
 #: All that may be on its way on an idle link: a RESET that the taking end sent after its FIN.
 RESET_SIZE = len(encode(Reset(1, Cause.RESET)))
 SMALL = 40  # bytes that a transport of these tests holds before it is congested
+
+
+def at_once(call: Callable[[], None]) -> None:
+    """Calls it without waiting for anything else."""
+    call()
 
 
 class Owner:
@@ -71,8 +77,8 @@ class Case:
         self.clock = Clock()
         self.watch = HangupWatch(self.clock)
         self.taking, self.serving = Owner(), Owner()
-        self.taker = DataLink(1, True, self.taking, self.clock, self.watch)
-        self.server = DataLink(1, False, self.serving, self.clock, self.watch)
+        self.taker = DataLink(1, True, self.taking, self.clock, self.watch, at_once)
+        self.server = DataLink(1, False, self.serving, self.clock, self.watch, at_once)
         self.pair = connect(self.taker, self.server, high_water=high_water)
 
     def flush(self) -> None:

@@ -17,7 +17,7 @@ from nodepass.wire.native.frames import (
     MAX_DATAGRAM,
     MAX_SMALL,
     Data,
-    Datagram,
+    Datagrams,
     Done,
     Fin,
     FlowClose,
@@ -29,7 +29,7 @@ from nodepass.wire.native.frames import (
     Open,
     Reset,
     data_header,
-    datagram,
+    datagrams,
     encode,
 )
 
@@ -44,20 +44,30 @@ FRAMES = st.one_of(
     st.builds(Fin, NUMBERS),
     st.builds(Reset, NUMBERS, CAUSES),
     st.builds(FlowOpen, NUMBERS, OPENINGS),
-    st.builds(Datagram, NUMBERS, st.binary(max_size=200)),
+    st.builds(Datagrams, NUMBERS, st.lists(st.binary(max_size=200), min_size=1, max_size=4)),
     st.builds(FlowClose, NUMBERS, st.none() | CAUSES),
     st.builds(Done, NUMBERS),
 )
 
 
 def joined(frames: list[Frame]) -> list[Frame]:
-    """The frames with neighbouring DATA put together: where it is cut means nothing."""
+    """The frames with neighbouring DATA put together, and the datagrams of each flow between frames
+    of another type: where it is cut means nothing."""
     result: list[Frame] = []
+    batches: dict[int, list[bytes]] = {}
     for frame in frames:
         last = result[-1] if result else None
         if isinstance(frame, Data) and isinstance(last, Data):
             result[-1] = Data(last.data + frame.data)
+        elif isinstance(frame, Datagrams):
+            if frame.flow in batches:
+                batches[frame.flow] += frame.batch
+            else:
+                batches[frame.flow] = list(frame.batch)
+                result.append(Datagrams(frame.flow, batches[frame.flow]))
         else:
+            if not isinstance(frame, Data):
+                batches.clear()
             result.append(frame)
     return result
 
@@ -153,10 +163,25 @@ def test_an_empty_data_frame_is_nothing() -> None:
     assert read(FrameReader(), data_header(0) + encode(Fin(7))) == [Fin(7)]
 
 
-@given(NUMBERS, st.binary(max_size=100))
-def test_datagram_is_the_same_as_encode(flow: int, data: bytes) -> None:
-    """The short cut for datagrams makes the bytes that the general encoder makes."""
-    assert datagram(flow, data) == encode(Datagram(flow, data))
+def test_datagrams_that_come_together_are_given_together() -> None:
+    """Each flow's in one list and in their order, but for those that a frame of another type comes
+    between: the end of a flow is not overtaken."""
+    stream = b"".join(
+        (
+            datagrams(1, [b"a", b""]),
+            datagrams(2, [b"b"]),
+            datagrams(1, [b"c"]),
+            encode(FlowClose(1, None)),
+            datagrams(1, [b"late"]),
+        )
+    )
+    assert FrameReader().feed(stream) == [
+        Datagrams(1, [b"a", b"", b"c"]),
+        Datagrams(2, [b"b"]),
+        FlowClose(1, None),
+        Datagrams(1, [b"late"]),
+    ]
+    assert encode(Datagrams(7, [b"x"])) == bytes.fromhex("06000005 00000007") + b"x"
 
 
 def test_an_unknown_cause_is_a_reset() -> None:

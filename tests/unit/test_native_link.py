@@ -15,7 +15,7 @@ from nodepass.relay.stream import Cause
 from nodepass.wire import Opening
 from nodepass.wire.native.frames import (
     Data,
-    Datagram,
+    Datagrams,
     Done,
     Fin,
     FlowClose,
@@ -200,7 +200,7 @@ def test_data_after_ones_own_reset_is_dropped() -> None:
         Fin(0),
         Reset(2, Cause.RESET),
         Done(1),
-        Datagram(1, b""),
+        Datagrams(1, [b""]),
         FlowClose(1, None),
         FlowOpen(1, OPENING),
     ],

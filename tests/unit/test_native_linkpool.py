@@ -36,8 +36,8 @@ class NotingFlow:
     def __init__(self) -> None:
         self.heard: list[object] = []
 
-    def datagram(self, data: bytes) -> None:
-        self.heard.append(data)
+    def datagrams(self, batch: list[bytes]) -> None:
+        self.heard += batch
 
     def closed(self, cause: Cause | None) -> None:
         self.heard.append(("closed", cause))
@@ -63,6 +63,7 @@ class Case:
             "watch": HangupWatch(self.clock),
             "log": Log(Level.NONE),
             "take_over": take_over,
+            "soon": lambda call: call(),
         }
         self.pool = LinkPool(self, takes=True, **options)
         self.other = LinkPool(self, takes=False, **options)
@@ -373,7 +374,7 @@ def test_refusing_who_waits() -> None:
     flow = NotingFlow()
     channel = case.pool.open_flow(OPENING)
     channel.attach(flow)
-    channel.send(b"x")
+    channel.send([b"x"])
     case.pool.refuse_waiting(Cause.LOST, "gone")
     assert failures[0].check(PeerError)
     assert flow.heard == [("closed", Cause.LOST)]
@@ -392,8 +393,8 @@ def test_flows_share_links_and_their_datagrams_arrive() -> None:
         channel = case.pool.open_flow(opening)
         sinks.append(NotingFlow())
         channel.attach(sinks[-1])
-        assert channel.send(b"one")
-        assert channel.send(b"")
+        assert not channel.send([b"one"])
+        assert not channel.send([b""])
     case.clock.advance(0)
     case.bring()
     case.flush()
@@ -401,7 +402,7 @@ def test_flows_share_links_and_their_datagrams_arrive() -> None:
     assert all(channel._sink.heard == [b"one", b""] for channel in case.channels)
     assert len(case.pool._flow_links) <= 8
     for channel in case.channels:
-        channel.send(b"answer")
+        channel.send([b"answer"])
         channel.close(None)
     case.flush()
     assert all(sink.heard == [b"answer", ("closed", None)] for sink in sinks)
@@ -424,7 +425,7 @@ def test_a_lost_datagram_link_ends_its_flows() -> None:
     again = case.pool.open_flow(OPENING)
     case.clock.advance(0)
     case.bring()
-    assert again.send(b"x")
+    assert not again.send([b"x"])
     case.flush()
     assert case.channels[-1]._sink.heard == [b"x"]
 

@@ -42,6 +42,7 @@ def make_peer(minimum: int) -> NativePeer:
         report_interval=5.0,
         adoption=18.0,
         about=About(),
+        soon=lambda call: call(),
     )
     return NativePeer(
         settings,

@@ -1,4 +1,4 @@
-"""The fast relay: TCP on the engine's own sockets, all else as the portable one has it."""
+"""The fast relay: sessions on the engine's own sockets, all else as the portable one has it."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ from typing import Any
 from twisted.internet.interfaces import IListeningPort
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 
-from nodepass.address import Address
+from nodepass.address import Address, Endpoint
 from nodepass.logs import Log
 from nodepass.resolver import CachingResolver
 
 from ..hangup import HangupWatch
 from ..portable import BACKLOG, Accepted, PortableRelay, literal
+from ..udp import DatagramPort, DatagramReceiver, TargetReceiver, TargetSocket
 from .dialer import Dialer
 from .poller import Poller
 from .port import EnginePort
 from .sockets import Interim, detach, listening, release
 from .tls import EngineTLSTransport
 from .transport import EngineTransport
+from .udp import connect_udp, listen_udp
 
 __all__ = ["EngineRelay"]
 
@@ -28,7 +30,7 @@ __all__ = ["EngineRelay"]
 class EngineRelay(PortableRelay):
     """A `Relay` that has its own sockets for visitors, targets and data links.
 
-    Handshakes and datagrams are the reactor's.
+    Handshakes are the reactor's.
     """
 
     def __init__(
@@ -46,6 +48,21 @@ class EngineRelay(PortableRelay):
         port = EnginePort(self._reactor, self._poller, self._watch, self._log, sock, accepted)
         port.startListening()
         return port
+
+    def listen_udp(self, address: Address, receiver: DatagramReceiver, limit: int) -> DatagramPort:
+        return listen_udp(self._reactor, self._poller, address, receiver, limit)
+
+    def receive_on(
+        self, sock: socket.socket, receiver: DatagramReceiver, limit: int
+    ) -> DatagramPort:
+        address = Address(*sock.getsockname()[:2])
+        return listen_udp(self._reactor, self._poller, address, receiver, limit, sock)
+
+    def connect_udp(self, target: Endpoint, receiver: TargetReceiver, limit: int) -> TargetSocket:
+        return connect_udp(self._reactor, self._poller, target.host, target.port, receiver, limit)
+
+    def soon(self, call: Callable[[], None]) -> None:
+        self._poller.soon(call)
 
     def take_over(self, transport: Any, protocol: Any, ready: Callable[[], None]) -> None:
         if isinstance(transport, TLSMemoryBIOProtocol):

@@ -1,19 +1,21 @@
 """UDP flows on data links: many flows share a few links.
 
-A link holds a burst while it can't send. Beyond that it drops datagrams, as a network does, rather
-than delay all flows on it.
+What flows send while the reactor is at work leaves a link together. A link holds a burst while it
+can't send. Beyond that it drops datagrams, as a network does, rather than delay all flows on it:
+those of the flows that send the most.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from nodepass.relay.portable import Soon
 from nodepass.relay.stream import Cause, FlowSink
 from nodepass.wire import Opening
 
-from .frames import MAX_DATAGRAM, Datagram, FlowClose, FlowOpen, datagram, encode
+from .fairqueue import FairQueue
+from .frames import Datagrams, FlowClose, FlowOpen, datagrams, encode
 
 if TYPE_CHECKING:
     from .datalink import DataLink
@@ -21,23 +23,20 @@ if TYPE_CHECKING:
 #: Datagrams that a new flow may hold while it waits for a link: a burst at its start, no more, as
 #: old datagrams are worth little.
 HELD_DATAGRAMS = 64
-#: Bytes that all flows of one carrier may hold together while they wait.
+#: Bytes that all flows of one carrier may hold together while they wait; one flow half of them.
 HELD_BYTES = 1 << 20
-#: Bytes that a link holds when it is backed up: twice what one turn of the reactor reads from the
-#: visitors' socket, all of which may be for one link. What the system's socket takes comes before.
+#: Bytes that a link holds when it is backed up; one flow may have half of them, which is what one
+#: turn of the reactor reads from a socket. What the system's socket takes comes before.
 BACKLOG_BYTES = 512 * 1024
+#: Bytes gathered for a link, after which they leave without waiting for more: a call has become
+#: cheap for each datagram by then, and what a backed-up link is given at once stays small.
+GATHERED_BYTES = 64 * 1024
 #: FLOW_CLOSE frames that wait to leave a link that is backed up. Only a peer that opens flows
 #: without end and does not read what becomes of them lets so many wait; its link is closed.
 MAX_UNREAD_CLOSES = 65536
-#: What keeping a datagram costs beside its bytes, so that empty ones are bounded as well.
-OVERHEAD = 128
 #: Links that the flows of one peer share. More than one, so that a lost segment delays an eighth
 #: of the flows only; few, so that a thousand flows do not take a thousand links.
 DATAGRAM_LINKS = 8
-
-
-def _cost(data: bytes) -> int:
-    return len(data) + OVERHEAD
 
 
 class FlowChannel:
@@ -45,19 +44,20 @@ class FlowChannel:
 
     :ivar number: the flow's id on its link.
     :ivar known: the peer knows of the flow.
+    :ivar held: datagrams that were held for it before it had a link.
     """
 
-    __slots__ = ("_carrier", "_over", "_sink", "held", "known", "link", "number", "opening")
+    __slots__ = ("_lane", "_over", "_sink", "held", "known", "link", "number", "opening")
 
     def __init__(
-        self, number: int, opening: Opening, link: DatagramLink | None, carrier: _Lane | None
+        self, number: int, opening: Opening, link: DatagramLink | None, lane: _Lane | None
     ) -> None:
         self.number = number
         self.opening = opening
         self.link = link
         self.known = link is not None
-        self.held: deque[bytes] = deque()
-        self._carrier = carrier
+        self.held = 0
+        self._lane = lane
         self._sink: FlowSink | None = None
         self._over: tuple[Cause | None] | None = None
 
@@ -66,13 +66,13 @@ class FlowChannel:
         if self._over is not None:
             sink.closed(self._over[0])
 
-    def send(self, data: bytes) -> bool:
-        if self._over is not None or len(data) > MAX_DATAGRAM:
-            return False
+    def send(self, batch: list[bytes]) -> Sequence[bytes]:
+        if self._over is not None:
+            return batch
         if self.link is not None:
-            return self.link.send(self, data)
-        assert self._carrier is not None
-        return self._carrier.hold(self, data)
+            return self.link.send(self, batch)
+        assert self._lane is not None
+        return self._lane.hold(self, batch)
 
     def close(self, cause: Cause | None = None) -> None:
         if self._over is None:
@@ -80,15 +80,15 @@ class FlowChannel:
             self._sink = None
             if self.link is not None:
                 self.link.close_flow(self, cause)
-            elif self._carrier is not None:
-                self._carrier.forget(self)
+            elif self._lane is not None:
+                self._lane.forget(self)
 
     # From the link
 
-    def received(self, data: bytes) -> None:
-        """A datagram came."""
+    def received(self, batch: list[bytes]) -> None:
+        """Datagrams came."""
         if self._sink is not None:
-            self._sink.datagram(data)
+            self._sink.datagrams(batch)
 
     def closed(self, cause: Cause | None) -> None:
         """The flow was closed by the peer or lost with its link."""
@@ -105,61 +105,74 @@ class DatagramLink:
     The peer learns of a flow with its first datagram that leaves, so that a link that is stuck is
     not filled with the flows that come and go meanwhile.
 
+    :param soon: calls something when what has come by now has been passed on.
     :ivar flow_opened: set by the serving end: called with the channel of each new flow.
     """
 
-    def __init__(self, link: DataLink) -> None:
+    def __init__(self, link: DataLink, soon: Soon) -> None:
         self._link = link
+        self._soon = soon
         self.flows: dict[int, FlowChannel] = {}
         self.flow_opened: Callable[[FlowChannel], None] | None = None
-        self._backlog: deque[tuple[FlowChannel, bytes]] = deque()
-        self._backlog_cost = 0
+        self._gathered: list[bytes] = []
+        self._gathered_bytes = 0
+        self._flush_due = False
+        self._backlog: FairQueue[FlowChannel] = FairQueue(BACKLOG_BYTES)
         self._unread_closes = 0
 
-    def open(self, channel: FlowChannel) -> None:
+    def open(self, channel: FlowChannel, held: Sequence[bytes] = ()) -> None:
         """Open a flow of this, the taking, end; what it held while it waited goes first."""
         channel.link = self
         self.flows[channel.number] = channel
-        for data in channel.held:
-            self._hold(channel, data)
-        channel.held.clear()
+        for data in held:
+            self._backlog.put(channel, data)
         self.drained()
 
-    def send(self, channel: FlowChannel, data: bytes) -> bool:
-        """Send a datagram; False when the link is backed up."""
-        if not self._link.congested:  # so there is no backlog either
-            self._write(channel, data)
-            return True
-        if self._backlog_cost + _cost(data) > BACKLOG_BYTES:
-            return False
-        self._hold(channel, data)
-        return True
+    def send(self, channel: FlowChannel, batch: list[bytes]) -> Sequence[bytes]:
+        """Send datagrams; those for which a link that is backed up has no room are returned."""
+        if self._link.congested:
+            return self._backlog.offer(channel, batch)
+        self._gather_datagrams(channel, batch)  # there is no backlog either
+        return ()
 
     def drained(self) -> None:
         """The link may send again."""
         self._unread_closes = 0
         while self._backlog and not self._link.congested:
-            channel, data = self._backlog.popleft()
-            self._backlog_cost -= _cost(data)
-            if self.flows.get(channel.number) is channel:
-                self._write(channel, data)
+            self._gather_datagrams(*self._backlog.take())
 
-    def _hold(self, channel: FlowChannel, data: bytes) -> None:
-        self._backlog.append((channel, data))
-        self._backlog_cost += _cost(data)
-
-    def _write(self, channel: FlowChannel, data: bytes) -> None:
-        frame = datagram(channel.number, data)
+    def _gather_datagrams(self, channel: FlowChannel, batch: list[bytes]) -> None:
         if not channel.known:
             channel.known = True
-            frame = encode(FlowOpen(channel.number, channel.opening)) + frame
-        self._link.send_frame(frame)
+            self._gather(encode(FlowOpen(channel.number, channel.opening)))
+        self._gather(datagrams(channel.number, batch))
+
+    def _gather(self, frames: bytes) -> None:
+        self._gathered.append(frames)
+        self._gathered_bytes += len(frames)
+        if self._gathered_bytes >= GATHERED_BYTES:
+            self.flush()
+        elif not self._flush_due:
+            self._flush_due = True
+            self._soon(self._flush_soon)
+
+    def _flush_soon(self) -> None:
+        self._flush_due = False
+        self.flush()
+
+    def flush(self) -> None:
+        """Let what was gathered leave now."""
+        if self._gathered:
+            frames = b"".join(self._gathered)
+            self._gathered.clear()
+            self._gathered_bytes = 0
+            self._link.send_frame(frames)
 
     def close_flow(self, channel: FlowChannel, cause: Cause | None) -> None:
         """End a flow of this end's."""
-        if self.flows.pop(channel.number, None) is not None:
+        if self._forget(channel.number) is not None:
             if channel.known:
-                self._link.send_frame(encode(FlowClose(channel.number, cause)))
+                self._gather(encode(FlowClose(channel.number, cause)))
                 if self._link.congested:
                     self._unread_closes += 1
                     if self._unread_closes > MAX_UNREAD_CLOSES:
@@ -167,14 +180,20 @@ class DatagramLink:
                         return
             self._check_unused()
 
-    def receive(self, frame: FlowOpen | Datagram | FlowClose) -> None:
+    def _forget(self, number: int) -> FlowChannel | None:
+        channel = self.flows.pop(number, None)
+        if channel is not None:
+            self._backlog.remove(channel)
+        return channel
+
+    def receive(self, frame: FlowOpen | Datagrams | FlowClose) -> None:
         """A frame came. Frames for a flow that is not there crossed with its end."""
-        if isinstance(frame, Datagram):
+        if isinstance(frame, Datagrams):
             channel = self.flows.get(frame.flow)
             if channel is not None:
-                channel.received(frame.data)
+                channel.received(frame.batch)
         elif isinstance(frame, FlowClose):
-            gone = self.flows.pop(frame.flow, None)
+            gone = self._forget(frame.flow)
             if gone is not None:
                 gone.closed(frame.cause)
                 self._check_unused()
@@ -187,6 +206,8 @@ class DatagramLink:
         """The link is gone."""
         flows, self.flows = self.flows, {}
         self._backlog.clear()
+        self._gathered.clear()
+        self._gathered_bytes = 0
         for channel in flows.values():
             channel.closed(cause)
 
@@ -203,23 +224,22 @@ class _Lane:
         self.link: DatagramLink | None = None
         self.waiting: dict[int, FlowChannel] = {}
 
-    def hold(self, channel: FlowChannel, data: bytes) -> bool:
-        if len(channel.held) >= HELD_DATAGRAMS or not self._carrier.take_room(_cost(data)):
-            return False
-        channel.held.append(data)
-        return True
+    def hold(self, channel: FlowChannel, batch: list[bytes]) -> list[bytes]:
+        room = HELD_DATAGRAMS - channel.held
+        held, lost = batch[:room], batch[room:]
+        refused = self._carrier.held.offer(channel, held)
+        channel.held += len(held) - len(refused)
+        return refused + lost
 
     def forget(self, channel: FlowChannel) -> None:
         if self.waiting.pop(channel.number, None) is not None:
-            self._carrier.take_room(-sum(map(_cost, channel.held)))
-            channel.held.clear()
+            self._carrier.held.remove(channel)
 
     def start(self, link: DatagramLink) -> None:
         self.link = link
         waiting, self.waiting = self.waiting, {}
         for channel in waiting.values():
-            self._carrier.take_room(-sum(map(_cost, channel.held)))
-            link.open(channel)
+            link.open(channel, self._carrier.held.remove(channel))
 
     def fail(self, cause: Cause) -> None:
         for channel in list(self.waiting.values()):
@@ -231,13 +251,14 @@ class FlowCarrier:
     """The flows of a peer at the end with the visitors.
 
     :param need_link: asks for an idle link; `give` or `refuse` answers with the same lane number.
+    :ivar held: what flows have sent that wait for a link.
     """
 
     def __init__(self, need_link: Callable[[int], None]) -> None:
         self._need_link = need_link
         self._lanes: dict[int, _Lane] = {}
         self._next_flow = 1
-        self._held = 0
+        self.held: FairQueue[FlowChannel] = FairQueue(HELD_BYTES)
 
     @property
     def waiting(self) -> int:
@@ -281,10 +302,3 @@ class FlowCarrier:
         """Links without a flow."""
         links = [lane.link for lane in self._lanes.values() if lane.link is not None]
         return [link for link in links if not link.flows]
-
-    def take_room(self, size: int) -> bool:
-        """Take room for held bytes, or give it back (negative)."""
-        if size > 0 and self._held + size > HELD_BYTES:
-            return False
-        self._held += size
-        return True

@@ -12,13 +12,14 @@ from zope.interface import implementer
 
 from nodepass.errors import PeerError
 from nodepass.relay.hangup import HangupWatch
+from nodepass.relay.portable import Soon
 from nodepass.relay.stream import Cause, Sink, Stream
 from nodepass.wire import Opening
 
 from .datagrams import DatagramLink
 from .frames import (
     Data,
-    Datagram,
+    Datagrams,
     Done,
     Fin,
     FlowClose,
@@ -140,7 +141,13 @@ class DataLink(Protocol):
     transport: Any
 
     def __init__(
-        self, number: int, takes: bool, owner: LinkOwner, clock: IReactorTime, watch: HangupWatch
+        self,
+        number: int,
+        takes: bool,
+        owner: LinkOwner,
+        clock: IReactorTime,
+        watch: HangupWatch,
+        soon: Soon,
     ) -> None:
         self.number = number
         self.state = LinkState(takes)
@@ -150,6 +157,7 @@ class DataLink(Protocol):
         self._owner = owner
         self._clock = clock
         self._watch = watch
+        self._soon = soon
         self._reader = FrameReader()
         self._stream: LinkStream | None = None
         self._answer_timer: IDelayedCall | None = None
@@ -183,7 +191,7 @@ class DataLink(Protocol):
     def carry_flows(self) -> DatagramLink:
         """Make this idle link a datagram link."""
         self.state.datagrams = True
-        self.flows = DatagramLink(self)
+        self.flows = DatagramLink(self, self._soon)
         return self.flows
 
     # For the stream and the flows
@@ -251,6 +259,8 @@ class DataLink(Protocol):
     def close(self) -> None:
         """Close a link whose session is over, after what was written has left."""
         if not self._closing and not self._lost:
+            if self.flows is not None:
+                self.flows.flush()
             self._closing = True
             self.transport.unregisterProducer()
             self.transport.loseConnection()
@@ -301,9 +311,9 @@ class DataLink(Protocol):
         elif isinstance(frame, Open):
             self._stream = LinkStream(self, frame.session)
             self._owner.link_opened(self, frame.opening, self._stream)
-        elif isinstance(frame, (FlowOpen, Datagram, FlowClose)):
+        elif isinstance(frame, (FlowOpen, Datagrams, FlowClose)):
             if self.flows is None:
-                self.flows = DatagramLink(self)
+                self.flows = DatagramLink(self, self._soon)
                 self._owner.flows_opened(self, self.flows)
             self.flows.receive(frame)
 

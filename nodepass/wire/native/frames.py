@@ -65,6 +65,7 @@ _WORD = struct.Struct(">I")
 _U16 = struct.Struct(">H")
 _OPEN_HEAD = struct.Struct(">IH")
 _RESET = struct.Struct(">IB")
+_DATAGRAM_HEAD = struct.Struct(">II")
 _DATA = FrameType.DATA << 24
 _DATAGRAM = FrameType.DATAGRAM << 24
 
@@ -112,11 +113,11 @@ class FlowOpen:
 
 
 @frozen
-class Datagram:
-    """One datagram of a flow."""
+class Datagrams:
+    """Datagrams of a flow, each a frame: those that came together, in their order."""
 
     flow: int
-    data: bytes
+    batch: list[bytes]
 
 
 @frozen
@@ -134,7 +135,7 @@ class Done:
     session: int
 
 
-Frame = Open | Data | Fin | Reset | FlowOpen | Datagram | FlowClose | Done
+Frame = Open | Data | Fin | Reset | FlowOpen | Datagrams | FlowClose | Done
 
 
 def data_header(length: int) -> bytes:
@@ -142,18 +143,26 @@ def data_header(length: int) -> bytes:
     return _WORD.pack(_DATA | length)
 
 
-def datagram(flow: int, data: bytes) -> bytes:
-    """A DATAGRAM frame."""
-    return struct.pack(">II", _DATAGRAM | (4 + len(data)), flow) + data
+def datagrams(flow: int, batch: list[bytes]) -> bytes:
+    """A DATAGRAM frame for each datagram."""
+    parts = []
+    for data in batch:
+        parts.append(_DATAGRAM_HEAD.pack(_DATAGRAM | (4 + len(data)), flow))
+        parts.append(data)
+    return b"".join(parts)
 
 
 def encode(frame: Frame) -> bytes:
-    """A whole frame."""
+    """A whole frame, or those of several datagrams."""
+    if isinstance(frame, Datagrams):
+        return datagrams(frame.flow, frame.batch)
     kind, body = _body(frame)
     return _WORD.pack(kind << 24 | len(body)) + body
 
 
-def _body(frame: Frame) -> tuple[FrameType, bytes]:
+def _body(
+    frame: Open | Data | Fin | Reset | FlowOpen | FlowClose | Done,
+) -> tuple[FrameType, bytes]:
     if isinstance(frame, Open):
         return FrameType.OPEN, _pack_opening(frame.session, frame.opening)
     if isinstance(frame, Data):
@@ -164,8 +173,6 @@ def _body(frame: Frame) -> tuple[FrameType, bytes]:
         return FrameType.RESET, _RESET.pack(frame.session, frame.cause)
     if isinstance(frame, FlowOpen):
         return FrameType.FLOW_OPEN, _pack_opening(frame.flow, frame.opening)
-    if isinstance(frame, Datagram):
-        return FrameType.DATAGRAM, _WORD.pack(frame.flow) + frame.data
     if isinstance(frame, Done):
         return FrameType.DONE, _WORD.pack(frame.session)
     cause = _NO_CAUSE if frame.cause is None else frame.cause
@@ -214,8 +221,6 @@ def _cause(number: int) -> Cause:
 
 def _decode(kind: int, body: bytes) -> Frame:
     try:
-        if kind == FrameType.DATAGRAM:
-            return Datagram(_WORD.unpack_from(body)[0], body[4:])
         if kind == FrameType.FIN:
             return Fin(_WORD.unpack(body)[0])
         if kind == FrameType.DONE:
@@ -263,6 +268,8 @@ class FrameReader:
             data = self._held + data
             self._held = b""
         end = len(data)
+        # Those of a flow are gathered for as long as only datagrams follow each other.
+        batches: dict[int, list[bytes]] = {}
         while end - at >= 4:
             (word,) = _WORD.unpack_from(data, at)
             kind, length = word >> 24, word & 0xFFFFFF
@@ -283,7 +290,17 @@ class FrameReader:
                     frames.append(Data(data[body : body + length]))
             elif have < length:
                 break
+            elif kind == FrameType.DATAGRAM:
+                if length < 4:
+                    raise FrameError("a DATAGRAM frame of a wrong form")
+                (flow,) = _WORD.unpack_from(data, body)
+                batch = batches.get(flow)
+                if batch is None:
+                    batch = batches[flow] = []
+                    frames.append(Datagrams(flow, batch))
+                batch.append(data[body + 4 : body + length])
             else:
+                batches.clear()
                 frames.append(_decode(kind, data[body : body + length]))
             at = body + length
         self._held = data[at:]

@@ -27,7 +27,7 @@ from nodepass.errors import PeerError
 from nodepass.relay.stream import Cause
 from nodepass.wire import Opening
 
-from .frames import Data, Datagram, Done, Fin, FlowClose, FlowOpen, Frame, Open, Reset, encode
+from .frames import Data, Datagrams, Done, Fin, FlowClose, FlowOpen, Frame, Open, Reset, encode
 
 
 class LinkError(PeerError):
@@ -114,7 +114,7 @@ class LinkState:
             if self.got is not End.OPEN:
                 raise LinkError("bytes outside a session")
             return None if self.sent is End.RESET else frame
-        if isinstance(frame, (Datagram, FlowClose)):
+        if isinstance(frame, (Datagrams, FlowClose)):
             if not self.datagrams:
                 raise LinkError("a datagram on a link that carries none")
             return frame

@@ -12,7 +12,7 @@ from nodepass.errors import PeerError
 from nodepass.logs import Log
 from nodepass.pool.policy import DemandPolicy
 from nodepass.relay.hangup import HangupWatch
-from nodepass.relay.portable import TakeOver
+from nodepass.relay.portable import Soon, TakeOver
 from nodepass.relay.stream import Cause, Channel, Stream
 from nodepass.wire import Opening
 
@@ -78,6 +78,7 @@ class LinkPool:
         watch: HangupWatch,
         log: Log,
         take_over: TakeOver,
+        soon: Soon,
     ) -> None:
         self._owner = owner
         self._takes = takes
@@ -85,6 +86,7 @@ class LinkPool:
         self._watch = watch
         self._log = log
         self._take_over = take_over
+        self._soon = soon
         self._policy = DemandPolicy(minimum, maximum)
         self._links: dict[int, DataLink] = {}
         self._idle: dict[DataLink, None] = {}  # of the taking end; the newest is taken first
@@ -166,7 +168,7 @@ class LinkPool:
         """
         if len(self._links) - len(self._busy) >= self._policy.maximum + SPARE_LINKS:
             raise PeerError("it makes more data links than it was asked for")
-        link = DataLink(number, self._takes, self, self._clock, self._watch)
+        link = DataLink(number, self._takes, self, self._clock, self._watch, self._soon)
         self._links[number] = link
         return link
 

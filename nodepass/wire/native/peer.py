@@ -12,7 +12,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from nodepass import __version__
 from nodepass.logs import Log, printable
 from nodepass.relay.hangup import HangupWatch
-from nodepass.relay.portable import TakeOver, take_over
+from nodepass.relay.portable import Soon, TakeOver, take_over
 from nodepass.relay.stream import Cause, Channel, Stream
 from nodepass.tuning import Tuning
 from nodepass.wire import Host, Opening
@@ -50,6 +50,7 @@ class PeerSettings:
     :ivar report_interval: seconds between pings.
     :ivar adoption: seconds that sessions live on without a control link.
     :ivar about: what to tell the peer of this node.
+    :ivar soon: calls something when what has come by now has been passed on.
     :ivar take_over: lets a protocol go on with the transport of a plain data link.
     """
 
@@ -61,6 +62,7 @@ class PeerSettings:
     report_interval: float
     adoption: float
     about: About
+    soon: Soon
     take_over: TakeOver = take_over
 
 
@@ -125,6 +127,7 @@ class NativePeer:
             watch=settings.watch,
             log=settings.log,
             take_over=settings.take_over,
+            soon=settings.soon,
         )
         self._heartbeat: IDelayedCall | None = None
         self._given_up: IDelayedCall | None = None
@@ -363,6 +366,7 @@ def peer_settings(
     log: Log,
     watch: HangupWatch,
     take_over: TakeOver,
+    soon: Soon,
     associations: int = 1,
 ) -> PeerSettings:
     """What the peers of a role have in common.
@@ -386,6 +390,7 @@ def peer_settings(
             associations=associations,
         ),
         take_over=take_over,
+        soon=soon,
     )
 
 
