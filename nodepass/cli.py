@@ -76,10 +76,11 @@ def run(arguments: Sequence[str]) -> int:
 
     hide_keys("nodepass", arguments)
     configs = parse_urls(Parser("nodepass", general_help()).read(arguments))
-    if any(config.core == "master" for config in configs):
+    modules = [module for config in configs if (module := _worker_module(config))]
+    if modules:
         from nodepass.master.forker import prepare
 
-        prepare()  # before there is a reactor, which workers can't share
+        prepare(*modules)  # before there is a reactor, which workers can't share
 
     # Not at the top: these install the reactor, which --help and the other commands don't need.
     from twisted.internet import reactor
@@ -99,6 +100,13 @@ def run(arguments: Sequence[str]) -> int:
         [LineObserver(output, level=quietest)], redirectStandardIO=False
     )
     return serve([makeService(config) for config in configs], reactor)
+
+
+def _worker_module(config: Any) -> str:
+    """What the worker processes of a URL run; empty where it has none."""
+    if config.core == "master":
+        return "nodepass.master.worker"
+    return "nodepass.workers.worker" if config.workers != 1 else ""
 
 
 def serve(roles: Sequence[Any], reactor: Any) -> int:

@@ -25,14 +25,17 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-__all__ = ["ForkedProcess", "Forker", "prepare", "prepared"]
+__all__ = ["MASTER_WORKER", "ForkedProcess", "Forker", "prepare", "prepared", "runs"]
+
+#: The module that a master's workers run.
+MASTER_WORKER = "nodepass.master.worker"
 
 #: Seconds within which the forker answers: it does nothing else, and the master waits for it.
 PATIENCE = 1.0
 #: Seconds between two questions whether a process that was killed has ended.
 REAP_INTERVAL = 0.01
 
-_FORK = b"fork"
+_FORK = b"fork "
 _REAP = b"reap "
 _NOT_YET = b"not yet"
 
@@ -70,13 +73,15 @@ class Forker:
             self._reactor = reactor
             reactor.addReader(self)
 
-    def fork(self, conversation: socket.socket, errors: socket.socket) -> int:
-        """Make a worker whose standard input and output is the one, whose error output the other.
+    def fork(self, conversation: Any, errors: Any, module: str = MASTER_WORKER) -> int:
+        """Make a worker, by calling ``forked`` of a module with the descriptors of two files.
 
+        :param conversation: leads to it.
+        :param errors: for what it writes to its standard error.
         :returns: its process id, which stays its own until `reap` has told its end.
         :raises OSError: the forker is gone or stuck.
         """
-        return int(self._ask(_FORK, conversation.fileno(), errors.fileno()))
+        return int(self._ask(_FORK + module.encode(), conversation.fileno(), errors.fileno()))
 
     def reap(self, pid: int) -> int | None:
         """Return how a worker has ended, as `os.waitpid` has it; None while it has not.
@@ -123,12 +128,11 @@ class Forker:
         return "forker"
 
 
-# What workers run, the reactor excluded: it holds descriptors, which must not be shared.
+# What all workers run, the reactor excluded: it holds descriptors, which must not be shared.
 _NEEDED = (
     "twisted.internet.default",
     "twisted.internet.stdio",
     "cryptography.hazmat.backends.openssl.backend",
-    "nodepass.master.worker",
     "nodepass.relay.engine.relay",
     "nodepass.roles.client",
     "nodepass.roles.forward",
@@ -138,15 +142,17 @@ _NEEDED = (
 _prepared: Forker | None = None
 
 
-def prepare() -> None:
+def prepare(*modules: str) -> None:
     """Fork the forker now: the only thread runs, and no reactor is installed yet.
+
+    :param modules: those that workers will run; a master's unless given.
 
     Without effect but on Linux: elsewhere a process that was forked can't rely on system libraries.
     """
     global _prepared
     if sys.platform != "linux" or _prepared is not None:
         return
-    for module in _NEEDED:
+    for module in (*_NEEDED, *(modules or (MASTER_WORKER,))):
         import_module(module)
     try:
         _prepared = Forker.start()
@@ -174,45 +180,43 @@ def _serve(link: socket.socket) -> None:
         os.dup2(nowhere, file)
     os.close(nowhere)
     setproctitle.setproctitle("nodepass forker")
+    made: set[int] = set()
     while True:
         request, files, _, _ = socket.recv_fds(link, 64, 2)
         if not request:
+            for pid in made:
+                os.kill(pid, signal.SIGKILL)  # they end by themselves, unless they were stopped
             os._exit(0)
-        if request == _FORK:
+        if request.startswith(_FORK):
             pid = os.fork()
             if pid == 0:
                 link.close()
-                _become_worker(*files)
+                _become_worker(request.removeprefix(_FORK).decode(), files)
+            made.add(pid)
             for file in files:
                 os.close(file)
             answer = b"%d" % pid
         else:
             pid, status = os.waitpid(int(request.removeprefix(_REAP)), os.WNOHANG)
+            made.discard(pid)
             answer = b"%d" % status if pid else _NOT_YET
         link.send(answer)
 
 
-def _become_worker(conversation: int, errors: int) -> None:
+def _become_worker(module: str, files: list[int]) -> None:
     import setproctitle
 
-    from nodepass.master.worker import main
-
     setproctitle.setproctitle("nodepass worker")
-    os.dup2(conversation, 0)
-    os.dup2(conversation, 1)
-    os.dup2(errors, 2)
-    for file in (conversation, errors):
-        os.close(file)
     gc.enable()
     try:
-        main()
+        import_module(module).forked(*files)
     except BaseException:
         sys.excepthook(*cast(Any, sys.exc_info()))
     finally:
         os._exit(1)
 
 
-def _runs(pid: int) -> bool:
+def runs(pid: int) -> bool:
     """Whether a process has not ended yet."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
@@ -309,7 +313,7 @@ class ForkedProcess:
             self._status = self._forker.reap(self.pid)
         except OSError:
             # Without the forker the system sees to what it had made, and knows the status alone.
-            if not _runs(self.pid):
+            if not runs(self.pid):
                 self._status = signal.SIGKILL
         if self._status is None:
             self._reactor.callLater(REAP_INTERVAL, self._reap)

@@ -198,6 +198,16 @@ def own_memory() -> int:
         return 0
 
 
+def forked(conversation: int, errors: int) -> None:
+    """Run in a process that was forked; the first is its standard input and output."""
+    os.dup2(conversation, 0)
+    os.dup2(conversation, 1)
+    os.dup2(errors, 2)
+    for file in (conversation, errors):
+        os.close(file)
+    main()
+
+
 def main() -> None:
     """Run until the master ends, or says so by closing the pipe."""
     # A Ctrl-C in a terminal reaches all processes; the master alone acts upon it.

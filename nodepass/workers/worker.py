@@ -220,6 +220,13 @@ class _Lines:
             self._worker.line(level, mask(line), key)
 
 
+def forked(conversation: int, errors: int) -> None:
+    """Run in a process that was forked; its error output goes where its parent's does."""
+    os.dup2(errors, 2)
+    os.close(errors)
+    main(conversation)
+
+
 def main(file: int) -> None:
     """Run until the parent says stop, or is no more.
 

@@ -155,8 +155,9 @@ class NativePeer:
 
     @property
     def joined(self) -> bool:
-        """Whether there is a control link."""
-        return self.control is not None
+        """Whether there is a control link, and at the server whether the client has said how many
+        associations share its links."""
+        return self.control is not None and (self._introduced or self.gone is None)
 
     def available(self, now: float) -> bool:
         quiet = now - self.heard_at
@@ -325,6 +326,8 @@ class NativePeer:
                 self.links.bound(_part(minimum, parts), _part(maximum, parts))
             if not self._introduced:
                 self._introduced = True
+                if self.gone is not None:
+                    self.links.start_over()
                 self.settings.host.joined(self)
         elif isinstance(message, Drain):
             self.draining = True
