@@ -17,6 +17,7 @@ from .bench import MEMORY, OVERHEAD, Bench
 from .peers import Form, Peer
 from .processes import Failed, machine
 from .programs import build
+from .publish import publish
 
 #: Rounds, whatever the budget: fewer have no median, more add nothing.
 LEAST, MOST = 3, 15
@@ -61,6 +62,8 @@ def arguments() -> argparse.Namespace:
                         help="as many rounds as fit in about this time [%(default)s]")  # fmt: skip
     parser.add_argument("--rounds", type=int, help="this many, whatever it takes")
     parser.add_argument("--seconds", type=float, default=1.0, help="of a slice [%(default)s]")
+    parser.add_argument("--workers", type=int, nargs="+", default=[], metavar="N",
+                        help="ours also with each end in so many processes")  # fmt: skip
     parser.add_argument("--form", action="append", choices=[form.name.lower() for form in Form])
     parser.add_argument("--load", action="append", choices=[load.key for load in loads.LOADS],
                         help="this one, and no memory; may be given several times")  # fmt: skip
@@ -83,7 +86,7 @@ def measure(options: argparse.Namespace, directory: Path) -> tuple[Bench, int]:
     relay = build("yardstick", directory)
     fields: list[tuple[Form, list[Peer]]] = []
     for form in forms:
-        there, missing = peers.find(form, relay, os.environ)
+        there, missing = peers.find(form, relay, options.workers, os.environ)
         if options.quick:
             there = [peer for peer in there if peer.name in (peers.OURS, peers.YARDSTICK)]
         else:
@@ -111,7 +114,7 @@ def affordable(
 
 
 def write(output: Path, bench: Bench, rounds: int) -> None:
-    """Write all that is known as JSON."""
+    """Write all that is known as JSON, with tables and pictures."""
     output.mkdir(parents=True, exist_ok=True)
     known: dict[str, Any] = {
         "machine": machine(),
@@ -120,9 +123,9 @@ def write(output: Path, bench: Bench, rounds: int) -> None:
         "notes": bench.notes,
         "samples": {form.name.lower(): samples for form, samples in bench.samples.items()},
     }
-    path = output / "bench.json"
-    path.write_text(json.dumps(known, indent=1))
-    print(f"\nall samples: {path}")
+    (output / "bench.json").write_text(json.dumps(known, indent=1))
+    print()
+    publish(output)
 
 
 if __name__ == "__main__":

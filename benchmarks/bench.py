@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from attrs import define, field
@@ -59,8 +59,12 @@ class Bench:
         count in part."""
         for peer in peers:
             progress(f"{form.value}: memory of {peer.name}")
+            (port,) = free_ports(1)
             try:
-                with self._running([peer], form) as (chains, _):
+                with (
+                    self._target(self.generator, port),
+                    self._running(form, [peer], port) as chains,
+                ):
                     for chain in chains:
                         start, idle = chain.idle_memory(self.generator, SESSIONS)
                         self._keep(form, chain, {"start.memory": start, "idle.memory": idle})
@@ -69,7 +73,10 @@ class Bench:
 
     def load(self, form: Form, peers: Sequence[Peer], loads: Sequence[Load], rounds: int) -> None:
         """Put the loads on all peers, slice by slice in turn."""
-        with self._running(peers, form) as (chains, port):
+        (port,) = free_ports(1)
+        with ExitStack() as stack:
+            with self._target(self.generator, port):
+                chains = stack.enter_context(self._running(form, peers, port))
             for load in loads:
                 able = [chain for chain in chains if chain.peer.udp or not load.udp]
                 driver = driver_for(load, self.drivers)
@@ -105,26 +112,23 @@ class Bench:
             mine.append(value)
 
     @contextmanager
-    def _running(self, peers: Sequence[Peer], form: Form) -> Iterator[tuple[list[Chain], int]]:
-        """Those that come up, and the port of their target; an echo is there until they are up."""
-        (port,) = free_ports(1)
+    def _running(self, form: Form, peers: Sequence[Peer], port: int) -> Iterator[list[Chain]]:
+        """Those that come up.
+
+        :param port: where their target is, for now one that echoes.
+        """
         chains: list[Chain] = []
         try:
-            with self._target(self.generator, port):
-                for peer in peers:
-                    name = f"{form.name.lower()}-{peer.name.replace(' ', '-')}"
-                    chain = Chain(peer, self.directory / name, port)
-                    try:
-                        chain.start()
-                    except (Failed, OSError) as failure:
-                        self.note(f"{peer.name}, {form.value}: left out: {failure}")
-                        chain.stop()
-                    else:
-                        chains.append(chain)
-                if len(peers) == 1:
-                    yield chains, port
-            if len(peers) != 1:
-                yield chains, port
+            for peer in peers:
+                chain = Chain(peer, self.directory / f"{form.name}-{peer.name}", port)
+                try:
+                    chain.start()
+                except (Failed, OSError) as failure:
+                    self.note(f"{peer.name}, {form.value}: left out: {failure}")
+                    chain.stop()
+                else:
+                    chains.append(chain)
+            yield chains
         finally:
             for chain in chains:
                 chain.stop()

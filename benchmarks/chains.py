@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .loads import Generator
 from .peers import Peer, Ports
-from .processes import Failed, Process, free_ports
+from .processes import Failed, Process, free_ports, memory
 
 #: Seconds that an echo may take while a tunnel comes up.
 _ECHO = 1.0
@@ -43,8 +43,7 @@ class Chain:
         for number, command in enumerate(commands):
             if self.processes:
                 self.processes[-1].wait_for_port(self.ports.tunnel)
-            log = self._directory / f"{self.name.replace(' ', '-')}-{number}.log"
-            self.processes.append(Process(command, log))
+            self.processes.append(Process(command, self._directory / f"{number}.log"))
         last = self.processes[-1]
         for _ in last.attempts():
             if self._echoes(socket.SOCK_STREAM):
@@ -82,20 +81,14 @@ class Chain:
                 raise Failed(f"{self.name} ended: {process.failure()}")
         return sum(process.cpu() for process in self.processes)
 
-    def memory(self) -> int:
-        """Bytes of memory of all of it."""
-        return sum(process.memory() for process in self.processes)
-
     def idle_memory(self, generator: Generator, sessions: int) -> tuple[int, float]:
         """Its memory without sessions, and what each idle one adds, in bytes.
 
         :raises Failed: so many sessions were not to be had.
         """
         time.sleep(SETTLE)
-        before = self.memory()
-        visitors = Process(
-            generator.idle(self.visit, sessions), self._directory / f"{self.name}-idle.log"
-        )
+        before = memory(self.processes)
+        visitors = Process(generator.idle(self.visit, sessions), self._directory / "idle.log")
         try:
             for _ in visitors.attempts():
                 if "idle" in visitors.log.read_text():
@@ -103,6 +96,7 @@ class Chain:
             else:
                 raise visitors.failure()
             time.sleep(SETTLE)
-            return before, (self.memory() - before) / sessions
+            more = memory(self.processes).own - before.own
+            return before.total, more / sessions
         finally:
             visitors.stop()

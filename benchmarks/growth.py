@@ -15,18 +15,18 @@ import signal
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from . import report
+from . import report, steps
 from .chains import SETTLE, Chain
-from .loads import LOADS, Generator, Load
+from .loads import Generator, Load
 from .peers import KEY, OURS, YARDSTICK, Form, yardstick
-from .processes import Failed, Process, free_ports, machine
+from .processes import Failed, Process, free_ports, machine, memory
 from .programs import build
+from .publish import publish
 
 SESSIONS = (10, 100, 1_000, 10_000)
 TUNNELS = (1, 10, 100, 1_000)
@@ -36,12 +36,12 @@ SPARE = 500
 JOINING = 240.0
 #: Seconds over which the cost of doing nothing is measured.
 REST = 4.0
+#: Tunnels that get a few visitors each in a second of warming up.
+VISITED = 250
 #: Slices of each load, and seconds of one.
 ROUNDS, SLICE = 3, 1.0
-#: What is put on top.
-ON_TOP = tuple(load for load in LOADS if load.key in ("bulk1", "connections", "requests"))
-#: Functions kept of a profile.
-FUNCTIONS = 40
+
+CONNECTIONS = next(load for load in steps.LOADS if load.key == "connections")
 
 
 class Node:
@@ -100,19 +100,27 @@ class Pair:
             self.stop()
             raise
         self.joining = time.monotonic() - began
+        self.start = self.profiles()
 
     @property
     def visits(self) -> str:
         """Where visitors may go, for the load program."""
         return ",".join(f"127.0.0.1:{visit}" for _, visit in self.server.ports)
 
+    def profiles(self) -> dict[str, Any]:
+        """What each end has done since it was asked the last time."""
+        return {node.name: steps.shares(node.profile()) for node in self.nodes}
+
     def cpu(self) -> float:
+        """Seconds of CPU time that both have taken so far."""
         return sum(node.process.cpu() for node in self.nodes)
 
     def memory(self) -> int:
-        return sum(node.process.memory() for node in self.nodes)
+        """Bytes that no other process has."""
+        return memory(node.process for node in self.nodes).own
 
     def stop(self) -> None:
+        """End both."""
         for node in reversed(self.nodes):
             node.process.stop()
 
@@ -147,6 +155,8 @@ class Growth:
             time.sleep(SETTLE)
             total = pair.memory()
             each = None if one is None else (total - one) / (count - 1)
+            # The first visitor of a tunnel makes its pool grow.
+            self.generator.run(CONNECTIONS, pair.visits, SLICE + count / VISITED)
             return {"count": count, "total": total, "memory": each, "joining": pair.joining,
                     **self._cost(pair)}  # fmt: skip
 
@@ -175,19 +185,20 @@ class Growth:
 
     def _cost(self, pair: Pair) -> dict[str, Any]:
         """Of doing nothing, and of each load on top."""
-        for node in pair.nodes:
-            node.profile()
         before = pair.cpu()
         time.sleep(REST)
-        found: dict[str, Any] = {"rest": (pair.cpu() - before) / REST, "loads": {}, "profiles": {}}
-        for load in ON_TOP:
+        found: dict[str, Any] = {
+            "rest": (pair.cpu() - before) / REST,
+            "loads": {},
+            "profiles": {"start": pair.start},
+        }
+        for load in steps.LOADS:
+            pair.profiles()
             found["loads"][load.key] = {
                 name: [of.low, of.middle, of.high] if of else None
                 for name, of in self._alternate(pair, load).items()
             }
-            found["profiles"][load.key] = {
-                node.name: summed([node.profile()]) for node in pair.nodes
-            }
+            found["profiles"][load.key] = pair.profiles()
         return found
 
     def _alternate(self, pair: Pair, load: Load) -> dict[str, report.Spread | None]:
@@ -204,26 +215,6 @@ class Growth:
             **{name: report.spread(values) for name, values in costs.items()},
             "ratio": report.spread(report.ratios(costs[OURS], costs[YARDSTICK])),
         }
-
-
-def summed(profiles: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Profiles in one: CPU time, and what share each module has of it and each function."""
-    user = system = 0.0
-    functions: Counter[str] = Counter()
-    for profile in profiles:
-        user += profile["user"]
-        system += profile["system"]
-        functions.update(profile["ticks"])
-    all_ = functions.total() or 1
-    modules: Counter[str] = Counter()
-    for function, ticks in functions.items():
-        modules[function.partition(":")[0]] += ticks
-    return {
-        "user": user,
-        "system": system,
-        "modules": {name: ticks / all_ for name, ticks in modules.most_common()},
-        "functions": {name: ticks / all_ for name, ticks in functions.most_common(FUNCTIONS)},
-    }
 
 
 def main() -> int:
@@ -261,55 +252,14 @@ def main() -> int:
         print(f"benchmarks: {failure}")
         return 1
     for kind in ("sessions", "tunnels"):
-        print(f"\n{report.aligned(table(kind, known[kind]))}")
-        print(f"\n{report.aligned(profiles(kind, known[kind]), left=range(5))}")
+        if not known[kind]:
+            continue
+        print(f"\n{report.aligned(steps.table(kind, known[kind]))}")
+        print(f"\n{report.aligned(steps.profiles(kind, known[kind]), left=range(5))}")
     options.output.mkdir(parents=True, exist_ok=True)
-    path = options.output / "growth.json"
-    path.write_text(json.dumps(known, indent=1))
-    print(f"\nall figures: {path}")
+    (options.output / "growth.json").write_text(json.dumps(known, indent=1))
+    publish(options.output)
     return 0
-
-
-def table(kind: str, steps: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """A row for each step, the heading first."""
-    units = [load.cost_unit for load in ON_TOP]
-    heading = [kind, "kB each", "CPU % at rest"]
-    for unit in units:
-        heading += [unit, f"x {YARDSTICK}"]
-    rows = [heading]
-    for step in steps:
-        memory = step["memory"]
-        row = [str(step["count"]), "-" if memory is None else report.number(memory / 1e3),
-               report.number(100 * step["rest"])]  # fmt: skip
-        for load in ON_TOP:
-            of = step["loads"][load.key]
-            row += [report.number(of[OURS][1]), report.number(of["ratio"][1])]
-        rows.append(row)
-    if kind == "tunnels":
-        rows[0].append("s to join")
-        for row, step in zip(rows[1:], steps, strict=True):
-            row.append(report.number(step["joining"]))
-    return rows
-
-
-#: Modules that a profile's table shows, of each end.
-_MODULES = 5
-
-
-def profiles(kind: str, steps: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """Where the time goes: a row for each step, load and end."""
-    rows = [[kind, "load", "end", "system", "modules, by the calls that they make"]]
-    for step in steps:
-        for load in ON_TOP:
-            for end, profile in step["profiles"][load.key].items():
-                total = profile["user"] + profile["system"] or 1.0
-                first = list(profile["modules"].items())[:_MODULES]
-                shares = ", ".join(
-                    f"{name.removeprefix('nodepass.')} {share:.0%}" for name, share in first
-                )
-                rows.append([str(step["count"]), load.key, end,
-                             f"{profile['system'] / total:.0%}", shares])  # fmt: skip
-    return rows
 
 
 if __name__ == "__main__":

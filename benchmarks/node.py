@@ -4,8 +4,8 @@
 
 The file has a URL in each line. The process prints a line of JSON with the ports of each tunnel
 once they are bound, and ``ready`` once all have joined. After that it prints, for each SIGUSR1, a
-line of JSON with what it was doing since the last: seconds of CPU time in programs and in the
-system, and how many ticks of it were found in which function.
+line of JSON with what it was doing since the last, or since the start: seconds of CPU time in
+programs and in the system, and how many ticks of it were found in which function.
 """
 
 from __future__ import annotations
@@ -77,6 +77,7 @@ class Node:
 
     def start(self) -> None:
         """Start them all."""
+        self._profile.start()
         for tunnel in self.tunnels:
             tunnel.privilegedStartService()
             tunnel.startService()
@@ -86,7 +87,6 @@ class Node:
         ready.addCallbacks(self._joined, self._failed)
 
     def _joined(self, _: object) -> None:
-        self._profile.start()
         # A signal wakes Twisted's reactor up, and its handler may only leave word.
         signal.signal(signal.SIGUSR1, lambda *_: self._reactor.callFromThread(self._report))
         say("ready")

@@ -6,7 +6,7 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
 from pathlib import Path
 
@@ -55,22 +55,23 @@ class Peer:
     udp: bool = True
 
 
-def nodepass(form: Form) -> Peer:
-    """Ours."""
+def nodepass(form: Form, workers: int = 1) -> Peer:
+    """Ours, each end in so many processes."""
     command = [sys.executable, "-m", "nodepass"]
     tls = int(form is Form.ENCRYPTED)
 
     def commands(directory: Path, ports: Ports) -> list[list[str]]:
         tunnel, visit = f"127.0.0.1:{ports.tunnel}", f"127.0.0.1:{ports.visit}"
-        target = f"127.0.0.1:{ports.target}"
+        target, alike = f"127.0.0.1:{ports.target}", f"workers={workers}&log=warn"
         if form is Form.SINGLE:
-            return [[*command, f"client://{visit}/{target}?mode=1&log=warn"]]
+            return [[*command, f"client://{visit}/{target}?mode=1&{alike}"]]
         return [
-            [*command, f"server://{KEY}@{tunnel}/{visit}?tls={tls}&mode=1&log=warn"],
-            [*command, f"client://{KEY}@{tunnel}/{target}?mode=2&log=warn"],
+            [*command, f"server://{KEY}@{tunnel}/{visit}?tls={tls}&mode=1&{alike}"],
+            [*command, f"client://{KEY}@{tunnel}/{target}?mode=2&{alike}"],
         ]
 
-    return Peer(name=OURS, form=form, commands=commands)
+    name = OURS if workers == 1 else f"{OURS} x{workers}"
+    return Peer(name=name, form=form, commands=commands)
 
 
 def yardstick(form: Form, program: str, *, splice: bool = False) -> Peer:
@@ -183,17 +184,20 @@ def go_nodepass(form: Form, program: str) -> Peer:
     return Peer(name="nodepass-go", form=form, commands=commands)
 
 
-def find(form: Form, relay: str | None, environ: Mapping[str, str]) -> tuple[list[Peer], list[str]]:
+def find(
+    form: Form, relay: str, workers: Iterable[int], environ: Mapping[str, str]
+) -> tuple[list[Peer], list[str]]:
     """Everything that can carry visitors in this form here.
 
-    :param relay: the yardstick's program, None where it can't be had.
+    :param relay: the yardstick's program.
+    :param workers: numbers of processes that each end of ours is run in, beside one.
     :returns: peers, ours first, and the names of those that are not there.
     """
-    peers, missing = [nodepass(form)], list[str]()
-    if relay is not None:
-        peers.append(yardstick(form, relay))
-        if form is not Form.ENCRYPTED:
-            peers.append(yardstick(form, relay, splice=True))
+    peers = [nodepass(form), *(nodepass(form, number) for number in workers)]
+    missing: list[str] = []
+    peers.append(yardstick(form, relay))
+    if form is not Form.ENCRYPTED:
+        peers.append(yardstick(form, relay, splice=True))
     if form is Form.SINGLE:
         return peers, missing
     if program := shutil.which("rathole"):

@@ -9,9 +9,11 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+
+from attrs import frozen
 
 import nodepass
 
@@ -77,11 +79,6 @@ class Process:
         """Seconds of CPU time so far, 0 where the system does not tell."""
         return sum(map(_cpu, tree(self.child.pid)))
 
-    def memory(self) -> int:
-        """Bytes of memory, pages shared with others in proportion; 0 where the system does not
-        tell."""
-        return sum(map(_memory, tree(self.child.pid)))
-
     def stop(self) -> None:
         """End it."""
         self.child.terminate()
@@ -111,13 +108,39 @@ def _cpu(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _memory(pid: int) -> int:
-    try:
-        rollup = (_PROC / str(pid) / "smaps_rollup").read_text()
-    except OSError:
-        return 0
-    found = re.search(r"^Pss:\s+(\d+) kB", rollup, re.M)
-    return int(found[1]) * 1024 if found else 0
+@frozen
+class Memory:
+    """What some processes that belong together have in memory, in bytes.
+
+    :param own: what they alone have; it moves only when they take more.
+    :param files: programs and libraries, counted once, as if none else on the machine had them.
+    """
+
+    own: int
+    files: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.own + self.files
+
+
+def memory(processes: Iterable[Process]) -> Memory:
+    """Of processes with their children; nothing where the system does not tell."""
+    own = files = 0
+    for process in processes:
+        for pid in tree(process.child.pid):
+            with suppress(OSError):
+                rollup = (_PROC / str(pid) / "smaps_rollup").read_text()
+                sizes = {
+                    name: int(size) * 1024
+                    for name, size in re.findall(r"^(\w+):\s+(\d+) kB", rollup, re.M)
+                }
+                # Proportional: what a child still shares with its parent counts once.
+                own += sizes["Pss_Anon"]
+                # Both ends run the same program, and what it is made of is there once.
+                files = max(files, sizes["Rss"] - sizes["Anonymous"])
+    return Memory(own, files)
 
 
 def machine() -> dict[str, object]:

@@ -22,6 +22,7 @@ from benchmarks.report import (
     table,
     verdict,
 )
+from benchmarks.steps import shares
 
 BULK = next(load for load in LOADS if load.kind == "bulk")
 REQUESTS = next(load for load in LOADS if load.kind == "requests")
@@ -127,3 +128,13 @@ def test_columns_are_as_wide_as_their_cells() -> None:
     """Names stand to the left, figures to the right."""
     text = aligned([["a", "unit", "1"], ["longer", "", "1,000"]])
     assert text.splitlines() == ["a       unit      1", "longer        1,000"]
+
+
+def test_shares_of_a_profile() -> None:
+    """Ticks of functions become shares, of modules too; a profile without any has none."""
+    ticks = {"a:read": 6, "b:write": 3, "a:write": 1}
+    found = shares({"user": 1.0, "system": 2.0, "ticks": ticks})
+    assert found["modules"] == {"a": 0.7, "b": 0.3}
+    assert found["functions"] == {"a:read": 0.6, "b:write": 0.3, "a:write": 0.1}
+    assert (found["user"], found["system"]) == (1.0, 2.0)
+    assert shares({"user": 0.0, "system": 0.0, "ticks": {}})["modules"] == {}
