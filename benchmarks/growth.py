@@ -136,7 +136,23 @@ class Growth:
         self.beside = beside
         self.directory = directory
 
-    def sessions(self, count: int) -> dict[str, Any]:
+    def run(self, kind: str, counts: Iterable[int], known: dict[str, Any]) -> None:
+        """Go through steps, and add to what is known what came of each; one that fails is noted."""
+        for count in counts:
+            print(f"{count} {kind} ...", flush=True)
+            try:
+                if kind == "sessions":
+                    step = self._sessions(count)
+                else:
+                    first = known[kind][0]["total"] if known[kind] else None
+                    step = self._tunnels(count, first)
+            except Failed as failure:
+                known["notes"].append(f"{count} {kind}: {failure}")
+                print(f"note: {known['notes'][-1]}", flush=True)
+            else:
+                known[kind].append(step)
+
+    def _sessions(self, count: int) -> dict[str, Any]:
         """One tunnel that holds so many."""
         with self._pair(1) as pair:
             time.sleep(SETTLE)
@@ -146,7 +162,7 @@ class Growth:
                 each = (pair.memory() - before) / count
                 return {"count": count, "memory": each, **self._cost(pair)}
 
-    def tunnels(self, count: int, one: float | None) -> dict[str, Any]:
+    def _tunnels(self, count: int, one: float | None) -> dict[str, Any]:
         """So many tunnels.
 
         :param one: the memory of a single one, None if this is it.
@@ -227,7 +243,7 @@ def main() -> int:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     most = (hard - SPARE) // 2
-    known: dict[str, Any] = {"machine": machine(), "sessions": [], "tunnels": []}
+    known: dict[str, Any] = {"machine": machine(), "notes": [], "sessions": [], "tunnels": []}
     try:
         with ExitStack() as stack:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -240,14 +256,8 @@ def main() -> int:
             stack.callback(chain.stop)
             chain.start()
             growth = Growth(generator, chain, directory)
-            for count in options.sessions:
-                print(f"{min(count, most)} sessions ...", flush=True)
-                known["sessions"].append(growth.sessions(min(count, most)))
-            one = None
-            for count in options.tunnels:
-                print(f"{count} tunnels ...", flush=True)
-                known["tunnels"].append(growth.tunnels(count, one))
-                one = one or known["tunnels"][0]["total"]
+            growth.run("sessions", (min(count, most) for count in options.sessions), known)
+            growth.run("tunnels", options.tunnels, known)
     except Failed as failure:
         print(f"benchmarks: {failure}")
         return 1

@@ -2,7 +2,7 @@
 
     python -m benchmarks.node FILE
 
-The file has a URL in each line. The process prints a line of JSON with the ports of each tunnel
+The file has a URL in each line. The process prints a line of JSON with the ports of each server
 once they are bound, and ``ready`` once all have joined. After that it prints, for each SIGUSR1, a
 line of JSON with what it was doing since the last, or since the start: seconds of CPU time in
 programs and in the system, and how many ticks of it were found in which function.
@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from twisted.internet.defer import gatherResults
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.logger import globalLogBeginner
 from twisted.python.failure import Failure
 
@@ -29,6 +29,9 @@ from nodepass.reactor import steady_clock
 
 #: Seconds of CPU time between two looks: coarse enough to cost nothing that shows.
 TICK = 0.002
+#: Clients that join at a time. A thousand at once would keep the server busy with proofs for longer
+#: than it waits for one, and most would begin anew.
+BATCH = 50
 
 
 class Profile:
@@ -76,15 +79,23 @@ class Node:
         self._reactor = reactor
 
     def start(self) -> None:
-        """Start them all."""
+        """Start them all, say their ports, and, later, that they have joined."""
         self._profile.start()
-        for tunnel in self.tunnels:
-            tunnel.privilegedStartService()
-            tunnel.startService()
+        Deferred.fromCoroutine(self._start()).addCallbacks(self._joined, self._failed)
+
+    async def _start(self) -> None:
+        servers = [tunnel for tunnel in self.tunnels if tunnel.config.core == "server"]
+        for tunnel in servers:
+            launch(tunnel)
         say([[getattr(end, "port", None) for end in (tunnel.tunnel_address, tunnel.visitor_address)]
-             for tunnel in self.tunnels])  # fmt: skip
-        ready = gatherResults([tunnel.whenReady() for tunnel in self.tunnels], consumeErrors=True)
-        ready.addCallbacks(self._joined, self._failed)
+             for tunnel in servers])  # fmt: skip
+        clients = [tunnel for tunnel in self.tunnels if tunnel not in servers]
+        for first in range(0, len(clients), BATCH):
+            some = clients[first : first + BATCH]
+            for tunnel in some:
+                launch(tunnel)
+            await gatherResults([tunnel.whenReady() for tunnel in some])
+        await gatherResults([tunnel.whenReady() for tunnel in servers])
 
     def _joined(self, _: object) -> None:
         # A signal wakes Twisted's reactor up, and its handler may only leave word.
@@ -97,6 +108,12 @@ class Node:
     def _failed(self, failure: Failure) -> None:
         say(f"failed: {failure.getErrorMessage()}")
         self._reactor.stop()
+
+
+def launch(tunnel: RoleService) -> None:
+    """Start a service that has no parent."""
+    tunnel.privilegedStartService()
+    tunnel.startService()
 
 
 def say(what: object) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import report
-from .peers import OURS, REFERENCE, YARDSTICK, Form
+from .peers import OURS, REFERENCE, SPLICE, YARDSTICK, Form
 from .steps import LOADS
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ WIDTH, HEIGHT = 3.0, 2.0
 #: Parts of a profile that have a colour of their own.
 PARTS = 7
 
-_COLOURS = {OURS: "#c0392b", REFERENCE: "#34495e", YARDSTICK: "#7f8c8d"}
+_COLOURS = {OURS: "#c0392b", REFERENCE: "#34495e", YARDSTICK: "#7f8c8d", SPLICE: "#95a5a6"}
 _OTHER = "#bdc3c7"
 
 
@@ -121,7 +121,7 @@ def growth(known: Mapping[str, Any], path: Path) -> None:
         line[1].legend(fontsize=7)
         for axis in line:
             axis.set_xscale("log")
-            axis.set_ylim(bottom=0)
+            axis.set_ylim(0, 1.1 * axis.get_ylim()[1])
             axis.set_xlabel(kind)
     _save(figure, path)
 
@@ -165,7 +165,7 @@ def _busiest(known: Mapping[str, Any]) -> list[str]:
     """The modules that take most, of all profiles alike."""
     sums: dict[str, float] = {}
     for step in (*known["sessions"], *known["tunnels"]):
-        for ends in step["profiles"].values():
-            for name, share in _shares(ends).items():
+        for load in LOADS:
+            for name, share in _shares(step["profiles"][load.key]).items():
                 sums[name] = sums.get(name, 0.0) + share
     return sorted(sums, key=lambda name: -sums[name])[:PARTS]

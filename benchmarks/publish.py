@@ -17,6 +17,8 @@ from typing import Any
 from . import plots, report, steps
 from .peers import Form
 
+NO_BREAK = "\u00a0"
+
 
 def publish(directory: Path) -> None:
     """Make all that can be made: tables as CSV and, where matplotlib is there, pictures as SVG."""
@@ -27,7 +29,7 @@ def publish(directory: Path) -> None:
         for form in Form:
             if samples := known["samples"].get(form.name.lower()):
                 stem = form.name.lower()
-                _write(directory / f"{stem}.csv", report.table(form, samples))
+                _write(directory / f"{stem}.csv", _narrow(report.table(form, samples)))
                 if drawing:
                     plots.peers(form, samples, directory / f"{stem}.svg")
     if (path := directory / "growth.json").exists():
@@ -48,6 +50,19 @@ def _about(known: dict[str, Any]) -> list[list[str]]:
     rows = [[name, str(value)] for name, value in known["machine"].items() if value]
     rows.append(["slices", f"{known['rounds']} of {known['seconds']:g} s"])
     return [*rows, *(["note", note] for note in known["notes"])]
+
+
+def _narrow(rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    """The same for a page: names wrap, with their units, and figures don't."""
+    heading, *body = rows
+    first, _, *others = heading
+    return [
+        [first, *others],
+        *(
+            [f"{name}, {unit}", *(text.replace(" ", NO_BREAK) for text in cells)]
+            for name, unit, *cells in body
+        ),
+    ]
 
 
 def _write(path: Path, rows: Sequence[Sequence[str]]) -> None:
