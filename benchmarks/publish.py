@@ -17,6 +17,7 @@ from typing import Any
 from . import plots, report, steps
 from .peers import Form
 
+#: A space where a cell of a table does not wrap.
 NO_BREAK = "\u00a0"
 
 
@@ -53,15 +54,21 @@ def _about(known: dict[str, Any]) -> list[list[str]]:
 
 
 def _narrow(rows: Sequence[Sequence[str]]) -> list[list[str]]:
-    """The same for a page: names wrap, with their units, and figures don't."""
+    """The same for a page: medians without their spread, which pictures show, except for ratios,
+    and goals without what the page says of them."""
     heading, *body = rows
     first, _, *others = heading
+
+    def shorter(head: str, text: str) -> str:
+        if head == "goal":
+            text = text.partition(" x ")[0]
+        elif head and not head.startswith("x "):
+            text = text.partition(" ±")[0]
+        return text.replace(" ", NO_BREAK)
+
     return [
         [first, *others],
-        *(
-            [f"{name}, {unit}", *(text.replace(" ", NO_BREAK) for text in cells)]
-            for name, unit, *cells in body
-        ),
+        *([f"{name}, {unit}", *map(shorter, others, cells)] for name, unit, *cells in body),
     ]
 
 

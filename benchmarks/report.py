@@ -96,7 +96,7 @@ FAR_OFF: Mapping[Form, Mapping[str, Goal]] = {
         "connections.cost": Goal(5.0),
         "bulk1.cost": Goal(3.0),
         "bulk8.cost": Goal(3.5),
-        "udp.cost": Goal(4.0),
+        "udp.cost": Goal(2.5),
         "latency.p50": Goal(10.0),
         "idle.memory": Goal(20.0, absolute=True),
         "start.memory": Goal(150.0, absolute=True),
