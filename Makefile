@@ -13,7 +13,7 @@ RELAYED := $(patsubst %,tests/scenarios/test_%.py,first_byte tcp_bytes tcp_endin
 MINUTES ?= 10
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test soak lint types docs bench bench-growth bench-latency bench-master dist check-install clean
+.PHONY: help install demo test soak lint types docs bench bench-growth bench-latency bench-master bench-workers dist check-install clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
@@ -54,6 +54,9 @@ bench-growth: $(STAMP) ## the cost of a session and of a tunnel, as there are mo
 
 bench-latency: $(STAMP) ## over a line of 100 ms that loses packets, beside a direct connection; for root
 	$(BIN)/python -m benchmarks.latency $(ARGS)
+
+bench-workers: $(STAMP) ## what more worker processes bring, here and on more cores
+	$(BIN)/python -m benchmarks.workers $(ARGS)
 
 bench-master: $(STAMP) ## a master with 200 instances: start, latency and memory
 	$(BIN)/python -m benchmarks.master $(ARGS)

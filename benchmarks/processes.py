@@ -77,7 +77,7 @@ class Process:
 
     def cpu(self) -> float:
         """Seconds of CPU time so far, 0 where the system does not tell."""
-        return sum(map(_cpu, tree(self.child.pid)))
+        return sum(map(cpu_of, tree(self.child.pid)))
 
     def stop(self) -> None:
         """End it."""
@@ -100,7 +100,8 @@ def tree(pid: int) -> list[int]:
     return [pid, *(other for child in children for other in tree(child))]
 
 
-def _cpu(pid: int) -> float:
+def cpu_of(pid: int) -> float:
+    """Seconds of CPU time of one process so far; 0 where it is gone."""
     try:
         fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
     except OSError:

@@ -6,6 +6,7 @@ It is a Unix socket that keeps the bounds of messages (``SOCK_SEQPACKET``).
 from __future__ import annotations
 
 import socket
+from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,6 +25,17 @@ MOST_FILES = 4
 BATCH = 64
 #: Bytes asked of the system for messages under way: enough for the log lines of a busy moment.
 BUFFER = 1024 * 1024
+
+
+def _receive(sock: socket.socket) -> tuple[bytes, list[int]]:
+    """What `socket.recv_fds` does, which loses its flags on the way."""
+    files = array("i")
+    room = socket.CMSG_LEN(MOST_FILES * files.itemsize)
+    message, ancillary, _, _ = sock.recvmsg(LONGEST, room, socket.MSG_CMSG_CLOEXEC)
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            files.frombytes(data[: len(data) - len(data) % files.itemsize])
+    return message, list(files)
 
 
 @implementer(IReadWriteDescriptor)
@@ -97,9 +109,7 @@ class Conversation:
             if self._socket is None:
                 return
             try:
-                message, files, _, _ = socket.recv_fds(
-                    self._socket, LONGEST, MOST_FILES, socket.MSG_CMSG_CLOEXEC
-                )
+                message, files = _receive(self._socket)
             except BlockingIOError:
                 return
             except OSError:

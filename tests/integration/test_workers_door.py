@@ -1,0 +1,208 @@
+"""Connections at the tunnel port reach their worker unread, by descriptors in messages."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from typing import Any
+
+import pytest
+from twisted.internet import reactor as global_reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+from twisted.trial.unittest import TestCase
+
+from nodepass.address import Address
+from nodepass.logs import Level, Log
+from nodepass.wire.native.proof import Preface
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers need Linux")
+
+reactor: Any = global_reactor
+
+if sys.platform == "linux":
+    from nodepass.workers.conversation import Conversation
+    from nodepass.workers.door import Door
+    from nodepass.workers.ports import SharedPorts, tunnel_socket
+
+FIRST = Preface(3, b"a" * 16, 7, b"n" * 16).encode()
+
+
+async def turns(count: int = 5) -> None:
+    """Let the reactor go round."""
+    for _ in range(count):
+        await deferLater(reactor, 0.01)
+
+
+class Doors(TestCase):
+    """A door, and who knocks."""
+
+    def setUp(self) -> None:
+        self.given: list[tuple[int, bytes]] = []
+        self.willing = True
+        self.looks = 0
+        self.door = Door(
+            reactor, Log(Level.NONE), tunnel_socket(Address("127.0.0.1", 0)), 0.3, self.hand_over
+        )
+        self.addCleanup(self.door.close)
+        look = self.door.doRead
+
+        def count() -> None:
+            self.looks += 1
+            look()
+
+        self.door.doRead = count  # type: ignore[method-assign]
+
+    def hand_over(self, worker: int, sock: socket.socket, waited: float) -> bool:
+        """Take a connection, and read what a worker would."""
+        if self.willing:
+            with socket.socket(fileno=os.dup(sock.fileno())) as mine:
+                self.given.append((worker, mine.recv(4096)))
+        return self.willing
+
+    def knock(self) -> socket.socket:
+        """A connection to the door."""
+        sock = socket.create_connection(self.door.address[:2])
+        self.addCleanup(sock.close)
+        return sock
+
+    async def _pieces(self) -> None:
+        caller = self.knock()
+        for at in range(7):
+            assert not self.given
+            caller.send(FIRST[at : at + 1])
+            await turns(2)
+        assert self.given == [(3, FIRST[:7])]
+
+    def test_whoever_dribbles_is_passed_on_whole(self) -> Deferred[None]:
+        """The number may come byte by byte; the worker finds all of them unread."""
+        return Deferred.fromCoroutine(self._pieces())
+
+    async def _quiet(self) -> None:
+        caller = self.knock()
+        caller.send(FIRST[:5])
+        await turns()
+        before = self.looks
+        await turns(10)
+        assert self.looks - before <= 1, "bytes that were looked at keep it busy"
+        assert len(self.door) == 1
+
+    def test_unread_bytes_do_not_spin(self) -> Deferred[None]:
+        """What was looked at and left stays readable, and costs nothing."""
+        return Deferred.fromCoroutine(self._quiet())
+
+    async def _silent(self) -> None:
+        callers = [self.knock() for _ in range(3)]
+        callers[0].send(b"\x16")
+        callers[1].close()
+        await turns()
+        assert len(self.door) == 2
+        await deferLater(reactor, 0.35)
+        await turns()
+        assert len(self.door) == 0 and not self.given
+        callers[0].settimeout(1.0)
+        with self.assertRaises((ConnectionError, AssertionError)):
+            assert callers[0].recv(1)
+
+    def test_who_says_too_little_goes(self) -> Deferred[None]:
+        """After the handshake's time, or with the connection, nothing is left of it."""
+        return Deferred.fromCoroutine(self._silent())
+
+    async def _held(self) -> None:
+        self.willing = False
+        caller = self.knock()
+        caller.send(FIRST)
+        await turns()
+        assert len(self.door) == 1
+        self.willing = True
+        self.door.try_again()
+        assert self.given == [(3, FIRST)] and len(self.door) == 0
+
+    def test_a_worker_that_is_not_there_yet(self) -> Deferred[None]:
+        """Its connections wait for it."""
+        return Deferred.fromCoroutine(self._held())
+
+
+class Conversations(TestCase):
+    """Two ends in one process."""
+
+    def setUp(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.heard: list[tuple[bytes, list[int]]] = []
+        self.lost: list[str] = []
+        self.one = Conversation(reactor, ours, self.hear, lambda: self.lost.append("one"))
+        self.two = Conversation(reactor, theirs, self.hear, lambda: self.lost.append("two"))
+        self.addCleanup(self.one.close)
+        self.addCleanup(self.two.close)
+
+    def hear(self, message: bytes, files: list[int]) -> None:
+        """Keep what came."""
+        self.heard.append((message, files))
+
+    async def _files(self) -> None:
+        with socket.socket() as sock:
+            sock.bind(("127.0.0.1", 0))
+            name = sock.getsockname()
+            self.one.send(b"take this", [sock.fileno()])
+            await turns(2)
+        ((message, (file,)),) = self.heard
+        with socket.socket(fileno=file) as copy:
+            assert (message, copy.getsockname()) == (b"take this", name)
+            assert not os.get_inheritable(file)
+
+    def test_a_descriptor_comes_with_its_message(self) -> Deferred[None]:
+        """It is another one for the same socket, and no child of ours would inherit it."""
+        return Deferred.fromCoroutine(self._files())
+
+    async def _many(self) -> None:
+        messages = [b"%d" % number * 2000 for number in range(3000)]
+        for message in messages:
+            self.one.send(message)
+        assert self.one.backlog > 0
+        assert not self.one.offer(b"no room", [])
+        while len(self.heard) < len(messages):
+            await turns(1)
+        assert [message for message, _ in self.heard] == messages
+        assert self.one.backlog == 0 and self.one.offer(b"room", [])
+
+    def test_a_flood_is_kept_in_order(self) -> Deferred[None]:
+        """Nobody waits for who reads slowly, nothing is lost, and what can't wait is told so."""
+        return Deferred.fromCoroutine(self._many())
+
+    async def _end(self) -> None:
+        self.one.close()
+        await turns(2)
+        assert self.lost == ["two"]
+
+    def test_the_end_of_one_is_told_to_the_other(self) -> Deferred[None]:
+        """Once, and only there."""
+        return Deferred.fromCoroutine(self._end())
+
+
+class Ports(TestCase):
+    """Sockets for visitors."""
+
+    def test_connections_wait_for_the_next_worker(self) -> None:
+        """Each of the sockets gets some, and a worker's copy that is closed resets nothing."""
+        ports = SharedPorts(reactor, 3)
+        port: Any = ports.listen_tcp(Address("127.0.0.1", 0), lambda *_: None)
+        self.addCleanup(port.stopListening)
+        where = ("127.0.0.1", port.getHost().port)
+        visitors = [socket.create_connection(where) for _ in range(60)]
+        for sock in port.sockets:
+            with socket.socket(fileno=os.dup(sock.fileno())) as worker:
+                worker.setblocking(False)
+                worker.accept()[0].close()
+        served = 3
+        for sock in port.sockets:
+            sock.setblocking(False)
+            while True:
+                try:
+                    sock.accept()[0].close()
+                    served += 1
+                except BlockingIOError:
+                    break
+        assert served == 60
+        for visitor in visitors:
+            visitor.close()
