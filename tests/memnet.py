@@ -171,9 +171,11 @@ class Server:
         tls: TLSLevel = TLSLevel.PLAIN,
         maximum: int = 16,
         identity: Identity = IDENTITY,
+        workers: int = 1,
     ) -> None:
         self.net = net
         self.host = NotingHost()
+        self.guesses: list[str] = []
         self.identity = identity
         log = Log(Level.INFO)
         settings = PeerSettings(
@@ -182,7 +184,13 @@ class Server:
             about=About(name="the server"), soon=lambda call: call(),
         )  # fmt: skip
         terms = ServerTerms(
-            key=key, flow=flow, tls=tls, maximum=maximum, pin=lambda: self.identity.pin
+            key=key,
+            flow=flow,
+            tls=tls,
+            maximum=maximum,
+            pin=lambda: self.identity.pin,
+            workers=workers,
+            guessed=self.guesses.append,
         )
         self.acceptor = NativeAcceptor(terms, settings, log)
         self.lobby = Lobby(net, log, HANDSHAKE)
@@ -210,6 +218,9 @@ class Client:
         node: bytes = b"n" * 16,
         level: TLSLevel | None = None,
         minimum: int = 2,
+        worker: int = 0,
+        server_worker: int = 0,
+        associations: int = 1,
     ) -> None:
         self.net = net
         self.host = NotingHost()
@@ -219,7 +230,7 @@ class Client:
             return PeerSettings(
                 clock=net, log=log, watch=HangupWatch(net), host=self.host,  # type: ignore[arg-type]
                 takes=flow is Flow.FORWARD, report_interval=INTERVAL, adoption=ADOPTION,
-                about=About(name="the client"), soon=lambda call: call(),
+                about=About(name="the client", associations=associations), soon=lambda call: call(),
             )  # fmt: skip
 
         def dial(hosts: Sequence[str], port: int, factory: Any) -> Deferred[Any]:
@@ -231,7 +242,7 @@ class Client:
                 tls=ClientTLS(level, "192.0.2.254", None), reactor=net, dial=dial,
                 server=Address("192.0.2.254", 10101),
                 settings=settings, handshake_timeout=HANDSHAKE, cooldown=3.0,
-                pool_interval=(0.1, 1.0),
+                pool_interval=(0.1, 1.0), worker=worker, server_worker=server_worker,
             ),
             Health(log),
         )  # fmt: skip

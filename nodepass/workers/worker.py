@@ -120,6 +120,8 @@ class Worker:
         elif isinstance(message, Grant):
             self._limiters[message.way].granted(message.size)
         elif role is None:
+            if isinstance(message, Stop):  # it could not begin
+                self._reactor.stop()
             for file in files:
                 os.close(file)
         elif isinstance(message, Ports):

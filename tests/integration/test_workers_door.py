@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import sys
 from typing import Any
 
@@ -206,3 +207,15 @@ class Ports(TestCase):
         assert served == 60
         for visitor in visitors:
             visitor.close()
+
+
+def test_one_process_knows_nothing_of_workers() -> None:
+    """With `workers=1` no module of theirs is loaded."""
+    code = (
+        "import sys; from twisted.internet import reactor; from nodepass.service import makeService;"
+        "s = makeService('client://127.0.0.1:0/127.0.0.1:9?mode=1&log=none');"
+        "s.startService(); reactor.callLater(0, reactor.stop); reactor.run();"
+        "print([n for n in sys.modules if n.startswith('nodepass.workers')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

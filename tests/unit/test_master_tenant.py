@@ -186,3 +186,25 @@ def test_released_before_it_was_started(case: Case) -> None:
     case.stop()
     case.tenant.start()
     assert case.made == 0 and case.statuses == []
+
+
+def test_workers_are_the_masters_affair(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`workers` of an instance is ignored, and a warning says so."""
+    made: list[RoleService] = []
+    case = Case(monkeypatch)
+    original = RoleService.startService
+    monkeypatch.setattr(
+        RoleService, "startService", lambda service: (made.append(service), original(service))
+    )
+    tenant = Tenant(
+        1,
+        f"{URL}&workers=4",
+        tuning=Tuning(),
+        reactor=case.clock,
+        outbox=Outbox(lambda batch: succeed(None)),
+        ended=case.over.append,
+    )
+    tenant.start()
+    (service,) = made
+    assert service.config.workers == 1
+    assert any("parameter workers: ignored" in line for line in service.config.warnings)

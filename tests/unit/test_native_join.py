@@ -25,6 +25,7 @@ from nodepass.wire.native.linkmaker import SIDE_BY_SIDE
 from nodepass.wire.native.messages import MAX_HELLO, Confirm, Hello, Leave, Pin, encode
 from nodepass.wire.native.peer import QUIET_INTERVALS, SILENT_INTERVALS
 from nodepass.wire.native.proof import MAGIC
+from nodepass.workers.firstbytes import addressed
 from tests.loopback import connect
 from tests.memnet import ADOPTION, HANDSHAKE, INTERVAL, OPENING, Client, MemoryNet, Server
 from tests.streams import NotingSink
@@ -250,6 +251,87 @@ def test_one_client_without_a_key(net: MemoryNet, lines: list[str]) -> None:
     assert second.peer.joined
     second.stop()
     nothing_left(net)
+
+
+def test_the_workers_of_one_client_without_a_key(net: MemoryNet, lines: list[str]) -> None:
+    """They join beside each other; another client does not, nor one in a worker's place."""
+    server = Server(net, key=None)
+    first, second = (Client(net, key=None, worker=number).start() for number in range(2))
+    assert len(server.acceptor.peers) == 2 and not lines
+    for other in (Client(net, key=None, node=b"m" * 16), Client(net, key=None, worker=1)):
+        other.start()
+        net.later(1.5)
+        assert len(server.acceptor.peers) == 2
+        assert any("serves one client" in line for line in lines)
+        other.stop()
+        lines.clear()
+    first.stop()
+    second.stop()
+    nothing_left(net)
+
+
+def test_the_workers_of_one_node_are_not_each_others_clones(net: MemoryNet) -> None:
+    """None is asked whether it is there when another comes, so that a slow one stays."""
+    server, old = Server(net), Client(net).start()
+    for pair in net.pairs:
+        pair[0].reading = pair[1].reading = False
+    more = [Client(net, worker=number).start() for number in (1, 2)]
+    net.later(2)
+    assert len(server.acceptor.peers) == 3
+    for client in (old, *more):
+        client.stop()
+
+
+@pytest.mark.parametrize("tls", list(TLSLevel)[:2])
+def test_both_kinds_of_links_say_whose_they_are(net: MemoryNet, tls: TLSLevel) -> None:
+    """Before anything else, the control link and each data link name the worker of the server."""
+    Server(net, tls=tls, workers=8)
+    client = Client(net, server_worker=5, minimum=2)
+    first: list[bytes] = []
+    build = net.server.buildProtocol
+
+    def noting(address: Any) -> Any:
+        protocol = build(address)
+        received = protocol.dataReceived
+
+        def note(data: bytes) -> None:
+            first.append(data)
+            received(data)
+
+        protocol.dataReceived = note
+        return protocol
+
+    net.server.buildProtocol = noting
+    client.start()
+    net.later(1)
+    assert client.connector.workers == 8
+    assert len(first) == 3 and [addressed(data) for data in first] == [5] * 3
+    client.stop()
+
+
+@pytest.mark.parametrize("flow", list(Flow))
+def test_associations_share_the_pool(net: MemoryNet, flow: Flow) -> None:
+    """Of `min` and `max` each gets its part, from the first link on."""
+    server = Server(net, flow=flow, maximum=8)
+    client = Client(net, minimum=6, associations=4).start()
+    net.later(1)
+    assert client.peer.idle == server.peer.idle == 2
+    policy = (server if flow is Flow.REVERSE else client).peer.links._policy
+    assert (policy.minimum, policy.maximum) == (2, 2)
+    client.stop()
+
+
+def test_wrong_guesses_are_told_to_other_workers(net: MemoryNet) -> None:
+    """Each is passed on, and one that another worker heard counts here as well."""
+    server = Server(net)
+    client = Client(net, key=b"wrong").start()
+    net.later(0.5)
+    assert len(server.guesses) == 1
+    for _ in range(GUESS_BURST):
+        server.acceptor.guessed(server.guesses[0])
+    net.later(8)
+    assert len(server.guesses) == 1  # it came again, and was not let try
+    client.stop()
 
 
 def test_guesses_side_by_side_are_paid_for(net: MemoryNet) -> None:
