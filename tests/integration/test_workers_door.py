@@ -212,7 +212,8 @@ class Ports(TestCase):
 def test_one_process_knows_nothing_of_workers() -> None:
     """With `workers=1` no module of theirs is loaded."""
     code = (
-        "import sys; from twisted.internet import reactor; from nodepass.service import makeService;"
+        "import sys; from twisted.internet import reactor;"
+        "from nodepass.service import makeService;"
         "s = makeService('client://127.0.0.1:0/127.0.0.1:9?mode=1&log=none');"
         "s.startService(); reactor.callLater(0, reactor.stop); reactor.run();"
         "print([n for n in sys.modules if n.startswith('nodepass.workers')])"
