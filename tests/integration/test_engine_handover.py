@@ -225,6 +225,24 @@ class TLSTests(HandoverTestCase):
         self.assertEqual(self.client.data, BULK)
         self.assertEqual(bytes(self.second.data), BULK)
 
+    async def test_pauses(self) -> None:
+        """A protocol that pauses at each piece it is given gets all of it, though nothing more is
+        to be read of the socket: what TLS has taken from there and not given yet is not forgotten."""
+        await self.connect()
+        self.client.transport.write(b"go")
+        await self.until(lambda: self.ready)
+        transport = self.second.transport
+
+        def pause(data: bytes) -> None:
+            transport.pauseProducing()
+            SYSTEM.callLater(0.001, transport.resumeProducing)
+
+        self.second.on_data = pause
+        for place in range(0, len(SOME), 4000):
+            self.client.transport.write(SOME[place : place + 4000])
+        await self.until(lambda: len(self.second.data) >= len(SOME))
+        self.assertEqual(bytes(self.second.data), SOME)
+
     async def test_both_ends(self) -> None:
         """Two ends of the engine understand each other."""
         await self.connect()

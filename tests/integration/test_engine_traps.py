@@ -1,9 +1,24 @@
 """What fast relays have been caught by, each with a test that fails where it catches this one.
 
 Sessions of the engine are driven from outside, under a loop turned by hand: one that joins two
-connections, as a forwarder's do, and two with a data link between them, as a tunnel's are. The
-other traps, which concern a single connection or the poller, have their tests in `test_engine`,
-`test_engine_ends` and `test_engine_handover`.
+connections, as a forwarder's do, and two with a data link between them, as a tunnel's are. What
+concerns a single connection or the poller has its tests elsewhere; all of them:
+
+1. A hang-up is told once, and a short read is no sign that nothing is left:
+   `test_the_end_behind_any_number_of_bytes`; `test_engine`, `test_the_end_with_the_last_bytes`.
+2. "Would block" does not say which side it means: `test_bulk_that_stops_and_goes`.
+3. The end of file with bytes on the way, and what is left of them when a session is reset:
+   `test_the_end_behind_what_is_held`, `test_what_was_held_reaches_nobody_else`.
+4. An exception that escapes makes the reactor drop all sockets: `test_engine`,
+   `NeighbourTests`; `test_engine_ends`, `test_no_descriptor_left`, `test_an_owner_that_fails`.
+6. An event may be about the socket that had the descriptor before: `test_engine`,
+   `test_a_descriptor_that_is_used_again`.
+7. What is kept for a reader that has stopped: `test_what_is_held_is_bounded`.
+8. A connection taken from the reactor, whose transport lives on: `test_engine_handover`,
+   `PlainTests.test_bytes_in_flight`.
+9. TLS that has read more than it has given: `test_engine_handover`, `test_pauses`.
+10. A reset of a connection that is not read: `test_a_reset_of_a_sender_that_waits`; `test_engine`,
+    `test_a_reset_while_paused`, `test_a_reset_that_came_with_what_made_it_pause`.
 """
 
 from __future__ import annotations
@@ -137,7 +152,9 @@ class TrapTestCase(SynchronousTestCase):
             other.setblocking(False)
         self.owners = [Owner(self.opened), Owner(self.opened)]
         for takes, sock in enumerate((other, one)):
-            link = DataLink(1, bool(takes), self.owners[takes], self.loop, self.watch)
+            link = DataLink(
+                1, bool(takes), self.owners[takes], self.loop, self.watch, self.rig.poller.soon
+            )
             EngineTransport(self.rig.poller, sock).begin(link)
             self.links.append(link)
         self.owners[0].other, self.owners[1].other = self.links[1], self.links[0]
