@@ -226,8 +226,8 @@ class TLSTests(HandoverTestCase):
         self.assertEqual(bytes(self.second.data), BULK)
 
     async def test_pauses(self) -> None:
-        """A protocol that pauses at each piece it is given gets all of it, though nothing more is
-        to be read of the socket: what TLS has taken from there and not given yet is not forgotten."""
+        """A protocol that pauses at each piece it is given gets all of it, though nothing more
+        comes: what TLS has taken from the socket and not given yet is not forgotten."""
         await self.connect()
         self.client.transport.write(b"go")
         await self.until(lambda: self.ready)
