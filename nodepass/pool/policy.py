@@ -14,11 +14,12 @@ STEP = 5.0
 
 
 class DemandPolicy:
-    """Keeps as many links as were in use at once within the last minute, within bounds.
+    """Keeps as many links as were in use at once within the last minute, and some, within bounds.
 
     A visitor should find a link waiting. What it will take in the next minute is best guessed from
-    the last one, so the pool holds its recent high-water mark of links in use, and never
-    fewer than `minimum` nor more than `maximum` idle ones.
+    the last one, so the pool holds its recent high-water mark of links in use and `minimum` more,
+    and never fewer than `minimum` nor more than `maximum` idle ones. It had them all when the mark
+    was reached: with fewer, every wave of visitors would have links made that are closed after it.
 
     :param minimum: idle links to keep however quiet it is.
     :param maximum: most idle links.
@@ -47,7 +48,7 @@ class DemandPolicy:
         """How many idle links there should be now."""
         self._forget(now)
         mark = max((used for _, used in self._marks), default=0)
-        return min(self.maximum, max(self.minimum, mark - in_use))
+        return min(self.maximum, self.minimum + max(0, mark - in_use))
 
     def _forget(self, now: float) -> None:
         marks = self._marks

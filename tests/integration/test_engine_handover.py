@@ -6,6 +6,7 @@ import gc
 import random
 import socket
 import sys
+import weakref
 from collections.abc import Callable
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -349,6 +350,30 @@ class DescriptorTests(HandoverTestCase):
     """What taking over leaves behind."""
 
     tls = True
+
+    async def test_no_memory(self) -> None:
+        """Twisted's transports go at once, both ends' and without the garbage collector: there are
+        many links, and most are idle."""
+        await self.connect()
+        other = Plain()
+        self.client.transport.write(b"go")
+        await self.until(lambda: self.ready)
+        self.relay.take_over(self.client.transport, other, self.is_ready)
+        await self.until(lambda: self.ready == 2)
+        await self.until(lambda: True)
+        gc.collect()  # what tests before this one left
+        gc.disable()
+        self.addCleanup(gc.enable)
+        left = [
+            weakref.ref(transport)
+            for first in (self.first, self.client)
+            for transport in (first.transport, first.transport.transport)
+        ]
+        self.first.transport = self.client.transport = None
+        self.assertEqual([each() for each in left], [None] * 4)
+        other.transport.loseConnection()
+        await self.until(lambda: self.second.reason and other.reason)
+        self.client.reason = ConnectionDone
 
     async def test_none_left(self) -> None:
         """After the end there are as many descriptors as before."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import pytest_twisted
+from OpenSSL import SSL
 from twisted.internet.defer import Deferred, gatherResults
 
 from nodepass.address import Endpoint
 from nodepass.pool import policy
 from nodepass.service import RoleService
-from tests.scenarios.harness import Tunnel, tunnel, until
+from tests.scenarios.harness import QUICK, Tunnel, sleep, tunnel, until
 from tests.scenarios.programs import Conn, connect, listen
 
 flows = pytest.mark.parametrize("flow", ["-", "+"])
@@ -104,5 +107,35 @@ async def test_sessions_above_max(flow: str) -> None:
         assert await visitor.end() == "closed"
     await until(lambda: pair.server.stats.tcps == pair.client.stats.tcps == 0, what="the end")
     await both_have(pair, 3)
+    await pair.stop()
+    await target.stop()
+
+
+@pytest.mark.parametrize("tls", [0, 1])
+@pytest_twisted.ensureDeferred
+async def test_links_are_used_again(tls: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Visitors that come one after another, and with pauses, cost no links, and with TLS no
+    handshakes: they take turns on those that are there."""
+    handshakes: list[Any] = []
+    made = SSL.Connection.__init__
+
+    def make(connection: Any, *arguments: Any) -> None:
+        handshakes.append(connection)
+        made(connection, *arguments)
+
+    monkeypatch.setattr(SSL.Connection, "__init__", make)
+    target = listen(answer)
+    pair = await tunnel(target.endpoint, tls=tls, client="min=2")
+    await both_have(pair, 2)
+    # Two ends of the control link, and of each data link.
+    assert len(handshakes) == (6 if tls else 2)
+    for _ in range(2):
+        for _ in range(15):
+            visitor = await served(pair.visitor)
+            visitor.finish()
+            assert await visitor.end() == "closed"
+        await both_have(pair, 3)  # one was made when the first visitor came
+        await sleep(2 * QUICK.report_interval)
+    assert len(handshakes) == (8 if tls else 2)
     await pair.stop()
     await target.stop()

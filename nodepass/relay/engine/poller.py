@@ -64,6 +64,11 @@ class Poller:
         """Tell another owner from now on. What was told to the one before is not told again."""
         self._watched[fd] = owner
 
+    def change(self, fd: int, events: int) -> None:
+        """Watch a socket for other events than so far."""
+        assert self._epoll is not None
+        self._epoll.modify(fd, events)
+
     def remove(self, fd: int) -> None:
         """Watch it no more; to be done before it is closed."""
         if self._watched.pop(fd, None) is not None and self._epoll is not None:

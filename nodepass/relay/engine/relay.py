@@ -20,9 +20,15 @@ from .dialer import Dialer
 from .poller import Poller
 from .port import EnginePort
 from .sockets import Interim, detach, listening, release
-from .tls import EngineTLSTransport
 from .transport import EngineTransport
 from .udp import connect_udp, listen_udp
+
+try:
+    from .tls import EngineTLSTransport
+except (ImportError, AttributeError):
+    DIRECT_TLS = False
+else:
+    DIRECT_TLS = True
 
 __all__ = ["EngineRelay"]
 
@@ -65,7 +71,14 @@ class EngineRelay(PortableRelay):
         self._poller.soon(call)
 
     def take_over(self, transport: Any, protocol: Any, ready: Callable[[], None]) -> None:
-        if isinstance(transport, TLSMemoryBIOProtocol):
+        if not isinstance(transport, TLSMemoryBIOProtocol):
+            sock, left = detach(transport)
+            EngineTransport(self._poller, sock, left=left, tuned=True).begin(protocol)
+            ready()
+        elif not DIRECT_TLS:
+            # See `openssl`.
+            super().take_over(transport, protocol, ready)
+        else:
             interim = Interim()
             transport.wrappedProtocol = interim
             # For its end, should that come first.
@@ -74,10 +87,6 @@ class EngineRelay(PortableRelay):
             raw.pauseProducing()
             # Not at once: Twisted's TLS is about to look for more of what it has read.
             self._poller.soon(lambda: self._take_tls(transport, interim, protocol, ready))
-        else:
-            sock, left = detach(transport)
-            EngineTransport(self._poller, sock, left=left, tuned=True).begin(protocol)
-            ready()
 
     def _take_tls(
         self, wrapper: Any, interim: Interim, protocol: Any, ready: Callable[[], None]

@@ -78,13 +78,17 @@ def detach(transport: Any) -> tuple[socket.socket, bytes]:
     transport.connected, transport.disconnected = 0, 1
     transport.doRead = transport.doWrite = _nothing
     transport.protocol = None
+    # Connector and factory know each other: let go of, they would wait for the garbage collector,
+    # and each link's leavings with them.
+    with suppress(AttributeError):
+        transport.connector.factory = None
     for name in ("connector", "server"):
         with suppress(AttributeError):
             delattr(transport, name)
     return sock, left
 
 
-def _nothing() -> None:
+def _nothing(*_: object) -> None:
     pass
 
 
@@ -112,7 +116,9 @@ def release(wrapper: Any) -> Any:
     """
     aggregator = getattr(wrapper, "_aggregator", None)
     if aggregator is not None:
-        aggregator.flush()
+        aggregator.close()
+        # It and the wrapper know each other.
+        aggregator._write = _nothing
     tls, wrapper._tlsConnection = wrapper._tlsConnection, None
     wrapper._lostTLSConnection = wrapper._aborted = True
     wrapper.connected = 0

@@ -1,92 +1,243 @@
 """A TLS connection of the engine, after its handshake.
 
-OpenSSL sees memory alone, as it does under Twisted, so that a connection can be taken over from
-there. What is saved is all that lies between: one read of the socket feeds it, and what it makes of
-a message leaves with one write.
+OpenSSL reads and writes the socket itself, into and from the engine's buffers: nothing is kept
+in between, so that an idle link holds little more than its keys.
 """
 
 from __future__ import annotations
 
+import select
 import socket
 from collections.abc import Iterable
-from contextlib import suppress
+from typing import Any
 
 from OpenSSL import SSL
 from twisted.internet.error import ConnectionDone, ConnectionLost
 
+from .openssl import (
+    WANT_READ,
+    WANT_WRITE,
+    ZERO_RETURN,
+    address_of_buffer,
+    clear_errors,
+    go_on_with_socket,
+    outcome_of,
+    ssl_read,
+    ssl_shutdown,
+    ssl_write,
+)
 from .poller import Poller
-from .transport import EngineTransport
+from .transport import MOST_READS, READ_SIZE, EngineTransport
 
 __all__ = ["EngineTLSTransport"]
 
 #: Most payload of a TLS record (RFC 8446 5.1): what one read of OpenSSL gives.
 RECORD = 16384
-#: What encryption adds to a record: header, content type and tag, with some room.
-OVERHEAD = 64
-#: Room for what OpenSSL has to say of its own before the payload, such as an answer to an update of
-#: keys: what did not fit would wait for the next message.
-ROOM = 4096
+#: Payload of a record below which it is taken for the last that is there: looking for another one
+#: that is not there takes as long as reading a small one. If it was not, the kernel says so again.
+SMALL_RECORD = 4096
+
+_buffer = memoryview(bytearray(READ_SIZE))
+_start = address_of_buffer(_buffer)
+
+_IN, _OUT = select.EPOLLIN, select.EPOLLOUT
+_BROKEN = select.EPOLLERR | select.EPOLLHUP
 
 
 class EngineTLSTransport(EngineTransport):
     """A connected socket with TLS on it.
 
     It has no half-close: links, which are all that uses it, have frames for that.
+
+    It is level-triggered, unlike others, and rules 2 and 3 of theirs are not for it:
+
+    Rule 5: OpenSSL is always offered room for a whole record. So it keeps nothing that was
+    deciphered and not taken, which no event would tell of. What waits is in the socket, and the
+    kernel tells of it until it is read.
+
+    Rule 6: `_watched` is what the kernel tells of now. Bytes that must wait are struck off when it
+    tells of them, not before: most pauses are over by then. Room to write is there while something
+    is to be written.
+
+    :param tls: has been read until it wanted more.
+    :param left: what it had to send and was not sent yet.
     """
 
-    __slots__ = ("_tls",)
+    __slots__ = ("_before", "_connection", "_ending", "_tls", "_watched")
 
     def __init__(
         self, poller: Poller, sock: socket.socket, tls: SSL.Connection, *, left: bytes = b""
     ) -> None:
-        super().__init__(poller, sock, left=left, tuned=True)
-        self._tls = tls
+        super().__init__(poller, sock, tuned=True)
+        self._tls = tls  # frees what the next one points to
+        self._connection = go_on_with_socket(tls, self._fd)
+        self._before = left
+        self._ending = False  # TLS's own end is to be sent behind what was written
+        self._watched = _IN | _OUT if left else _IN
+
+    def begin(self, protocol: Any, *, told: int = 0) -> None:
+        self._protocol = protocol
+        try:
+            self._poller.add(self._fd, self, self._watched)
+        except OSError:
+            self._broken()
+        protocol.makeConnection(self)
+
+    def _ready(self, events: int) -> None:
+        if events & _OUT:
+            self._writable()
+        if events & ~_OUT:
+            if not (self._paused or self._closing or self._before):
+                self._read()
+            elif events & _BROKEN:
+                # No read will tell.
+                self._broken()
+            else:
+                self._watch(self._watched & ~_IN)
+
+    def _watch(self, events: int) -> None:
+        if events != self._watched and not self._gone:
+            self._watched = events
+            self._poller.change(self._fd, events)
+
+    # Reading
+
+    def _read(self) -> None:
+        connection = self._connection
+        for _ in range(MOST_READS):
+            size = 0
+            count = ssl_read(connection, _start, RECORD)
+            while count > 0:
+                size += count
+                if count < SMALL_RECORD or size > READ_SIZE - RECORD:
+                    break
+                count = ssl_read(connection, _start + size, RECORD)
+            else:
+                outcome = outcome_of(connection, count)
+                if outcome != WANT_READ:
+                    clear_errors()
+            if size:
+                self._deliver(_buffer[:size])
+            if count <= 0:
+                if outcome != WANT_READ and not self._gone:
+                    self._no_more(outcome)
+                return
+            if count < SMALL_RECORD or self._paused or self._closing or self._gone:
+                return
+
+    def _no_more(self, outcome: int) -> None:
+        """TLS's own end has come, or an error."""
+        # At once: what else is told of in this round may ask for a link, and must not get this one.
+        if outcome == ZERO_RETURN:
+            self._lose(ConnectionDone())
+        else:
+            # The other end's FIN too: without TLS's own end it may be anybody's doing.
+            self._lose(ConnectionLost())
+
+    def resumeProducing(self) -> None:
+        self._paused = False
+        self._watch(self._watched | _IN)
+
+    # Writing
 
     def write(self, data: bytes) -> None:
-        size = len(data)
-        if size and not (self._closing or self._gone):
-            try:
-                # A record at a time, as pyOpenSSL has it.
-                sent = self._tls.send(data)
-                while sent < size:
-                    sent += self._tls.send(memoryview(data)[sent:])
-            except SSL.Error:
-                self._broken()
-                return
-            super().write(self._encrypted(size))
+        if self._closing or self._gone or not data:
+            return
+        if self._left:
+            self._left += data
+        else:
+            sent = self._encrypt(data)
+            if sent < len(data):
+                self._keep(bytes(data[sent:]))
 
     def writeSequence(self, parts: Iterable[bytes]) -> None:
         self.write(b"".join(parts))
 
+    def _encrypt(self, data: bytes) -> int:
+        """Send what the socket takes.
+
+        :returns: how many bytes are dealt with. OpenSSL may have a part of the next ones already:
+            they must be offered again.
+        """
+        if self._before:
+            return 0
+        connection, size = self._connection, len(data)
+        start = address_of_buffer(data)
+        count = ssl_write(connection, start, size)
+        if count == size:
+            return size
+        sent = 0
+        while count > 0:
+            sent += count
+            if sent == size:
+                return size
+            count = ssl_write(connection, start + sent, size - sent)
+        if outcome_of(connection, count) == WANT_WRITE:
+            return sent
+        clear_errors()
+        self._ending = False
+        self._broken()
+        return size
+
+    def _keep(self, rest: bytes) -> None:
+        self._watch(self._watched | _OUT)
+        super()._keep(rest)
+
+    def _writable(self) -> None:
+        if self._before:
+            self._send_before()
+        elif self._left:
+            self._flush()
+        elif self._ending:
+            self._end()
+        if not (self._before or self._left or self._ending):
+            self._watch(self._watched & ~_OUT)
+
+    def _send_before(self) -> None:
+        """Send what was there before; nothing may overtake it, not even OpenSSL's own words."""
+        try:
+            sent = self._socket.send(self._before)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._before = b""
+            self._broken()
+            return
+        self._before = self._before[sent:]
+        if not self._before:
+            self._watch(self._watched | _IN)
+
+    def _flush(self) -> None:
+        self._left = self._left[self._encrypt(self._left) :]
+        if self._left or self._gone:
+            return
+        if self._ending:
+            self._end()
+        elif self._throttled:
+            self._throttled = False
+            self._producer.resumeProducing()
+
+    # The end
+
     def loseConnection(self) -> None:
         if not (self._closing or self._gone):
-            with suppress(SSL.Error):
-                self._tls.shutdown()
-                super().write(self._encrypted(0))
-        super().loseConnection()
+            self._closing = self._ending = True
+            if not self._left:
+                self._poller.soon(self._end)
 
-    def _encrypted(self, size: int) -> bytes:
-        """What OpenSSL has to send for so many bytes of payload."""
-        return self._tls.bio_read(ROOM + size + OVERHEAD * (size // RECORD))
+    def _end(self) -> None:
+        """Send TLS's own end behind all that was written, and close."""
+        if self._gone or not self._ending:
+            return
+        if self._before or not self._said_end():
+            self._watch(self._watched | _OUT)
+        else:
+            self._lose(ConnectionDone())
 
-    def _end_of_file(self) -> None:
-        # Without TLS's own end it may be anybody's doing.
-        self._lose(ConnectionLost())
-
-    def _deliver(self, data: memoryview) -> None:
-        tls = self._tls
-        tls.bio_write(data)
-        receive = tls.recv
-        pieces = []
-        try:
-            while True:
-                pieces.append(receive(RECORD))
-        except SSL.WantReadError:
-            pass
-        except SSL.ZeroReturnError:
-            self._read_ended = True
-            self._poller.soon(lambda: self._lose(ConnectionDone()))
-        except SSL.Error:
-            self._broken()
-        if pieces:
-            self._protocol.dataReceived(b"".join(pieces) if len(pieces) > 1 else pieces[0])
+    def _said_end(self) -> bool:
+        count = ssl_shutdown(self._connection)
+        if count < 0:
+            if outcome_of(self._connection, count) == WANT_WRITE:
+                return False
+            clear_errors()
+        return True
