@@ -53,7 +53,6 @@ class ClientRole(Role):
         self.visitors = self.visitor_ports(config.targets[0], self.carrier, lambda: self.ready())
         self._visiting = False
         self._stopping = False
-        self._missed: set[int] = set()  # the server's workers whose loss was told
         # By the worker of the server that each joins. The first one leads: it learns how many there
         # are, and says what is wrong with the server.
         self.connector = NativeConnector(self._terms(self.worker), health)
@@ -124,7 +123,6 @@ class ClientRole(Role):
             if connector.peer is not None and not connector.peer.closed:
                 connector.peer.close(Cause.STOPPED, "the server has fewer workers")
             del self._connectors[number]
-            self._missed.discard(number)
         for number in others:
             if number not in self._connectors:
                 connector = NativeConnector(self._terms(number), self.instance.health)
@@ -187,13 +185,10 @@ class ClientRole(Role):
 
     def _here(self, peer: Peer, again: str) -> None:
         """A worker of the server is there; that is told once, and after each loss that was told."""
-        connector = self._connector_of(peer)
-        number = connector.terms.server_worker
         change = self.note("returned" if again else "joined", peer)
-        if change is not Change.NOTHING or number in self._missed:
-            self.say_joined(peer, again)
-        self._missed.discard(number)
-        if connector is self.connector and not self._stopping:
+        if change is not Change.NOTHING:
+            self.say_joined(peer, " again" if change is Change.RETURNED else "")
+        if self._connector_of(peer) is self.connector and not self._stopping:
             self._spread()
 
     def _stop_visiting(self) -> None:
@@ -210,11 +205,9 @@ class ClientRole(Role):
         self.carrier.available()
 
     def lost(self, peer: Peer) -> None:
-        connector = self._connector_of(peer)
-        self._missed.add(connector.terms.server_worker)
         if self.note("lost", peer) is Change.LOST:
             self.say_restarting()
-        connector.control_lost()
+        self._connector_of(peer).control_lost()
 
     def left(self, peer: Peer) -> None:
         gone = self.note("left", peer) is Change.LEFT and not self._stopping

@@ -21,7 +21,7 @@ class Change(Enum):
 
     NOTHING = "nothing new"
     JOINED = "a node is there"
-    RETURNED = "a node that was lost is back"
+    RETURNED = "a node that was lost, or a part of it, is back"
     LOST = "no association of the node has a control link"
     LEFT = "the last association of the node is over"
 
@@ -39,6 +39,7 @@ class Register:
 
     def __init__(self) -> None:
         self._known: dict[tuple[int, object], _Association] = {}
+        self._missed: set[tuple[int, str, int]] = set()  # whose loss was told, as that of each is
 
     @property
     def count(self) -> int:
@@ -66,9 +67,17 @@ class Register:
             self._known.pop((ours, peer), None)
             return Change.LEFT if self._nodes < nodes else Change.NOTHING
         self._known[ours, peer] = _Association(*origin, name, what != "lost")
+        one = (ours, *origin)
+        if what == "lost":
+            self._missed.add(one)
+            return Change.LOST if self.count < before else Change.NOTHING
+        missed = one in self._missed
+        self._missed.discard(one)
         if self.count > before:
+            # It is told of as a whole.
+            self._missed = {each for each in self._missed if each[1] != origin[0]}
             return Change.RETURNED if what == "returned" else Change.JOINED
-        return Change.LOST if self.count < before else Change.NOTHING
+        return Change.RETURNED if missed else Change.NOTHING
 
     def forget(self, ours: int) -> list[str]:
         """One of our workers is no more.
@@ -77,6 +86,7 @@ class Register:
         """
         gone = {one.node: one.name for (worker, _), one in self._known.items() if worker == ours}
         self._known = {key: one for key, one in self._known.items() if key[0] != ours}
+        self._missed = {one for one in self._missed if one[0] != ours}
         left = {one.node for one in self._known.values()}
         return [name for node, name in gone.items() if node not in left]
 

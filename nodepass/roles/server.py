@@ -272,8 +272,9 @@ class ServerRole(Role):
 
     def joined(self, peer: Peer) -> None:
         self.carrier.add(peer)
-        if self.note("joined", peer) is Change.JOINED:
-            self.say_joined(peer)
+        change = self.note("joined", peer)
+        if change is not Change.NOTHING:
+            self.say_joined(peer, again=" again" if change is Change.RETURNED else "")
         self._check_ready()
 
     def returned(self, peer: Peer) -> None:

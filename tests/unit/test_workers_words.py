@@ -38,6 +38,18 @@ def test_nodes_that_look_alike_are_told_apart() -> None:
     assert register.count == 1
 
 
+def test_a_part_that_comes_back_is_told() -> None:
+    """The loss of each association is told, and so is its return, as the same or a new one."""
+    register = Register()
+    for ours in range(2):
+        register.note(ours, "peer", "joined", ("node", 0), "n")
+    assert register.note(1, "peer", "lost", ("node", 0), "n") is Change.NOTHING
+    assert register.note(1, "peer", "left", ("node", 0), "n") is Change.NOTHING
+    assert register.note(1, "new", "joined", ("node", 0), "n") is Change.RETURNED
+    assert register.note(1, "more", "joined", ("node", 1), "n") is Change.NOTHING
+    assert register.count == 1
+
+
 def test_the_peers_of_a_dead_worker_are_forgotten() -> None:
     """Nodes that other workers are joined with stay; the others are named."""
     register = Register()
