@@ -5,11 +5,13 @@ The other end is OpenSSL in memory, so that what travels can be cut, joined, for
 
 from __future__ import annotations
 
+import gc
 import importlib
 import random
 import select
 import socket
 import sys
+import weakref
 from types import ModuleType
 from typing import Any
 from unittest.mock import patch
@@ -617,6 +619,29 @@ class MessageTests(TLSTestCase):
             self.assertIs(self.lost(protocol), ConnectionLost)
             kind, alert = back.open(self.rig.read(other.socket))
             self.assertEqual((kind, alert[0]), (back.ALERT, 2))
+
+
+class MemoryTests(TLSTestCase):
+    """What an idle connection keeps."""
+
+    def test_what_judged_the_certificate(self) -> None:
+        """It goes at once, without the garbage collector; the connection goes on."""
+
+        def judge(*_: object) -> bool:
+            return True
+
+        near, far = self.rig.sockets()
+        other, protocol = Other(far), Plain()
+        tls = other.join()
+        tls.set_verify(SSL.VERIFY_PEER, judge)
+        gone = weakref.ref(judge)
+        del judge
+        gc.disable()
+        self.addCleanup(gc.enable)
+        EngineTLSTransport(self.rig.poller, near, tls).begin(protocol)
+        self.assertIsNone(gone())
+        other.socket.sendall(other.encrypt(b"data"))
+        self.arrives(protocol, b"data")
 
 
 class BindingTests(SynchronousTestCase):

@@ -64,7 +64,10 @@ def go_on_with_socket(tls: SSL.Connection, fd: int) -> Any:
     lib.SSL_set_fd(connection, fd)
     inner._into_ssl = inner._from_ssl = None
     # What judged the certificate is not needed any more, nor is Twisted's transport, which would be
-    # kept with all that it knows.
+    # kept with all that it knows. The callback and its helper know each other.
+    helper = inner._verify_helper
     tls.set_verify(tls.get_verify_mode())
+    if helper is not None:
+        helper.callback = None
     tls.set_app_data(None)
     return connection
