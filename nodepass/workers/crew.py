@@ -21,13 +21,11 @@ from nodepass.meter import Stats
 from nodepass.reactor import IReactor
 from nodepass.relay.stream import Channel, Stream
 from nodepass.roles.instance import MEGABIT, Instance
-from nodepass.roles.register import Change, Register
 from nodepass.roles.visitors import VisitorPorts, fatal, why
 from nodepass.tuning import Tuning
 from nodepass.wire import Opening
 
 from .board import Board
-from .chorus import Chorus
 from .door import Door
 from .member import Member
 from .messages import (
@@ -53,6 +51,7 @@ from .messages import (
 from .ports import SharedPorts, tunnel_socket
 from .rates import RateShares
 from .slots import SlotPool
+from .speaker import Speaker
 from .work import Work
 
 __all__ = ["Crew"]
@@ -122,9 +121,7 @@ class Crew:
         self._rates: list[RateShares] = []
         self._members: list[Member] = []
         self._earlier = Stats()  # what workers that are no more have counted
-        self._chorus = Chorus()
-        self._register = Register()
-        self._troubles: dict[str, set[int]] = {}
+        self._speaker = Speaker(config, health, reactor, left=self.say_checkpoint)
         self._is_ready: set[int] = set()
         self._wanting: set[int] = set()  # workers that want visitors
         self._unreleased: set[int] = set()
@@ -178,7 +175,7 @@ class Crew:
 
     async def release(self) -> None:
         """Accept nobody new: when this is over, the ports can be bound by others."""
-        self._stopping = True
+        self._stopping = self._speaker.stopping = True
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None
@@ -243,7 +240,7 @@ class Crew:
         """How all of them are now."""
         rows = [self._row(member.number).read() for member in self._members]
         return attrs.evolve(
-            total([self._earlier, *rows]), mode=self._mode.value, peers=self._register.count
+            total([self._earlier, *rows]), mode=self._mode.value, peers=self._speaker.nodes
         )
 
     def say_checkpoint(self) -> None:
@@ -361,18 +358,15 @@ class Crew:
     def heard(self, member: Member, message: ToParent) -> None:
         number = member.number
         if isinstance(message, Line):
-            self._relay(number, message)
+            self._speaker.line(number, message)
         elif isinstance(message, Want):
             self._rates[message.way].want(number, message.size, message.sessions)
         elif isinstance(message, News):
-            self._note(number, message)
+            self._speaker.news(number, message)
         elif isinstance(message, Trouble):
-            self._troubles.setdefault(message.cause, set()).add(number)
-            self._health.trouble(
-                message.cause, "{reason}", level=Level(message.level), reason=message.reason
-            )
+            self._speaker.trouble(number, message)
         elif isinstance(message, Well):
-            self._well(number, message.cause)
+            self._speaker.well(number, message.cause)
         elif isinstance(message, Visit):
             self._visit(member, message.wanted)
         elif isinstance(message, Guess):
@@ -402,10 +396,7 @@ class Crew:
         self._is_ready.discard(number)
         for rate in self._rates:
             rate.forget(number)
-        for cause in list(self._troubles):
-            self._well(number, cause)
-        for name in self._register.forget(number):
-            self._say_left(name)
+        self._speaker.forget(number)
         self._has_released(number)
         if self._over is not None and not any(one.here for one in self._members):
             over, self._over = self._over, None
@@ -433,64 +424,6 @@ class Crew:
 
     def _grant(self, way: int, worker: int, size: float) -> None:
         self._members[worker].say(Grant(way, size))
-
-    # What they say.
-
-    def _well(self, number: int, cause: str) -> None:
-        workers = self._troubles.get(cause, set())
-        workers.discard(number)
-        if not workers and self._troubles.pop(cause, None) is not None:
-            self._health.well(cause)
-
-    def _relay(self, number: int, line: Line) -> None:
-        level, text = Level(line.level), line.text
-        if line.key:
-            self.log.limited(("worker", line.key), "{line}", level=level, line=text)
-            return
-        if level is not Level.DEBUG and not self._chorus.is_news(
-            number, text, self._reactor.seconds()
-        ):
-            return
-        say = {
-            Level.DEBUG: self.log.debug,
-            Level.INFO: self.log.info,
-            Level.WARN: self.log.warn,
-            Level.ERROR: self.log.error,
-        }.get(level, self.log.event)
-        say("{line}", line=text)
-
-    def _note(self, number: int, news: News) -> None:
-        change = self._register.note(
-            number, news.peer, news.what, (news.node, news.worker), news.name
-        )
-        if change in (Change.JOINED, Change.RETURNED):
-            again = " again" if change is Change.RETURNED else ""
-            if self._serves:
-                self.log.info(
-                    "tunnel established{again} with {peer}, {words}; clients: {count}",
-                    again=again, peer=news.name, words=news.words, count=self._register.count,
-                )  # fmt: skip
-            else:
-                self.log.info(
-                    "tunnel established{again} with {peer}, {words}",
-                    again=again, peer=news.name, words=news.words,
-                )  # fmt: skip
-        elif change is Change.LOST and not self._serves and not self._stopping:
-            self.log.info("restarting: {url}", url=self.config.effective_url())
-        elif change is Change.LEFT:
-            self._say_left(news.name)
-
-    def _say_left(self, name: str) -> None:
-        if self._stopping:
-            return
-        if self._serves:
-            self.log.info(
-                "client {peer} is gone; clients: {count}", peer=name, count=self._register.count
-            )
-        else:
-            self.log.info("server {peer} is gone", peer=name)
-        if self._register.empty:
-            self.say_checkpoint()
 
 
 def total(parts: Sequence[Stats]) -> Stats:
