@@ -6,7 +6,7 @@ retrying can't mend.
 
 from __future__ import annotations
 
-import argparse
+import gc
 import os
 import re
 import sys
@@ -14,20 +14,13 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from nodepass import help
 from nodepass.errors import ConfigError, NodePassError
-from nodepass.logs import mask
+from nodepass.lean import import_twisted
+
+# All else is imported where it is used, after `import_twisted`, and no command brings what another
+# one needs.
 
 __all__ = ["console", "main"]
-
-USAGE = """\
-Usage: nodepass [--key-file FILE] URL [URL...]   run tunnels, one URL each
-       nodepass key [--master [--renew]]         print a random key, or a master's
-       nodepass tap URL... [-o FILE]             save the tunnels for twistd -f
-       nodepass demo [--once]                    show a tunnel on this machine
-       nodepass ctl COMMAND ...                  look after a master's tunnels
-       nodepass --help | --version
-"""
 
 #: What was meant for a command; short, as a key that "nodepass key" made must not be repeated.
 _WORD = "[A-Za-z]{1,12}"
@@ -45,7 +38,10 @@ def console() -> NoReturn:
 def main(arguments: Sequence[str]) -> int:
     """Run the command that ``arguments`` ask for and return the exit status."""
     if not arguments:
-        print(f"{help.version()}\n\n{USAGE}", end="", file=sys.stderr)
+        from nodepass.commandline import USAGE
+        from nodepass.help import version
+
+        print(f"{version()}\n\n{USAGE}", end="", file=sys.stderr)
         return 2
     command = COMMANDS.get(arguments[0])
     try:
@@ -72,18 +68,18 @@ def complain(error: NodePassError) -> int:
 
 def run(arguments: Sequence[str]) -> int:
     """``nodepass URL...``: run tunnels until a signal ends them or one can't go on."""
+    import_twisted()
     from nodepass.process import hide_keys
 
     hide_keys("nodepass", arguments)
-    configs = parse_urls(Parser("nodepass", general_help()).read(arguments))
+    configs = read_urls(arguments)
     modules = [module for config in configs if (module := _worker_module(config))]
     if modules:
         from nodepass.master.forker import prepare
 
         prepare(*modules)  # before there is a reactor, which workers can't share
 
-    # Not at the top: these install the reactor, which --help and the other commands don't need.
-    from twisted.internet import reactor
+    from twisted.internet import reactor  # installs it, which the other commands don't need
     from twisted.logger import globalLogBeginner
 
     from nodepass.lines import BackgroundStream
@@ -94,6 +90,7 @@ def run(arguments: Sequence[str]) -> int:
     with suppress(AttributeError, OSError, ValueError):  # there is none, or it is no file
         output = BackgroundStream(sys.stdout)
         reactor.addSystemEventTrigger("after", "shutdown", output.close)
+    reactor.callWhenRunning(_settle)
     # Before the roles are made: what these log then already has its place.
     quietest = min(config.log for config in configs)
     globalLogBeginner.beginLoggingTo(
@@ -107,6 +104,13 @@ def _worker_module(config: Any) -> str:
     if config.core == "master":
         return "nodepass.master.worker"
     return "nodepass.workers.worker" if config.workers != 1 else ""
+
+
+def _settle() -> None:
+    """What there is at the start is there to stay: the garbage collector need not look at it again
+    and again, which would take 20 ms each time."""
+    gc.collect()
+    gc.freeze()
 
 
 def serve(roles: Sequence[Any], reactor: Any) -> int:
@@ -129,9 +133,11 @@ def serve(roles: Sequence[Any], reactor: Any) -> int:
 
 def print_key(arguments: Sequence[str]) -> int:
     """``nodepass key``: print a new key, or a master's API key."""
+    from nodepass.commandline import Parser
+    from nodepass.help import KEY
     from nodepass.keys import new_key
 
-    parser = Parser("nodepass key", help.KEY, urls=False)
+    parser = Parser("nodepass key", KEY, urls=False)
     parser.add_argument("--master", action="store_true")
     parser.add_argument("--renew", action="store_true")
     options = parser.read(arguments)
@@ -154,13 +160,15 @@ def _master_key(*, renew: bool) -> str:
 
 def save_tap(arguments: Sequence[str]) -> int:
     """``nodepass tap``: save tunnels as an application for ``twistd -f``."""
+    from nodepass.commandline import Parser
+    from nodepass.help import TAP
     from nodepass.process import hide_keys
 
     hide_keys("nodepass tap", arguments)
-    parser = Parser("nodepass tap", help.TAP)
+    parser = Parser("nodepass tap", TAP)
     parser.add_argument("-o", "--output", metavar="FILE", default="nodepass.tap")
     options = parser.read(arguments)
-    configs = parse_urls(options)
+    configs = parse_urls(options.urls, options.key_file)
     # Whoever starts the application may not be there to read them.
     for config in configs:
         for warning in config.warnings:
@@ -197,61 +205,27 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
 }
 
 
-def parse_urls(options: argparse.Namespace) -> list[Any]:
-    """Return the configurations of the URLs on the command line.
+def read_urls(arguments: Sequence[str]) -> list[Any]:
+    """Return the configurations of what is on the command line of ``nodepass`` itself.
 
+    :raises ConfigError: one of the URLs, or the key file, can't be used.
+    """
+    if not any(argument.startswith("-") for argument in arguments):
+        return parse_urls(arguments)
+    from nodepass.commandline import Parser, general_help
+
+    options = Parser("nodepass", general_help()).read(arguments)
+    return parse_urls(options.urls, options.key_file)
+
+
+def parse_urls(urls: Sequence[str], key_file: str | None = None) -> list[Any]:
+    """Return the configurations of URLs.
+
+    :param key_file: what the option of that name gave.
     :raises ConfigError: one of them, or the key file, can't be used.
     """
     from nodepass.config import parse_url
     from nodepass.keys import outside_key
 
-    key = outside_key(options.key_file, os.environ)
-    return [parse_url(url, key=key) for url in options.urls]
-
-
-def general_help() -> str:
-    """Return the help of ``nodepass`` itself: all about its commands and about URLs."""
-    return "\n".join([help.version(), "", USAGE, help.reference(), help.EXAMPLES])
-
-
-class Parser(argparse.ArgumentParser):
-    """Options of one command; whatever is wrong with them is one line and status 2.
-
-    :param program: the command's name.
-    :param text: its whole help.
-    :param urls: whether it takes URLs and the options about their keys.
-    """
-
-    def __init__(self, program: str, text: str, *, urls: bool = True) -> None:
-        super().__init__(prog=program, allow_abbrev=False)
-        self.text = text
-        self.urls = urls
-        self.add_argument("--version", action="version", version=help.version())
-        if urls:
-            self.add_argument("--key-file", metavar="FILE")
-
-    def read(self, arguments: Sequence[str]) -> argparse.Namespace:
-        """Return the options, and as ``urls`` all that is none.
-
-        URLs are not left to argparse: where one is missing it says so, and is silent about the
-        misspelt option that is there.
-        """
-        options, rest = self.parse_known_args(arguments)
-        for argument in rest:
-            if argument.startswith("-") and argument != "--":
-                # A value may be a key.
-                self.error(f"{argument.partition('=')[0]}: unknown option")
-        options.urls = [argument for argument in rest if argument != "--"]
-        if self.urls and not options.urls:
-            self.error("a URL is needed")
-        if not self.urls and options.urls:
-            self.error(f"{options.urls[0]}: not expected here")
-        return options
-
-    def format_help(self) -> str:
-        """Return the command's own text."""
-        return self.text
-
-    def error(self, message: str) -> NoReturn:
-        """End with status 2 and ``message`` alone, without argparse's usage lines above it."""
-        self.exit(2, f"nodepass: {mask(message)}; see: {self.prog} --help\n")
+    key = outside_key(key_file, os.environ)
+    return [parse_url(url, key=key) for url in urls]

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 from datetime import datetime, timedelta, timezone
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from attrs import field, frozen
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from OpenSSL import SSL
 
 from nodepass.errors import ConfigError
 from nodepass.tlswords import openssl_words
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
 __all__ = ["Identity", "load_identity", "read_certificates", "self_signed"]
 
@@ -95,6 +97,9 @@ def load_identity(crt_path: str, key_path: str) -> Identity:
     :param key_path: the leaf's private key, without a passphrase.
     :raises ConfigError: naming the file and what is wrong with it.
     """
+    # Not at the top: without files, as with tls=1, nothing is read or written in these forms.
+    from cryptography.hazmat.primitives import serialization
+
     certificates = read_certificates("crt", crt_path)
     pem = _read("key", key_path)
     try:
@@ -161,6 +166,8 @@ def read_certificates(parameter: str, path: str) -> tuple[x509.Certificate, ...]
 
 def _spki(key: Any) -> bytes:
     """The public key's DER, which is equal exactly for equal keys."""
+    from cryptography.hazmat.primitives import serialization  # as in `load_identity`
+
     encoded: bytes = key.public_bytes(
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     )

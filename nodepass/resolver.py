@@ -20,7 +20,6 @@ from typing import Any
 from attrs import define, field, frozen
 from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.error import (
     ConnectionRefusedError,
     DNSLookupError,
@@ -31,6 +30,7 @@ from twisted.internet.interfaces import IDelayedCall, IProtocol, IProtocolFactor
 from twisted.python.failure import Failure
 
 from nodepass.address import Endpoint
+from nodepass.connection import connect
 
 __all__ = ["CachingResolver", "LookupTimeout", "connect_tcp", "dial_cause", "resolve_udp"]
 
@@ -263,18 +263,11 @@ def connect_tcp(
         sorts. Cancelling it ends the look-up and every attempt.
     """
     if attempt is None:
-        attempt = partial(_attempt, reactor)
+        attempt = partial(connect, reactor)
     connecting = Deferred.fromCoroutine(
         _connect(reactor, resolver, hosts, port, factory, timeout, attempt)
     )
     return connecting.addTimeout(timeout, reactor, onTimeoutCancel=_timed_out)
-
-
-def _attempt(
-    reactor: Any, address: str, port: int, factory: Any, timeout: float
-) -> Deferred[IProtocol]:
-    kind = TCP6ClientEndpoint if ":" in address else TCP4ClientEndpoint
-    return kind(reactor, address, port, timeout).connect(factory)
 
 
 def _timed_out(_result: object, timeout: float) -> IProtocol:

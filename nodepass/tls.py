@@ -13,7 +13,6 @@ way to go on without ALPN, to see which check of a chain failed, or to ask for a
 from __future__ import annotations
 
 import ipaddress
-import ssl
 import sys
 import weakref
 from collections.abc import Callable, Collection, Sequence
@@ -24,11 +23,6 @@ from typing import Any, cast
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from OpenSSL import SSL, crypto
-from service_identity import CertificateError, VerificationError
-from service_identity.cryptography import (
-    verify_certificate_hostname,
-    verify_certificate_ip_address,
-)
 from twisted.internet.interfaces import (
     IOpenSSLClientConnectionCreator,
     IOpenSSLServerConnectionCreator,
@@ -282,6 +276,13 @@ class ClientTLS:
             )
 
     def _check_name(self, leaf: x509.Certificate) -> None:
+        # Not at the top: only tls=2 asks for names.
+        from service_identity import CertificateError, VerificationError
+        from service_identity.cryptography import (
+            verify_certificate_hostname,
+            verify_certificate_ip_address,
+        )
+
         try:
             if self._address is not None:
                 verify_certificate_ip_address(leaf, self._address)
@@ -331,6 +332,8 @@ def _trust_system(context: SSL.Context) -> None:
     context.set_default_verify_paths()
     if sys.platform in ("win32", "darwin"):
         # OpenSSL as shipped with `cryptography` has no default paths there; Python's has.
+        import ssl  # not at the top: elsewhere it is of no use
+
         store = cast(crypto.X509Store, context.get_cert_store())
         for der in ssl.create_default_context().get_ca_certs(binary_form=True):
             store.add_cert(crypto.X509.from_cryptography(x509.load_der_x509_certificate(der)))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from difflib import get_close_matches
 from typing import Any
 from urllib.parse import unquote, unquote_plus
 
@@ -142,6 +141,8 @@ def _explain_ignored(core: str, name: str) -> str:
     if not re.fullmatch("[A-Za-z0-9_.-]+", name):
         # It may be the rest of a key with a "?" in it.
         return "a parameter whose name has odd characters: ignored"
+    from difflib import get_close_matches  # not at the top: few URLs have a mistake
+
     names = {parameter.name for parameter in PARAMETERS if core in parameter.cores}
     close = get_close_matches(name.lower(), sorted(names), n=1)
     hint = f"; did you mean {close[0]}?" if close else ""

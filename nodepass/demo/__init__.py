@@ -280,7 +280,7 @@ def main(arguments: Sequence[str]) -> int:
     :returns: The exit status: 0 when everything held, else 1.
     """
     from nodepass import help
-    from nodepass.cli import Parser
+    from nodepass.commandline import Parser
 
     parser = Parser("nodepass demo", help.DEMO, urls=False)
     parser.add_argument("--once", action="store_true")

@@ -141,8 +141,7 @@ def test_key_never_reads_as_option(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def keys_of(*arguments: str) -> list[str | None]:
-    configs = cli.parse_urls(cli.Parser("nodepass", "").read(arguments))
-    return [config.key for config in configs]
+    return [config.key for config in cli.read_urls(arguments)]
 
 
 def test_key_sources(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from twisted.internet.error import (
     TimeoutError,
 )
 from twisted.internet.protocol import Factory, Protocol
-from twisted.internet.testing import MemoryReactorClock
+from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
@@ -79,8 +79,10 @@ class Reactor(MemoryReactorClock):
     def succeed(self, index: int) -> Protocol:
         """Let one attempt get through."""
         protocol: Protocol = self.tcpClients[index][2].buildProtocol(None)
-        protocol.makeConnection(object())  # type: ignore[arg-type]
-        return protocol
+        transport = StringTransport()
+        transport.protocol = protocol
+        protocol.makeConnection(transport)
+        return transport.protocol
 
     def cancelled(self, index: int) -> bool:
         """Whether an attempt was called off."""

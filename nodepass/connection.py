@@ -1,0 +1,95 @@
+"""One TCP connection that the reactor makes, as a Deferred.
+
+Twisted's endpoints do the same, for 1 MB of memory: their module brings parsers of descriptions,
+TLS by file names, programs as peers and more, of which a tunnel has no use.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IAddress, IConnector, IProtocol, IProtocolFactory
+from twisted.internet.protocol import ClientFactory, Protocol
+from twisted.python.failure import Failure
+
+__all__ = ["connect"]
+
+
+def connect(
+    reactor: Any, address: str, port: int, factory: IProtocolFactory, timeout: float
+) -> Deferred[IProtocol]:
+    """Connect to one IP address.
+
+    :param reactor: provides ``IReactorTCP``.
+    :param timeout: seconds.
+    :returns: fires with the protocol that ``factory`` built, connected; fails with a
+        ``ConnectError``. Cancelling it ends the attempt.
+    """
+    return _Attempt(factory).start(reactor, address, port, timeout)
+
+
+class _Attempt(ClientFactory):
+    noisy = False
+
+    def __init__(self, factory: IProtocolFactory) -> None:
+        self._factory = factory
+        self._connector: IConnector | None = None
+        self._connected: Deferred[IProtocol] | None = None
+
+    def start(self, reactor: Any, address: str, port: int, timeout: float) -> Deferred[IProtocol]:
+        connected = self._connected = Deferred(lambda _: self._cancelled())
+        connector = reactor.connectTCP(address, port, self, timeout)
+        if self._connected is not None:
+            self._connector = connector
+        return connected
+
+    def built(self, address: IAddress | None) -> IProtocol:
+        protocol = self._factory.buildProtocol(cast(Any, address))
+        assert protocol is not None
+        return protocol
+
+    def succeeded(self, protocol: IProtocol) -> None:
+        connected = self._taken()
+        if connected is not None:
+            connected.callback(protocol)
+
+    def _taken(self) -> Deferred[IProtocol] | None:
+        """Whom to tell, once. The connector holds this factory, and must not be held by it."""
+        connected, self._connected = self._connected, None
+        self._connector = None
+        return connected
+
+    def _cancelled(self) -> None:
+        connector = self._connector
+        self._taken()
+        if connector is not None:
+            connector.stopConnecting()
+
+    # ClientFactory
+
+    def buildProtocol(self, addr: IAddress | None) -> Protocol:
+        return _Door(self, addr)
+
+    def clientConnectionFailed(self, connector: IConnector, reason: Failure) -> None:
+        connected = self._taken()
+        if connected is not None:
+            connected.errback(reason)
+
+    def clientConnectionLost(self, connector: Any, reason: Failure) -> None:
+        # They hold each other, and would wait for the garbage collector.
+        connector.transport = None
+
+
+class _Door(Protocol):
+    """Lets the protocol in when it can be connected, and tells of it after that."""
+
+    def __init__(self, attempt: _Attempt, address: IAddress | None) -> None:
+        self._attempt = attempt
+        self._address = address
+
+    def connectionMade(self) -> None:
+        transport: Any = self.transport
+        protocol = transport.protocol = self._attempt.built(self._address)
+        protocol.makeConnection(transport)
+        self._attempt.succeeded(protocol)

@@ -1,0 +1,176 @@
+"""What is in the process of a tunnel, and what is not."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+KEY = "k" * 32
+
+#: Runs the command, and says on its error output which modules were there at the end.
+_COMMAND = """\
+import sys
+from nodepass.cli import main
+status = main(sys.argv[1:])
+print(*sys.modules, file=sys.stderr)
+sys.exit(status)
+"""
+
+#: What Twisted or a library would bring, and a tunnel doesn't use.
+_SPARED = {
+    "argparse",
+    "asyncio",
+    "concurrent.futures",
+    "ctypes",
+    "difflib",
+    "email.utils",
+    "html.entities",
+    "http.client",
+    "http.cookiejar",
+    "idna",
+    "klein",
+    "msgspec",
+    "service_identity",
+    "ssl",
+    "treq",
+    "twisted.application.app",
+    "twisted.internet._sslverify",
+    "twisted.internet.endpoints",
+    "twisted.internet.unix",
+    "twisted.python.threadpool",
+    "twisted.trial",
+    "twisted.web",
+    "unittest",
+    "urllib.request",
+    "zipfile",
+}
+
+#: What a server or a client has of the package: itself, and nothing of the other commands.
+_OTHERS = re.compile(r"nodepass\.(master|ctl|client|demo|workers|tap|commandline|help)\b")
+
+
+@contextmanager
+def command(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", _COMMAND, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def said(process: subprocess.Popen[str], pattern: str) -> str:
+    """The first group of the first line that matches."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if found := re.search(pattern, line):
+            return found[1]
+    raise AssertionError(f"{pattern} was not said")
+
+
+def modules(process: subprocess.Popen[str]) -> set[str]:
+    """Ends it, and returns the modules that it had."""
+    process.terminate()
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 0, errors
+    return set(errors.split())
+
+
+@pytest.mark.parametrize("tls", [0, 1])
+def test_no_needless_module(tls: int) -> None:
+    """A server and a client that have joined have imported nothing that they don't need."""
+    with command(f"server://{KEY}@127.0.0.1:0/127.0.0.1:0?mode=1&tls={tls}") as server:
+        port = said(server, r"listening for clients on 127.0.0.1:(\d+)")
+        with command(f"client://{KEY}@127.0.0.1:{port}/127.0.0.1:9?mode=2") as client:
+            said(client, "(tunnel established)")
+            there = {"client": modules(client), "server": modules(server)}
+    for role, found in there.items():
+        assert "twisted.internet.tcp" in found, role
+        assert sorted(found & _SPARED) == [], role
+        assert [name for name in found if _OTHERS.match(name)] == [], role
+
+
+def run(code: str) -> None:
+    """Runs a program, which must end well."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+
+
+_USES = """\
+import asyncio
+asyncio.run(asyncio.sleep(0))
+
+from twisted.internet.defer import Deferred, succeed
+async def wait(): return await succeed(5).asFuture(asyncio.get_running_loop())
+assert asyncio.run(wait()) == 5
+
+async def wait(): return await succeed(5)
+assert Deferred.fromCoroutine(wait()).result == 5
+
+from twisted.python import compat
+compat.cookielib.CookieJar()
+assert compat.escape("<") == "&lt;"
+
+from twisted.plugin import IPlugin, getPlugins
+list(getPlugins(IPlugin))
+
+from twisted.internet import base, posixbase, unix
+posixbase.ssl.CertificateOptions()
+assert posixbase.unix.Port is unix.Port
+base.threads.deferToThread
+
+from twisted.internet import reactor, threads
+reactor.callWhenRunning(lambda: threads.deferToThread(int).addCallback(lambda _: reactor.stop()))
+reactor.run()
+
+from twisted.application.service import Application
+Application("a")
+
+import cryptography.x509
+cryptography.x509.RFC822Name("a@example.org")
+
+import ctypes, pathlib
+pathlib.Path("/"), ctypes.c_int(1)
+"""
+
+
+def test_nothing_is_lost() -> None:
+    """What was spared is there when somebody does need it."""
+    run(f"from nodepass.lean import import_twisted; import_twisted()\n{_USES}")
+
+
+def test_no_stand_in_stays() -> None:
+    """Whoever imports a module afterwards gets the module, and no reactor is installed."""
+    run(
+        "import sys\n"
+        "from nodepass import lean\n"
+        "lean.import_twisted()\n"
+        "assert 'asyncio' not in sys.modules and 'twisted.internet.tcp' in sys.modules\n"
+        "assert 'twisted.internet.reactor' not in sys.modules\n"
+        "assert not [m for m in sys.modules.values() if isinstance(m, lean._StandIn)]\n"
+    )
+
+
+def test_a_program_has_twisted_as_it_is() -> None:
+    """The package used from Python changes nothing about Twisted, nor does the command when Twisted
+    is there already."""
+    run("import sys, nodepass.service; assert 'asyncio' in sys.modules")
+    run(
+        "import twisted.internet.defer, sys\n"
+        "before = sys.modules['asyncio']\n"
+        "from nodepass.lean import import_twisted\n"
+        "import_twisted()\n"
+        "assert sys.modules['asyncio'] is before\n"
+    )
