@@ -239,7 +239,9 @@ class TLSTests(HandoverTestCase):
             SYSTEM.callLater(0.001, transport.resumeProducing)
 
         self.second.on_data = pause
-        for place in range(0, len(SOME), 4000):
+        half = len(SOME) // 2
+        self.client.transport.write(SOME[:half])  # in records of the largest size
+        for place in range(half, len(SOME), 4000):
             self.client.transport.write(SOME[place : place + 4000])
         await self.until(lambda: len(self.second.data) >= len(SOME))
         self.assertEqual(bytes(self.second.data), SOME)
