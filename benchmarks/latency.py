@@ -32,7 +32,7 @@ GOAL_TRIPS = 1.1
 #: Seconds that a stream has to find its pace before it is measured.
 WARM = 3.0
 #: Seconds without a byte after which a connection is given up.
-PATIENCE = 30.0
+PATIENCE = 120.0
 #: Bytes sent at a time.
 BLOCK = 256 * 1024
 

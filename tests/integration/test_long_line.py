@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 
 from benchmarks.latency import Target, Way, tunnel
 from benchmarks.line import RTT, Line, lacking
+from nodepass.relay.slowed import slowed
 
 missing = lacking()
 pytestmark = pytest.mark.skipif(missing is not None, reason=str(missing))
@@ -39,3 +42,28 @@ def test_a_first_byte_takes_one_round_trip(
     finally:
         pair.stop()
     assert RTT <= quickest < 1.5 * RTT
+
+
+def test_what_loss_does_to_a_connection() -> None:
+    """It is seen at the end that sends, where TCP takes loss for a full line, and by nobody before
+    there is any."""
+    with Line(rtt=0.01, loss=0.02) as line:
+        with line.far.socket() as listener, line.near.socket() as near:
+            listener.bind((line.far.address, 0))
+            listener.listen()
+            near.connect(listener.getsockname())
+            near.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
+            far, _ = listener.accept()
+            with far:
+                assert not slowed(near)
+                near.settimeout(20)
+                sending = threading.Thread(target=near.sendall, args=(bytes(1 << 20),))
+                sending.start()
+                far.settimeout(20)
+                left = 1 << 20
+                while left:
+                    left -= len(far.recv(65536))
+                sending.join()
+                assert slowed(near)
+                assert not slowed(far)
+        assert not slowed(near), "a socket that is closed"

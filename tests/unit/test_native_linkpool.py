@@ -16,6 +16,7 @@ from nodepass.relay.hangup import HangupWatch
 from nodepass.relay.portable import take_over
 from nodepass.relay.stream import Cause, Stream
 from nodepass.wire import Opening
+from nodepass.wire.native.datalink import DataLink
 from nodepass.wire.native.linkpool import (
     AGED_SHARE,
     DATAGRAM_LINK_REST,
@@ -52,6 +53,7 @@ class Case:
         self.clock = Clock()
         self.joined = True
         self.wanted = 0
+        self.retiring: list[int] = []
         self.streams: list[NotingSink] = []
         self.served: list[Stream] = []
         self.channels: list[Any] = []
@@ -73,6 +75,9 @@ class Case:
 
     def need_links(self, count: int) -> None:
         self.wanted += count
+
+    def ask_to_retire(self, link: int) -> None:
+        self.retiring.append(link)
 
     def opened(self, opening: Opening, stream: Stream) -> None:
         sink = NotingSink()
@@ -312,6 +317,27 @@ def test_old_links_are_replaced_a_few_at_a_time() -> None:
     case.later(20 * STEP)
     assert case.pool.idle == 16
     assert min(link.number for link in case.pool._idle) > 16
+
+
+def test_links_slowed_by_loss_are_replaced_a_few_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The taking end closes those that are slow in its own direction; the serving end, which alone
+    knows of the other one, asks for it. Busy ones are let be."""
+    case = start(16)
+    busy = case.visit()
+    case.flush()
+    slow = {link.number for link in case.pool._links.values()}
+    monkeypatch.setattr(DataLink, "slowed", property(lambda link: link.number in slow))
+    case.other.tidy()
+    assert len(case.retiring) == 15 // AGED_SHARE + 1
+    assert not case.other.get(case.retiring[0])._closing
+    case.pool.tidy()
+    assert case.pool.idle == 15 - (15 // AGED_SHARE + 1)
+    case.later(30 * STEP)
+    case.other.tidy()
+    assert slow & set(case.pool._links) == {busy.result._link.number}
+    assert case.pool.idle == 16
 
 
 def test_a_retired_link_is_closed_when_it_is_free() -> None:

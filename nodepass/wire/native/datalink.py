@@ -13,6 +13,7 @@ from zope.interface import implementer
 from nodepass.errors import PeerError
 from nodepass.relay.hangup import HangupWatch
 from nodepass.relay.portable import Soon
+from nodepass.relay.slowed import slowed
 from nodepass.relay.stream import Cause, Sink, Stream
 from nodepass.wire import Opening
 
@@ -175,6 +176,11 @@ class DataLink(Protocol):
         """Whether the link carries nothing: idle, or its last session is over here, and its last
         bytes may still be on their way."""
         return self.state.over and not self.state.datagrams and self._usable
+
+    @property
+    def slowed(self) -> bool:
+        """Whether loss has made it slow in this end's direction."""
+        return self._usable and slowed(self.transport.getHandle())
 
     @property
     def _usable(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from itertools import islice
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred, succeed
@@ -23,8 +24,8 @@ from .datalink import DataLink
 PARTING_TIMEOUT = 2.0
 #: Seconds after which an idle link is replaced: firewalls forget even what keep-alive keeps warm.
 LINK_MAX_AGE = 3600.0
-#: Of the idle links, the part that is replaced at once when they are too old, as links of one age
-#: were made in one burst, and visitors need some of them now.
+#: Of the idle links, the part that is replaced at once when they are too old, or slowed by loss, as
+#: links of one age were made in one burst, and visitors need some of them now.
 AGED_SHARE = 8
 #: Seconds that a datagram link without flows is kept: a resolver's next query comes soon.
 DATAGRAM_LINK_REST = 10.0
@@ -46,6 +47,9 @@ class PoolOwner(Protocol):
 
     def need_links(self, count: int) -> None:
         """So many more links are needed."""
+
+    def ask_to_retire(self, link: int) -> None:
+        """At the serving end: ask the peer to close this link."""
 
     def opened(self, opening: Opening, stream: Stream) -> None:
         """The peer opened a session."""
@@ -345,9 +349,16 @@ class LinkPool:
             self._owner.need_links(missing)
 
     def tidy(self) -> None:
-        """At the taking end: close links that are too many, too old, or without a flow, and all
-        idle ones when more than half of them have broken since the last time."""
+        """At the taking end: close links that are too many, too old, slowed by loss, or without a
+        flow, and all idle ones when more than half of them have broken since the last time.
+
+        The serving end knows what loss has done to its own direction, and asks for the same.
+        """
         if not self._takes:
+            idle = [link for link in self._links.values() if link.idle]
+            slow = (link.number for link in idle if link.slowed)
+            for number in islice(slow, len(idle) // AGED_SHARE + 1):
+                self._owner.ask_to_retire(number)
             return
         now = self._clock.seconds()
         for flows in self._carrier.unused():
@@ -367,7 +378,7 @@ class LinkPool:
             if surplus > 0:
                 surplus -= 1
                 self._drop(link)
-            elif aged > 0 and now - link.made_at > LINK_MAX_AGE:
+            elif aged > 0 and (now - link.made_at > LINK_MAX_AGE or link.slowed):
                 aged -= 1
                 self._drop(link)
         self.balance()

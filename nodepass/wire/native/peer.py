@@ -348,6 +348,9 @@ class NativePeer:
         else:
             self._send(Want(count=count))
 
+    def ask_to_retire(self, link: int) -> None:
+        self._send(Retire(link=link))
+
     def opened(self, opening: Opening, stream: Stream) -> None:
         self.settings.host.dial(self, opening, stream)
 
