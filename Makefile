@@ -14,7 +14,7 @@ RELAYED := $(patsubst %,tests/scenarios/test_%.py,first_byte tcp_bytes tcp_endin
 MINUTES ?= 10
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test soak lint types docs bench bench-growth bench-latency bench-master bench-workers dist check-install clean
+.PHONY: help install demo test soak lint types docs bench bench-growth bench-latency bench-master bench-memory bench-workers dist check-install clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
@@ -58,6 +58,9 @@ bench-latency: $(STAMP) ## over a line of 100 ms that loses packets, beside a di
 
 bench-workers: $(STAMP) ## what more worker processes bring, here and on more cores
 	$(BIN)/python -m benchmarks.workers $(ARGS)
+
+bench-memory: $(STAMP) ## what both ends take at start, and a link and an idle session on top
+	$(BIN)/python -m benchmarks.memory $(ARGS)
 
 bench-master: $(STAMP) ## a master with 200 instances: start, latency and memory
 	$(BIN)/python -m benchmarks.master $(ARGS)
