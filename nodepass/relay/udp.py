@@ -172,30 +172,26 @@ class DatagramPort(Port):
 
     def doRead(self) -> None:
         """Deliver what has come, a bounded batch of it."""
-        for (peer, messages), batch in self._read().items():
+        for sender, batch in self._read().items():
             if self._stopping:
                 return
             try:
-                self._receiver.datagrams(batch, _visitor(peer), self._where(messages))
+                self._receiver.datagrams(batch, *self._names(sender))
             except Exception:
                 # Let out, it would make the reactor drop the socket, and with it every flow.
                 self._log.failure("a datagram's receiver failed")
 
-    def _read(self) -> dict[tuple[Any, tuple[Ancillary, ...]], list[bytes]]:
-        """Read what has come, by its sender and by what the system says of where it was sent."""
-        came: dict[tuple[Any, tuple[Ancillary, ...]], list[bytes]] = {}
+    def _read(self) -> dict[Any, list[bytes]]:
+        """Read what has come, by its sender as `_names` takes it."""
+        came: dict[Any, list[bytes]] = {}
+        batch: list[bytes] = []
+        last: Any = None
         size = self._limit + 1  # one byte more, to notice what is larger
         room = BATCH_BYTES
-        messages: tuple[Ancillary, ...] = ()
+        receive = self._receive_telling if self._tells_local else self.socket.recvfrom
         for _ in range(BATCH):
-            if self._stopping or room <= 0:
-                break
             try:
-                if self._tells_local:
-                    data, ancillary, _, peer = self.socket.recvmsg(size, self._control_space)
-                    messages = tuple(ancillary)
-                else:
-                    data, peer = self.socket.recvfrom(size)
+                data, sender = receive(size)
             except OSError as error:
                 # An answer that was refused shows here on Windows; it concerns nobody any more.
                 if isinstance(error, ConnectionError):
@@ -208,23 +204,31 @@ class DatagramPort(Port):
             length = len(data)
             room -= length
             if length == size:
-                self._deliver_oversized(_visitor(peer))
-                continue
-            sender = (peer, messages)
-            batch = came.get(sender)
-            if batch is None:
-                came[sender] = [data]
+                self._deliver_oversized(self._names(sender)[0])
             else:
+                if sender != last:
+                    last = sender
+                    batch = came.setdefault(sender, [])
                 batch.append(data)
+            if room <= 0:
+                break
         return came
 
-    def _where(self, messages: tuple[Ancillary, ...]) -> Endpoint | None:
-        """Where a datagram was written to."""
-        for message in messages:
-            host = pktinfo.decode(*message)
-            if host is not None:
-                return Endpoint(host, cast(int, self._realPortNumber))
-        return self._local
+    def _receive_telling(self, size: int) -> tuple[bytes, Any]:
+        """As `recvfrom`, with what the system tells of where it was sent beside the sender."""
+        data, messages, _, peer = self.socket.recvmsg(size, self._control_space)
+        return data, (peer, tuple(messages))
+
+    def _names(self, sender: Any) -> tuple[Endpoint, Endpoint | None]:
+        """The visitor that is a sender, and the address that it wrote to."""
+        if self._tells_local:
+            peer, messages = sender
+            for message in messages:
+                host = pktinfo.decode(*message)
+                if host is not None:
+                    return _visitor(peer), Endpoint(host, cast(int, self._realPortNumber))
+            return _visitor(peer), None
+        return _visitor(sender), self._local
 
     def send(
         self, batch: list[bytes], visitor: Endpoint, local: Endpoint | None

@@ -328,6 +328,34 @@ class VisitorSocketTests(SocketsCase):
             self.assertLess(len(receiver.came), sent)
             await self.until(lambda: len(receiver.came) == sent)  # noqa: B023
 
+    async def test_a_turn_is_shared(self) -> None:
+        """Each visitor of a turn is told of once, with all of its datagrams in their order."""
+        batches: list[tuple[list[bytes], Endpoint]] = []
+
+        class Batches(Visitors):
+            def datagrams(
+                self, batch: list[bytes], visitor: Endpoint, local: Endpoint | None
+            ) -> None:
+                batches.append((batch, visitor))
+
+        port = self.listen("", Batches())
+        flood, quiet = self.raw("127.0.0.1"), self.raw("127.0.0.1")
+        sent = [b"%d" % number for number in range(100)]
+        for data in sent:
+            flood.sendto(data, ("127.0.0.1", port.getHost().port))
+            if data == b"50":
+                quiet.sendto(b"quiet", ("127.0.0.1", port.getHost().port))
+
+        port.doRead()
+
+        self.assertEqual(
+            batches,
+            [
+                (sent, Endpoint(*flood.getsockname())),
+                ([b"quiet"], Endpoint(*quiet.getsockname())),
+            ],
+        )
+
     async def test_a_burst_survives(self) -> None:
         """A burst that comes while the process is busy with other things isn't lost."""
         receiver = Visitors()
@@ -510,6 +538,24 @@ class TargetSocketTests(SocketsCase):
         await self.until(lambda: closing.refusals)
         self.assertNotIn(closing.socket, self.watched())
 
+    async def test_a_flood_leaves_room_for_others(self) -> None:
+        """One turn delivers a bounded batch, in number and in bytes, and the rest comes later."""
+        target = self.raw("127.0.0.1")
+        receiver = Target()
+        connected = self.connect("127.0.0.1", target.getsockname()[1], receiver)
+        connected.send([b"hello"])
+        _, flow = await self.receive(target)
+        for size, most in ((1, BATCH), (60_000, 5)):
+            del receiver.came[:]
+            sent = 0
+            while sent < most + 5:
+                sent += target.sendto(b"x" * size, flow) // size
+
+            connected.doRead()
+
+            self.assertEqual(len(receiver.came), most)
+            await self.until(lambda: len(receiver.came) == sent)  # noqa: B023
+
     async def test_a_failing_receiver_does_not_end_the_socket(self) -> None:
         """An exception in the receiver is logged and costs what it was given, not the flow."""
         target = self.raw("127.0.0.1")
@@ -651,18 +697,24 @@ class EngineTargetSocketTests(EngineSockets, TargetSocketTests):
         self.assertEqual(receiver.refusals, 1)
 
     async def test_what_cannot_leave_together_leaves_alone(self) -> None:
-        """Where the system can't cut datagrams apart they go one by one, and it is not asked again
-        for their size."""
-        for error in (errno.EINVAL, errno.EMSGSIZE, errno.EIO):
+        """Where the system can't cut datagrams apart they go one by one, and it is not asked again:
+        for their size, or at all. What fails for another reason is tried again."""
+        batch = [b"a" * 600] * 3 + [b"b" * 550] * 2 + [b"small"] * 2
+        for error, asked in (
+            (errno.EINVAL, [600, 550, 5, 5]),
+            (errno.EMSGSIZE, [600, 550, 5, 5]),
+            (errno.EIO, [600]),
+            (errno.ENOBUFS, [600, 550, 5, 600, 550, 5]),
+        ):
             target = self.raw("127.0.0.1")
             connected = self.connect("127.0.0.1", target.getsockname()[1], Target())
             unable = UnableSocket(connected._socket, error)
             self.patch(connected, "_socket", unable)
             for _ in range(2):
-                self.assertFalse(connected.send([b"aaaa"] * 3 + [b"bb"] * 2))
-                for data in [b"aaaa"] * 3 + [b"bb"] * 2:
+                self.assertFalse(connected.send(list(batch)))
+                for data in batch:
                     self.assertEqual((await self.receive(target))[0], data)
-            self.assertEqual(unable.asked, [4, 2])
+            self.assertEqual(unable.asked, asked)
 
     async def test_a_full_socket_drops_several(self) -> None:
         """When the system takes no more, all that is left is dropped and said to be."""

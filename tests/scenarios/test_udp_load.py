@@ -20,6 +20,7 @@ from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 
 from nodepass.address import Endpoint
 from nodepass.wire.native.datagrams import BACKLOG_BYTES
+from nodepass.wire.native.datalink import DataLink
 from tests.scenarios.datagrams import Programs, Visitor, way
 from tests.scenarios.faults import fleet, start_client
 from tests.scenarios.harness import QUICK, sleep, until
@@ -247,6 +248,53 @@ async def test_a_stalled_link_drops_and_counts(monkeypatch: pytest.MonkeyPatch) 
             await until(lambda: target.heard[-1] == b"last")
             others = sum(len(data) == 60_000 for data in target.heard)
             assert others + between.dropped == sent + len(stuck)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_flood_beside_a_quiet_flow() -> None:
+    """On one link, which is stuck: the flood loses its own datagrams, the quiet visitor none."""
+    async with Programs() as programs:
+        target = programs.silent()
+        async with way("-", target.address) as between:
+            flood, *others = [programs.visitor(between.visitors) for _ in range(60)]
+            for each in (flood, *others):
+                each.say(b"first")
+            await until(lambda: len(target.heard) == 60)
+            (link,) = [link for link in between.links if _carries(link, flood)]
+            quiet = next(each for each in others if _carries(link, each))
+            (far,) = [
+                each
+                for peer in between.exit._role.peers
+                for each in peer.links._links.values()
+                if each.number == link.number
+            ]
+            far.transport.pauseProducing()
+            sent, said = 0, []
+            while between.dropped < 1000:
+                for _ in range(20):
+                    flood.say(bytes(1000))
+                sent += 20
+                if link.congested and len(said) < 100:
+                    said.append(b"%d" % len(said))
+                    quiet.say(said[-1])
+                await sleep(0)
+                assert sent < 200_000, "nothing was dropped"
+            assert link.flows is not None
+            assert link.flows._backlog.cost <= BACKLOG_BYTES
+            far.transport.resumeProducing()
+            heard = target.heard
+            await until(
+                lambda: not link.congested and heard.count(bytes(1000)) + between.dropped == sent
+            )
+            assert len(said) > 20
+            assert [data for data in heard if len(data) < 5] == said
+
+
+def _carries(link: DataLink, visitor: Visitor) -> bool:
+    """Whether the visitor's flow is on the link."""
+    assert link.flows is not None
+    port = visitor.address.port
+    return any(flow.opening.visitor.port == port for flow in link.flows.flows.values())
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])

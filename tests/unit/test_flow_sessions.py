@@ -18,7 +18,12 @@ from nodepass.rate import RateLimiter
 from nodepass.relay import flow as flow_module
 from nodepass.relay import portable
 from nodepass.relay.flow import DELAYED_OVERHEAD, EXPIRY_BATCH, FlowLimits, FlowSession, FlowSet
-from nodepass.relay.portable import PortableRelay
+from nodepass.relay.portable import (
+    LOOKUP_BYTES,
+    LOOKUP_DATAGRAMS,
+    LOOKUP_FLOW_BYTES,
+    PortableRelay,
+)
 from nodepass.relay.session import SessionContext
 from nodepass.relay.stream import Cause, FlowSink
 from nodepass.relay.tally import INTERVAL
@@ -154,6 +159,15 @@ def test_counters() -> None:
     assert (bench.meter.udp_rx, bench.meter.udp_tx, bench.meter.udp_dropped) == (6, 3, 2)
 
 
+def test_counters_of_a_batch_that_is_sent_in_part() -> None:
+    """Each datagram that could not be passed on is counted as dropped, the others as sent."""
+    bench = Bench()
+    _, near, far = bench.start("a")
+    near.send = lambda batch: batch[1:]  # type: ignore[method-assign]
+    far.sink.datagrams([b"123", b"1", b""])
+    assert (bench.meter.udp_tx, bench.meter.udp_dropped) == (3, 2)
+
+
 def test_losses_are_said_by_themselves() -> None:
     """The first loss of a kind is said at once, the others of a minute together at its end."""
     bench = Bench(slot=2, level=Level.WARN)
@@ -244,3 +258,21 @@ def test_what_flows_hold_during_a_look_up_is_bounded(monkeypatch: pytest.MonkeyP
     one = relay.dial_udp(Address("x.test", 53), 10.0, 65507, lambda: None)
     assert not one.send([bytes(1000)])
     one.close()
+
+
+def test_what_one_flow_holds_during_a_look_up_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In number and in bytes, so that others find room beside it."""
+
+    async def resolve(*arguments: object) -> Any:
+        return await Deferred()
+
+    monkeypatch.setattr(portable, "resolve_udp", resolve)
+    nothing: Any = None
+    relay = PortableRelay(Clock(), nothing, nothing, Log(Level.NONE))
+    few, many = [relay.dial_udp(Address("x.test", 53), 10.0, 65507, lambda: None) for _ in "12"]
+    large = LOOKUP_FLOW_BYTES // 4
+    assert len(few.send([bytes(large)] * 10)) == 6
+    assert len(many.send([b""] * 100)) == 100 - LOOKUP_DATAGRAMS
+    assert 2 * LOOKUP_FLOW_BYTES <= LOOKUP_BYTES
+    for channel in (few, many):
+        channel.close()

@@ -6,6 +6,7 @@ apart again: what leaves is the same. Reading has no such help but from cards th
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 from collections.abc import Iterator
@@ -20,6 +21,14 @@ __all__ = ["Runs", "segments"]
 MOST_SEGMENTS = 64
 #: Bytes in a call: a little less than the longest datagram, which leaves room for options of IP.
 MOST_BYTES = 65000
+
+#: Bytes that fit a packet on each way, as IP asks of it: if so few fail it is not for their length.
+ALWAYS_FIT = 512
+
+# What systems say where packets are too small for what is to be cut apart, and where the card can't
+# do it.
+_TOO_LONG = {errno.EINVAL, errno.EMSGSIZE}
+_UNABLE = {errno.EIO, errno.EOPNOTSUPP}
 
 _UDP_SEGMENT = 103  # of linux/udp.h; the level is the protocol's number
 
@@ -44,8 +53,8 @@ def segments(size: int) -> tuple[Ancillary, ...]:
 class Runs:
     """Which datagrams may leave a socket together, as far as it has shown.
 
-    What is longer than a packet on the way can't be cut apart, and some cards can't do it at all: a
-    size that failed is not tried again.
+    What is longer than a packet on the way can't be cut apart, and some cards can't do it at all:
+    what failed is not tried again.
     """
 
     __slots__ = ("_longest",)
@@ -68,6 +77,12 @@ class Runs:
                 part = run[at : at + most]
                 yield (size if len(part) > 1 else 0), part
 
-    def failed(self, size: int) -> None:
-        """Datagrams of that size could not be sent together."""
-        self._longest = min(self._longest, size - 1)
+    def failed(self, size: int, number: int) -> None:
+        """Datagrams of that size could not be sent together.
+
+        :param number: of the system's error.
+        """
+        if number in _UNABLE:
+            self._longest = 0
+        elif number in _TOO_LONG and size > ALWAYS_FIT:
+            self._longest = min(self._longest, size - 1)

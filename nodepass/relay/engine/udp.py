@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import select
 import socket
 from collections.abc import Sequence
@@ -21,10 +20,6 @@ __all__ = ["EngineDatagramPort", "EngineTargetSocket", "connect_udp", "listen_ud
 
 # Level-triggered: a socket gives a bounded batch, and is told of again while there is more.
 _EVENTS = select.EPOLLIN
-
-#: What the system says to several datagrams in one call where it can't cut them apart: they are
-#: longer than a packet on the way, or the network card is not able to.
-_NOT_TOGETHER = {errno.EINVAL, errno.EMSGSIZE, errno.EIO, errno.EOPNOTSUPP}
 
 
 class EngineDatagramPort(DatagramPort):
@@ -71,8 +66,7 @@ class EngineDatagramPort(DatagramPort):
                     self.socket.sendmsg(part, source + segments(size), 0, destination)
                     continue
                 except OSError as error:
-                    if error.errno in _NOT_TOGETHER:
-                        self._runs.failed(size)
+                    self._runs.failed(size, error.errno or 0)
             lost += super()._send(part, destination, source)
         return lost
 
@@ -120,10 +114,8 @@ class EngineTargetSocket(TargetSocket):
             self._socket.sendmsg(run, segments(size))
             return True
         except OSError as error:
-            if error.errno in _NOT_TOGETHER:
-                self._runs.failed(size)
-            else:
-                self._heard(error)
+            self._runs.failed(size, error.errno or 0)
+            self._heard(error)
         return False
 
 

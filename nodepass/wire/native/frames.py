@@ -145,10 +145,13 @@ def data_header(length: int) -> bytes:
 
 def datagrams(flow: int, batch: list[bytes]) -> bytes:
     """A DATAGRAM frame for each datagram."""
-    parts = []
+    parts: list[bytes] = []
+    size = -1
     for data in batch:
-        parts.append(_DATAGRAM_HEAD.pack(_DATAGRAM | (4 + len(data)), flow))
-        parts.append(data)
+        if len(data) != size:
+            size = len(data)
+            head = _DATAGRAM_HEAD.pack(_DATAGRAM | (4 + size), flow)
+        parts += (head, data)
     return b"".join(parts)
 
 
@@ -237,6 +240,30 @@ def _decode(kind: int, body: bytes) -> Frame:
     return (Open if kind == FrameType.OPEN else FlowOpen)(number, opening)
 
 
+def _take_datagrams(data: bytes, at: int, end: int, frames: list[Frame]) -> int:
+    """Take the DATAGRAM frames that begin at a place, at least one, and follow each other, those of
+    each flow together; return where they end."""
+    batches: dict[int, list[bytes]] = {}
+    batch: list[bytes] = []
+    last = -1
+    while end - at >= 8:
+        word, flow = _DATAGRAM_HEAD.unpack_from(data, at)
+        size = word - _DATAGRAM - 4
+        stop = at + 8 + size
+        if not 0 <= size <= MAX_DATAGRAM or stop > end:
+            break  # another frame, one that is not whole, or one that is none
+        if flow != last:
+            last = flow
+            if flow in batches:
+                batch = batches[flow]
+            else:
+                batch = batches[flow] = []
+                frames.append(Datagrams(flow, batch))
+        batch.append(bytes(data[at + 8 : stop]))
+        at = stop
+    return at
+
+
 class FrameReader:
     """Takes bytes as they come and gives frames.
 
@@ -268,8 +295,6 @@ class FrameReader:
             data = self._held + data
             self._held = b""
         end = len(data)
-        # Those of a flow are gathered for as long as only datagrams follow each other.
-        batches: dict[int, list[bytes]] = {}
         while end - at >= 4:
             (word,) = _WORD.unpack_from(data, at)
             kind, length = word >> 24, word & 0xFFFFFF
@@ -290,17 +315,10 @@ class FrameReader:
                     frames.append(Data(data[body : body + length]))
             elif have < length:
                 break
-            elif kind == FrameType.DATAGRAM:
-                if length < 4:
-                    raise FrameError("a DATAGRAM frame of a wrong form")
-                (flow,) = _WORD.unpack_from(data, body)
-                batch = batches.get(flow)
-                if batch is None:
-                    batch = batches[flow] = []
-                    frames.append(Datagrams(flow, batch))
-                batch.append(data[body + 4 : body + length])
+            elif kind == FrameType.DATAGRAM and length >= 4:
+                at = _take_datagrams(data, at, end, frames)
+                continue
             else:
-                batches.clear()
                 frames.append(_decode(kind, data[body : body + length]))
             at = body + length
         self._held = data[at:]
