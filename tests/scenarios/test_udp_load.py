@@ -228,7 +228,8 @@ async def test_a_stalled_link_drops_and_counts(monkeypatch: pytest.MonkeyPatch) 
                     sent += 1
                     await sleep(0)
                     assert sent < 2000, "nothing was dropped"
-                # The peer is not told of flows that come meanwhile: they would fill the link.
+                # The peer is not told of flows that come meanwhile: they would fill the link. A few
+                # have their turn where the system still finds some room.
                 stuck = [programs.visitor(between.visitors) for _ in range(100)]
                 for each in stuck:
                     each.say(bytes(60_000))
@@ -236,7 +237,7 @@ async def test_a_stalled_link_drops_and_counts(monkeypatch: pytest.MonkeyPatch) 
                 await until(lambda: between.entry.stats.udps == 101)
                 assert link.flows is not None
                 assert len(link.flows.flows) > 1
-                assert sum(channel.known for channel in link.flows.flows.values()) == 1
+                assert sum(channel.known for channel in link.flows.flows.values()) < 5
                 assert link.flows._backlog.cost <= BACKLOG_BYTES
             finally:
                 globalLogPublisher.removeObserver(observe)
