@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 
 # What every relay has to do alike; the rest of the scenarios runs on the one that the system has.
 RELAYED := $(patsubst %,tests/scenarios/test_%.py,first_byte tcp_bytes tcp_endings tcp_stalled \
-	tcp_dialing tcp_limits tcp_rate tcp_proxy_header tcp_modes)
+	tcp_dialing tcp_limits tcp_rate tcp_proxy_header tcp_modes udp_datagrams)
 
 # Of mixed load in `make soak`.
 MINUTES ?= 10
