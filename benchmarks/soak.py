@@ -246,15 +246,15 @@ def at_the_end(nodes: list[Watched], before: list[Held]) -> list[str]:
     problems = []
     end = time.monotonic() + FORGOTTEN
     for watched, was in zip(nodes, before, strict=True):
-        name, most = watched.node.name, was.beside_the_pool + AT_REST
+        name, most = watched.node.name, was.others + AT_REST
         while True:
             now = watched.look()
-            if not now.sessions and not now.flows and now.beside_the_pool <= most:
+            if not now.sessions and not now.flows and now.others <= most:
                 break
             if time.monotonic() > end:
                 problems.append(
                     f"{name} is not at rest: {now.sessions} sessions, {now.flows} flows, "
-                    f"{now.beside_the_pool} descriptors beside the pool, {most} at most"
+                    f"{now.others} descriptors beside the pool, {most} at most"
                 )
                 break
             time.sleep(1)

@@ -16,9 +16,9 @@ from .processes import Process, tree
 #: What a node may hold more of in the last quarter of the time than in the second, by the
 #: medians of both: a twentieth, or so much.
 SHARE = 0.05
-ROOM = {"pss": 4_000_000, "rss": 4_000_000, "beside_the_pool": 16, "threads": 0}
-#: Descriptors, beside those of the pool, that a node may have more of at the end than before any
-#: load, when nothing is under way either time.
+ROOM = {"pss": 4_000_000, "rss": 4_000_000, "others": 16, "threads": 0}
+#: Descriptors beside the pool's that a node may have more of at the end than before any load, when
+#: nothing is under way either time.
 AT_REST = 4
 
 _PROC = Path("/proc")
@@ -45,9 +45,9 @@ class Held:
     flows: int = 0
 
     @property
-    def beside_the_pool(self) -> int:
-        """Descriptors that are not those of idle links."""
-        return self.descriptors - self.pool
+    def others(self) -> int:
+        """Descriptors that are not those of idle links, of sessions, or of flows' targets."""
+        return self.descriptors - self.pool - 2 * self.sessions - self.flows
 
 
 def held(node: Process) -> Held:

@@ -77,8 +77,14 @@ def test_what_grows() -> None:
         samples[-2] = samples[7] = evolve(one, pss=1 << 40)
         return [trend.what for trend in trends(samples) if not trend.flat]
 
-    assert flat() == flat(pss=104_900_000) == flat(descriptors=66) == flat(pool=0) == []
+    assert (
+        flat()
+        == flat(pss=104_900_000)
+        == flat(descriptors=66)
+        == flat(descriptors=90, sessions=20)
+        == []
+    )
     assert flat(pss=105_100_000) == ["pss"]
     assert flat(rss=4_100_000) == ["rss"]
-    assert flat(descriptors=67) == ["beside_the_pool"]
+    assert flat(descriptors=67) == ["others"]
     assert flat(threads=3) == ["threads"]
