@@ -305,7 +305,7 @@ def judge(load: Load, nodes: list[Watched], problems: list[str]) -> dict[str, An
         cells = []
         figures[node.name] = trends(samples)
         for trend in figures[node.name]:
-            scale, unit = (1e6, " MB") if trend.what in ("pss", "rss") else (1, "")
+            scale, unit = (1e6, " MB") if trend.what == "rss" else (1, "")
             cells.append(
                 f"{trend.what} {trend.second / scale:.4g} -> {trend.last / scale:.4g}{unit}"
             )

@@ -16,7 +16,7 @@ from .processes import Process, tree
 #: What a node may hold more of in the last quarter of the time than in the second, by the
 #: medians of both: a twentieth, or so much.
 SHARE = 0.05
-ROOM = {"pss": 4_000_000, "rss": 4_000_000, "others": 16, "threads": 0}
+ROOM = {"rss": 4_000_000, "others": 16, "threads": 0}
 #: Descriptors beside the pool's that a node may have more of at the end than before any load, when
 #: nothing is under way either time.
 AT_REST = 4
@@ -29,7 +29,8 @@ class Held:
     """What a node holds at a time, with the processes that it has started.
 
     :ivar at: seconds since the epoch.
-    :ivar pss, rss: bytes of memory: its share of what is resident, and all of it.
+    :ivar pss, rss: bytes of memory: its share of what is resident, which changes with who else runs
+        on the machine, and all of it.
     :ivar cpu: seconds that it has taken so far.
     :ivar pool, sessions, flows: what it says itself of its idle links, and of what it carries.
     """
