@@ -13,7 +13,7 @@ import socket
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from itertools import zip_longest
 from typing import Any
 
@@ -67,6 +67,9 @@ ATTEMPT_DELAY = 0.25
 #: on one loopback address listen on that one, and a UDP session has no second try.
 LOCALHOST = ("127.0.0.1", "::1")
 
+#: Hosts of which is remembered whether they are literals: more than a node has targets.
+LITERALS_KEPT = 1024
+
 Addresses = tuple[str, ...]
 
 
@@ -86,6 +89,11 @@ class _Query:
 
     host: str
     waiters: list[Deferred[Addresses]] = field(factory=list)
+
+
+@lru_cache(LITERALS_KEPT)
+def _is_literal(host: str) -> bool:
+    return bool(isIPAddress(host) or isIPv6Address(host))
 
 
 def _daemon_thread(work: Callable[[], None]) -> None:
@@ -144,19 +152,27 @@ class CachingResolver:
         :returns: fires with IP literals; fails with :exc:`LookupTimeout` or another
             :exc:`DNSLookupError`. It may be cancelled.
         """
-        if isIPAddress(host) or isIPv6Address(host):
-            return succeed((host,))
-        name = host.lower().rstrip(".")
-        if name == "localhost":
-            return succeed(LOCALHOST)
+        addresses = self.known(host)
+        if addresses:
+            return succeed(addresses)
         if not self._running:
             return fail(DNSLookupError("the resolver is stopped"))
+        name = host.lower().rstrip(".")
         known = self._cache.get(name)
         age = self._reactor.seconds() - known.at if known is not None else 0.0
-        if known is not None and age <= FRESH:
-            return succeed(known.addresses)
         stale = known.addresses if known is not None and age <= FRESH + STALE else None
         return self._ask(name, stale)
+
+    def known(self, host: str) -> Addresses:
+        """The addresses of a host if they need no looking up; else none."""
+        if _is_literal(host):
+            return (host,)
+        name = host.lower().rstrip(".")
+        if name == "localhost":
+            return LOCALHOST
+        answer = self._cache.get(name)
+        fresh = answer is not None and self._reactor.seconds() - answer.at <= FRESH
+        return answer.addresses if answer is not None and fresh else ()
 
     def _ask(self, name: str, stale: Addresses | None) -> Deferred[Addresses]:
         query = self._queries.get(name)

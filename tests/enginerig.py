@@ -134,7 +134,7 @@ class Rig:
     def __init__(self, keep: Callable[..., Any]) -> None:
         self.loop = Loop()
         self.log = Log(Level.DEBUG)
-        self.poller = Poller(self.loop, self.log)
+        self.poller = Poller(self.loop)
         self._keep = keep
 
     def sockets(self, small: bool = False) -> tuple[socket.socket, socket.socket]:

@@ -28,7 +28,7 @@ class FakeStream:
     def write(self, data: bytes) -> None:
         assert not self.finished, f"{self.name}: written to after finish"
         assert not self.over, f"{self.name}: written to when it was over"
-        self.told.append(data)
+        self.told.append(bytes(data))
 
     def finish(self) -> None:
         assert not self.over, f"{self.name}: finished when it was over"

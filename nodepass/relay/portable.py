@@ -141,7 +141,7 @@ class PortableRelay:
         return cast(IListeningPort, port)
 
     def dial_tcp(self, targets: Sequence[Address], timeout: float, header: Header | None) -> Stream:
-        connecting = Deferred.fromCoroutine(self._dial(targets, timeout))
+        connecting = self._connect(targets, timeout)
         if header is None:
             return DialedStream(connecting, _cause)
         first = header
@@ -150,6 +150,9 @@ class PortableRelay:
             return first(endpoint_of(cast(Any, stream.transport).getPeer()))
 
         return DialedStream(connecting, _cause, write_header)
+
+    def _connect(self, targets: Sequence[Address], timeout: float) -> Deferred[TcpStream]:
+        return Deferred.fromCoroutine(self._dial(targets, timeout))
 
     async def _dial(self, targets: Sequence[Address], timeout: float) -> TcpStream:
         factory = Factory.forProtocol(lambda: TcpStream(self._watch))
@@ -169,15 +172,18 @@ class PortableRelay:
             except CancelledError:
                 raise
             except Exception as error:
-                self._log.limited(
-                    ("dial", target, type(error)),
-                    "target {target}: {cause}",
-                    target=target,
-                    cause=dial_cause(Failure(error)),
-                )
+                self._not_reached(target, Failure(error))
                 if number == len(targets):
                     raise
         raise AssertionError("there is at least one target")
+
+    def _not_reached(self, target: Address, failure: Failure) -> None:
+        self._log.limited(
+            ("dial", target, failure.type),
+            "target {target}: {cause}",
+            target=target,
+            cause=dial_cause(failure),
+        )
 
     def take_over(self, transport: Any, protocol: Any, ready: Callable[[], None]) -> None:
         take_over(transport, protocol, ready)

@@ -11,6 +11,10 @@ from collections.abc import Sequence
 from enum import IntEnum
 from typing import Protocol
 
+#: Bytes on their way. A view is of a buffer that is used again: it is good until the call that gave
+#: it returns, and who keeps something of it makes a copy.
+Chunk = bytes | memoryview
+
 
 class Cause(IntEnum):
     """Why a stream ended other than by both ends saying that they are done.
@@ -43,7 +47,7 @@ DIAL_FAILURES = frozenset(
 class Sink(Protocol):
     """Who hears what a stream has to say."""
 
-    def received(self, data: bytes) -> None:
+    def received(self, data: Chunk) -> None:
         """Bytes came."""
 
     def ended(self) -> None:
@@ -65,7 +69,7 @@ class Stream(Protocol):
     def attach(self, sink: Sink) -> None:
         """Tell `sink` all that happens from now on, and begin to read. Called once."""
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: Chunk) -> None:
         """Send bytes. Never blocks; `Sink.congested` asks for a pause."""
 
     def finish(self) -> None:

@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from .hangup import HangupWatch
-from .stream import Cause, Sink
+from .stream import Cause, Chunk, Sink
 
 #: Keep-alive of every leg: a peer that vanished is noticed after 15 + 3 * 5 seconds, before the
 #: usual 60 s after which small NATs forget a connection.
@@ -63,6 +63,7 @@ class TcpStream(Protocol):
         self._watch = watch
         self._sink: Sink | None = None
         self._fd = -1
+        self._ours = False  # the transport is the engine's
         self._read_ended = False
         self._finished = False  # no more will be written
         self._write_ended = False  # and what was has left
@@ -81,7 +82,7 @@ class TcpStream(Protocol):
         if self._lost:
             sink.closed(self._lost[0])
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: Chunk) -> None:
         self.transport.write(data)
 
     def finish(self) -> None:
@@ -128,7 +129,8 @@ class TcpStream(Protocol):
     # Protocol
 
     def connectionMade(self) -> None:
-        if not getattr(self.transport, "tuned", False):
+        self._ours = getattr(self.transport, "ours", False)
+        if not self._ours:
             tune(self.transport)
             # The system closes the sockets of a process that is killed, and a cut stream must not
             # look like a whole one.
@@ -137,12 +139,13 @@ class TcpStream(Protocol):
         self.transport.registerProducer(self, True)
         self.pause()
 
-    def dataReceived(self, data: bytes) -> None:
-        if self._sink is not None:
-            self._sink.received(data)
+    def dataReceived(self, data: Chunk) -> None:
+        sink = self._sink
+        if sink is not None:
+            sink.received(data)
 
     def readConnectionLost(self) -> None:
-        if self._has_error():
+        if not self._ours and self._has_error():
             # The reactor had the event while reading was paused, and takes any hang-up for an
             # orderly end where reading has been resumed since.
             self._was_reset()
@@ -166,7 +169,7 @@ class TcpStream(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._watch.discard(self._fd)
         done = self._read_ended and self._write_ended
-        clean = done and reason.check(ConnectionDone) is not None
+        clean = done and (reason is connectionDone or reason.check(ConnectionDone) is not None)
         cause = None if clean else Cause.RESET
         self._lost.append(cause)
         sink, self._sink = self._sink, None
@@ -221,11 +224,11 @@ class DialedStream:
         elif self._stream is not None:
             self._stream.attach(sink)
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: Chunk) -> None:
         if self._stream is not None:
             self._stream.write(data)
             return
-        self._held.append(data)
+        self._held.append(bytes(data))
         self._size += len(data)
         if self._size >= DIAL_BUFFER and not self._congested and self._sink is not None:
             self._congested = True
@@ -264,19 +267,23 @@ class DialedStream:
         self._held.clear()
         if self._finished:
             stream.finish()
-        if self._sink is not None:
-            stream.attach(self._sink)
-        if self._sink is not None and not stream.gone:
-            if self._reading:
-                stream.resume()
-            if self._congested:
-                self._sink.drained()
+        # It hears of all from the stream itself from now on.
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            stream.attach(sink)
+            if not stream.gone:
+                if self._reading:
+                    stream.resume()
+                if self._congested:
+                    sink.drained()
 
     def _failed(self, failure: Failure) -> None:
         self._connecting = None
         if failure.check(CancelledError) is not None and self._sink is None:
             return  # our own abort
         self._cause = self._cause_of(failure)
+        failure.cleanFailure()  # the frames in it know this stream
         self._held.clear()
-        if self._sink is not None:
-            self._sink.closed(self._cause)
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            sink.closed(self._cause)

@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
 from nodepass.relay.session import Session
-from nodepass.relay.stream import DIAL_FAILURES, Cause, Channel, Stream
+from nodepass.relay.stream import DIAL_FAILURES, Cause, Channel, Chunk, Stream
 from nodepass.wire import Opening, Peer
 
 from .instance import Instance
@@ -71,8 +71,8 @@ class Carrier:
         """
         now = self._instance.reactor.seconds()
         able = [peer for peer in self.peers if peer is not but and peer.available(now)]
-        if not able:
-            return None
+        if len(able) < 2:
+            return able[0] if able else None
         return min(able, key=lambda peer: (self._punished(peer, now), peer.sessions))
 
     def _punished(self, peer: Peer, now: float) -> bool:
@@ -149,10 +149,8 @@ class _Visitor:
         self._told: Cause | None = None  # the dial failure of this peer that was logged
         self._over = False
         self._settled = False
+        self._timer: IDelayedCall | None = None
         carrier.undialed += 1
-        self._timer: IDelayedCall = instance.reactor.callLater(
-            instance.tuning.pool_get_timeout, self._timed_out
-        )
         stream.attach(self)
 
     def __str__(self) -> str:
@@ -162,14 +160,20 @@ class _Visitor:
         """Give the visitor to a peer, or let it wait."""
         if self._over:
             return
-        peer = self._carrier.choose()
-        if peer is None:
-            if not self._carrier.wait(self):
-                self.give_up(Cause.STOPPED)
+        peer = self._peer = self._carrier.choose()
+        far = None if peer is None else peer.take(self._opening)
+        if far is not None:
+            self._join(far)
             return
-        self._peer = peer
-        self._opened = opened = peer.open(self._opening)
-        opened.addCallbacks(self._join, self._not_opened)
+        if self._timer is None:
+            self._timer = self._instance.reactor.callLater(
+                self._instance.tuning.pool_get_timeout, self._timed_out
+            )
+        if peer is not None:
+            self._opened = opened = peer.open(self._opening)
+            opened.addCallbacks(self._join, self._not_opened)
+        elif not self._carrier.wait(self):
+            self.give_up(Cause.STOPPED)
 
     def give_up(self, cause: Cause) -> None:
         """Reset the visitor that waits."""
@@ -187,8 +191,7 @@ class _Visitor:
             done=self._done,
             retry=self._elsewhere,
         )
-        self._instance.sessions.add(session)
-        session.start()
+        self._instance.sessions.start(session)
 
     def _not_opened(self, failure: Failure) -> None:
         self._opened = None
@@ -226,7 +229,7 @@ class _Visitor:
         )
 
     def _done(self, cause: Cause | None) -> None:
-        session = self._session
+        session, self._session = self._session, None
         if session is not None:
             self._instance.sessions.discard(session)
         if cause in DIAL_FAILURES and cause is not self._told:
@@ -262,12 +265,13 @@ class _Visitor:
         if not self._settled:
             self._settled = True
             self._carrier.undialed -= 1
-            if self._timer.active():
-                self._timer.cancel()
+            timer, self._timer = self._timer, None
+            if timer is not None and timer.active():
+                timer.cancel()
 
     # Sink, while it waits
 
-    def received(self, data: bytes) -> None:
+    def received(self, data: Chunk) -> None:
         raise AssertionError("a stream that was not resumed does not read")
 
     def ended(self) -> None:

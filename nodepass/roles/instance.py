@@ -18,6 +18,7 @@ from nodepass.relay.choice import choose_relay
 from nodepass.relay.flow import FlowLimits
 from nodepass.relay.hangup import HangupWatch
 from nodepass.relay.session import Session, SessionContext
+from nodepass.relay.sessions import Sessions
 from nodepass.relay.stream import Cause, Stream
 from nodepass.resolver import CachingResolver
 from nodepass.slots import Slots
@@ -86,7 +87,7 @@ class Instance:
         self.flow_limits = FlowLimits(
             slots=self.slots, idle=config.flow_read or tuning.udp_read_timeout
         )
-        self.sessions: set[Session] = set()
+        self.sessions = Sessions(reactor, config.read)
         self._idle: Deferred[None] | None = None
 
     def start(self) -> None:
@@ -95,8 +96,7 @@ class Instance:
 
     def stop(self) -> None:
         """Release what the instance holds, after the last session."""
-        for session in list(self.sessions):
-            session.abort(Cause.STOPPED)
+        self.sessions.abort(Cause.STOPPED)
         for limiter in (self.limits.inbound, self.limits.outbound):
             if limiter is not None:
                 limiter.stop()
@@ -112,8 +112,7 @@ class Instance:
             self.release_tcp()
 
         session = Session(near, far, context=self.context, describe=describe, done=done)
-        self.sessions.add(session)
-        session.start()
+        self.sessions.start(session)
 
     def release_tcp(self) -> None:
         """Give back the slot of a TCP session, or of a visitor who waited for one."""

@@ -81,8 +81,7 @@ class Role:
         if self.instance.slots.tcp:
             self.say_stopping(self.instance.slots.tcp)
         await self._drained()
-        for session in list(self.instance.sessions):
-            session.abort(Cause.STOPPED)
+        self.instance.sessions.abort(Cause.STOPPED)
         await self.close()
         self.instance.stop()
         if self._checkpoint is not None:

@@ -67,9 +67,12 @@ class Peer(Protocol):
     def available(self, now: float) -> bool:
         """Whether a new visitor may be given to it: it was heard from lately and is not leaving."""
 
+    def take(self, opening: Opening) -> Stream | None:
+        """A stream to the peer's target on a link that is ready; None when there is none now."""
+
     def open(self, opening: Opening) -> Deferred[Stream]:
-        """A stream to the peer's target. Cancel it to stop waiting for a link; it fails with
-        PeerError when the peer goes first."""
+        """A stream to the peer's target on the next link. Cancel it to stop waiting for a link; it
+        fails with PeerError when the peer goes first."""
 
     def open_flow(self, opening: Opening) -> Channel:
         """A channel to the peer's target for one UDP flow."""

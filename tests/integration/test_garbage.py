@@ -130,22 +130,18 @@ class GarbageTests(TestCase):
 
         return await self.run_pair(visit, listening.getHost().port)
 
-    @pytest.mark.xfail(reason="sessions, their halves and visitors refer to each other")
     async def test_an_orderly_end(self) -> None:
         """The visitor closes."""
         self.assertEqual(await self.tcp(visitor="close"), {})
 
-    @pytest.mark.xfail(reason="sessions, their halves and visitors refer to each other")
     async def test_the_target_closes(self) -> None:
         """The target closes first."""
         self.assertEqual(await self.tcp(target="close"), {})
 
-    @pytest.mark.xfail(reason="sessions, their halves and visitors refer to each other")
     async def test_a_reset(self) -> None:
         """The visitor resets."""
         self.assertEqual(await self.tcp(visitor="reset"), {})
 
-    @pytest.mark.xfail(reason="sessions, their halves and visitors refer to each other")
     async def test_a_reset_by_the_target(self) -> None:
         """The target resets."""
         self.assertEqual(await self.tcp(target="reset"), {})

@@ -20,7 +20,6 @@ from twisted.trial.unittest import SkipTest, TestCase
 from zope.interface.verify import verifyObject
 
 from nodepass.address import Address, Endpoint
-from nodepass.logs import Level, Log
 from nodepass.relay import pktinfo
 from nodepass.relay.udp import (
     BATCH,
@@ -627,7 +626,7 @@ class EngineSockets(SocketsCase):
             raise SkipTest("the engine runs on Linux alone")
         from nodepass.relay.engine.poller import Poller
 
-        self.poller = Poller(reactor, Log(Level.NONE))
+        self.poller = Poller(reactor)
 
     def open_port(self, address: Address, receiver: Visitors, limit: int) -> DatagramPort:
         from nodepass.relay.engine.udp import listen_udp

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Awaitable, Callable
@@ -11,7 +12,7 @@ from typing import Any
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, connectProtocol
-from twisted.internet.error import ConnectionDone
+from twisted.internet.error import ConnectError, ConnectionDone
 from twisted.internet.interfaces import IHalfCloseableProtocol, IPullProducer
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
@@ -197,9 +198,16 @@ class Conn(Protocol):
 
 
 async def connect(where: Endpoint) -> Conn:
-    """A visitor's connection."""
+    """A visitor's connection. It may be reset already: the system tells that in place of the
+    connection when it came first."""
     kind = TCP6ClientEndpoint if ":" in where.host else TCP4ClientEndpoint
-    result: Conn = await connectProtocol(kind(reactor, where.host, where.port), Conn())
+    result = Conn()
+    try:
+        await connectProtocol(kind(reactor, where.host, where.port), result)
+    except ConnectError as error:
+        if error.osError != errno.ECONNRESET:
+            raise
+        result.gone, result.gone_at = "reset", reactor.seconds()
     return result
 
 

@@ -13,7 +13,8 @@ from nodepass.address import Endpoint
 from nodepass.errors import PeerError
 from nodepass.logs import Level, Log
 from nodepass.meter import Meter
-from nodepass.relay.session import Session, SessionContext
+from nodepass.relay.session import SessionContext
+from nodepass.relay.sessions import Sessions
 from nodepass.relay.stream import Cause
 from nodepass.roles.carrier import FIRST_PENALTY, LONGEST_PENALTY, Carrier
 from nodepass.roles.instance import Instance
@@ -33,6 +34,7 @@ class FakePeer:
     sessions: int = 0
     targets: str = "a target"
     there: bool = True
+    ready: list[FakeStream] = field(factory=list)
     asked: list[Deferred[Any]] = field(factory=list)
     canceled: int = 0
 
@@ -41,6 +43,10 @@ class FakePeer:
 
     def available(self, now: float) -> bool:
         return self.there
+
+    def take(self, opening: Opening) -> FakeStream | None:
+        assert opening is OPENING
+        return self.ready.pop() if self.ready else None
 
     def open(self, opening: Opening) -> Deferred[Any]:
         assert opening is OPENING
@@ -69,7 +75,7 @@ class FakeInstance:
         self.log = Log(Level.NONE)
         self.meter = Meter()
         self.slots = Slots(0)
-        self.sessions: set[Session] = set()
+        self.sessions = Sessions(self.reactor, 0)
         self.context = SessionContext(
             clock=self.reactor, log=self.log, meter=self.meter, read=3600.0
         )
@@ -112,6 +118,18 @@ def test_a_visitor_goes_to_the_peer_with_the_fewest_sessions() -> None:
     case.peers[2].there = False
     case.visit()
     assert [len(peer.asked) for peer in case.peers] == [0, 1, 0]
+
+
+def test_a_link_that_is_ready_is_taken_at_once() -> None:
+    """No timer is made for a visitor who does not wait."""
+    case = Case("a")
+    far = FakeStream("a")
+    case.peers[0].ready.append(far)
+    visitor = case.visit()
+    assert not visitor.paused and not case.peers[0].asked
+    assert not case.clock.getDelayedCalls()
+    visitor.receive(b"question")
+    assert far.written == b"question"
 
 
 def test_a_session_from_begin_to_end() -> None:

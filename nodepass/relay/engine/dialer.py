@@ -10,9 +10,9 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.error import TimeoutError, getConnectError
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.internet.protocol import Factory
+from twisted.internet.interfaces import IReactorTime
 
+from .deadlines import Deadlines
 from .poller import Poller
 from .sockets import stream_socket
 from .transport import EngineTransport
@@ -29,11 +29,13 @@ class Dialer:
     def __init__(self, clock: IReactorTime, poller: Poller) -> None:
         self._clock = clock
         self._poller = poller
+        self._deadlines: dict[float, Deadlines] = {}  # of a role, one or two
 
-    def connect(self, host: str, port: int, factory: Factory, timeout: float) -> Deferred[Any]:
+    def connect(self, host: str, port: int, factory: Any, timeout: float) -> Deferred[Any]:
         """Connect to one address.
 
         :param host: an IP literal, with a zone or without.
+        :param factory: has `buildProtocol`; it is not told of anything else.
         :param timeout: seconds.
         :returns: fires with the protocol that the factory built, connected. Fails as Twisted's
             endpoints do, with a ConnectError. It may be cancelled.
@@ -49,7 +51,7 @@ class Dialer:
             sock = stream_socket(family)
             status = sock.connect_ex(name)
             if status in _UNDER_WAY:
-                return _Attempt(self._clock, self._poller, sock, name, factory, timeout).connected
+                return _Attempt(self._poller, sock, name, factory, self._within(timeout)).connected
         except OSError as error:
             if sock is not None:
                 sock.close()
@@ -57,18 +59,23 @@ class Dialer:
         sock.close()
         return fail(_refused(status))
 
+    def _within(self, seconds: float) -> Deadlines:
+        deadlines = self._deadlines.get(seconds)
+        if deadlines is None:
+            deadlines = self._deadlines[seconds] = Deadlines(self._clock, seconds)
+        return deadlines
+
 
 class _Attempt:
     """A connect under way."""
 
     def __init__(
         self,
-        clock: IReactorTime,
         poller: Poller,
         sock: socket.socket,
         name: Any,
-        factory: Factory,
-        timeout: float,
+        factory: Any,
+        deadlines: Deadlines,
     ) -> None:
         self._poller = poller
         self._socket = sock
@@ -77,7 +84,8 @@ class _Attempt:
         self._factory = factory
         poller.add(self._fd, self)
         self.connected: Deferred[Any] = Deferred(self._cancelled)
-        self._timer: IDelayedCall = clock.callLater(timeout, self._timed_out)
+        self._deadlines = deadlines
+        deadlines.add(self._timed_out)
 
     # Watched
 
@@ -89,9 +97,9 @@ class _Attempt:
             self._end()
             self.connected.errback(_refused(status))
             return
-        self._timer.cancel()
+        self._deadlines.remove(self._timed_out)
         protocol = self._factory.buildProtocol(None)
-        transport = EngineTransport(self._poller, self._socket, peer=self._name, tuned=True)
+        transport = EngineTransport(self._poller, self._socket, peer=self._name)
         transport.begin(protocol, told=events)
         self.connected.callback(protocol)
 
@@ -103,9 +111,8 @@ class _Attempt:
         self._end()
 
     def _end(self) -> None:
-        if self._timer.active():
-            self._timer.cancel()
-        self._poller.remove(self._fd)
+        self._deadlines.remove(self._timed_out)
+        self._poller.remove(self._fd, closing=True)
         self._socket.close()
 
 

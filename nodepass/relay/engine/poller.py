@@ -9,20 +9,24 @@ from __future__ import annotations
 
 import select
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 from typing import Protocol as Interface
+from weakref import WeakValueDictionary
 
 from twisted.internet.interfaces import IDelayedCall, IReadDescriptor
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
-
-from nodepass.logs import Log
 
 __all__ = ["Poller", "Watched"]
 
 #: Events taken from the kernel at a time: enough that the call is cheap for each, few enough that
 #: the reactor's timers and other sockets are heard in between.
 MOST_EVENTS = 256
+
+#: Times that the kernel is asked again before the reactor has its turn: what has become ready
+#: meanwhile is heard of at the cost of one call, instead of a whole round of the reactor.
+MOST_ROUNDS = 4
 
 _EVENTS = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 
@@ -39,13 +43,25 @@ class Poller:
     """Tells owners of sockets what happens to them. It is a reader of the reactor as long as it
     has any."""
 
-    def __init__(self, reactor: Any, log: Log) -> None:
+    _log = Logger()
+    _of: ClassVar[WeakValueDictionary[int, Poller]] = WeakValueDictionary()
+
+    @classmethod
+    def of(cls, reactor: Any) -> Poller:
+        """The poller of a reactor, one for all tunnels in the process: each more would cost a
+        round of the reactor for each of its wake-ups."""
+        poller = cls._of.get(id(reactor))
+        if poller is None:
+            poller = cls._of[id(reactor)] = cls(reactor)
+        return poller
+
+    def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
-        self._log = log
         self._epoll: select.epoll | None = None
         self._watched: dict[int, Watched] = {}
         self._removed: set[int] = set()  # since the latest events were taken
         self._soon: list[Callable[[], None]] = []
+        self._last: list[Callable[[], None]] = []
         self._polling = False
         self._call: IDelayedCall | None = None
 
@@ -69,11 +85,16 @@ class Poller:
         assert self._epoll is not None
         self._epoll.modify(fd, events)
 
-    def remove(self, fd: int) -> None:
-        """Watch it no more; to be done before it is closed."""
+    def remove(self, fd: int, *, closing: bool = False) -> None:
+        """Watch it no more; to be done before it is closed.
+
+        :param closing: it is closed at once, and no other process has it, so that the kernel
+            forgets it by itself.
+        """
         if self._watched.pop(fd, None) is not None and self._epoll is not None:
             self._removed.add(fd)
-            self._epoll.unregister(fd)
+            if not closing:
+                self._epoll.unregister(fd)
             if not self._watched:
                 self._reactor.removeReader(self)
                 self._epoll.close()
@@ -82,8 +103,12 @@ class Poller:
     def soon(self, call: Callable[[], None]) -> None:
         """Call something when what happens now has happened."""
         self._soon.append(call)
-        if not self._polling and self._call is None:
-            self._call = self._reactor.callLater(0, self._late)
+        self._see_to_it()
+
+    def last(self, call: Callable[[], None]) -> None:
+        """Call something when what was to be called soon has been called."""
+        self._last.append(call)
+        self._see_to_it()
 
     # IReadDescriptor
 
@@ -91,25 +116,25 @@ class Poller:
         return -1 if self._epoll is None else self._epoll.fileno()
 
     def doRead(self) -> None:
-        assert self._epoll is not None
         watched, removed = self._watched, self._removed
-        removed.clear()
-        self._polling = True
-        try:
-            for fd, events in self._epoll.poll(0, MOST_EVENTS):
+        for _ in range(MOST_ROUNDS):
+            if self._epoll is None:
+                return
+            removed.clear()
+            ready = self._epoll.poll(0, MOST_EVENTS)
+            if not ready:
+                return
+            self._polling = True
+            for fd, events in ready:
                 owner = watched.get(fd)
                 # A descriptor is used again at once: what was there to be told of it may be about
                 # the socket before. The new one is told of at the next poll.
-                if owner is not None and fd not in removed:
+                if owner is not None and not (removed and fd in removed):
                     try:
                         owner.ready(events)
                     except Exception:
                         self._failed()
-            self._run_soon()
-        finally:
-            self._polling = False
-        if self._soon and self._call is None:
-            self._call = self._reactor.callLater(0, self._late)
+            self._run()
 
     def connectionLost(self, reason: Failure) -> None:
         """The reactor gives it up; it never does while it is told of nothing wrong."""
@@ -118,18 +143,29 @@ class Poller:
         """For the reactor's messages."""
         return "relay"
 
-    def _late(self) -> None:
-        self._call = None
-        self._polling = True
-        try:
-            self._run_soon()
-        finally:
-            self._polling = False
-        if self._soon and self._call is None:
+    def _see_to_it(self) -> None:
+        if not self._polling and self._call is None:
             self._call = self._reactor.callLater(0, self._late)
 
-    def _run_soon(self) -> None:
-        calls, self._soon = self._soon, []
+    def _late(self) -> None:
+        self._call = None
+        self._run()
+
+    def _run(self) -> None:
+        """Make the calls that are due. What they ask for in turn is for the next round, so that
+        the reactor has its turn in between."""
+        self._polling = True
+        if self._soon:
+            calls, self._soon = self._soon, []
+            self._make(calls)
+        if self._last:
+            calls, self._last = self._last, []
+            self._make(calls)
+        self._polling = False
+        if self._soon or self._last:
+            self._see_to_it()
+
+    def _make(self, calls: list[Callable[[], None]]) -> None:
         for call in calls:
             try:
                 call()
@@ -138,4 +174,4 @@ class Poller:
 
     def _failed(self) -> None:
         # Whatever it was, the other sockets have no part in it.
-        self._log.failure("a connection failed unexpectedly", Failure())
+        self._log.failure("a connection failed unexpectedly")

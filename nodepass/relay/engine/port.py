@@ -98,7 +98,7 @@ class EnginePort:
                 sock.close()
                 continue
             stream = TcpStream(self._watch)
-            EngineTransport(self._poller, sock, tuned=True).begin(stream)
+            EngineTransport(self._poller, sock).begin(stream)
             self._accepted(stream, _endpoint(peer), _endpoint(local))
 
     def _rest(self, error: OSError) -> None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IListeningPort
 from twisted.protocols.tls import TLSMemoryBIOProtocol
+from twisted.python.failure import Failure
 
 from nodepass.address import Address, Endpoint
 from nodepass.logs import Log
-from nodepass.resolver import CachingResolver
+from nodepass.resolver import LOCALHOST, CachingResolver
 
 from ..hangup import HangupWatch
 from ..portable import BACKLOG, Accepted, PortableRelay, literal
+from ..tcp import TcpStream
 from ..udp import DatagramPort, DatagramReceiver, TargetReceiver, TargetSocket
 from .dialer import Dialer
 from .poller import Poller
@@ -33,6 +36,16 @@ else:
 __all__ = ["EngineRelay"]
 
 
+class _Streams:
+    """Makes a stream for each connection that is dialed."""
+
+    def __init__(self, watch: HangupWatch) -> None:
+        self._watch = watch
+
+    def buildProtocol(self, _: object) -> TcpStream:
+        return TcpStream(self._watch)
+
+
 class EngineRelay(PortableRelay):
     """A `Relay` that has its own sockets for visitors, targets and data links.
 
@@ -42,10 +55,10 @@ class EngineRelay(PortableRelay):
     def __init__(
         self, reactor: Any, resolver: CachingResolver, watch: HangupWatch, log: Log
     ) -> None:
-        self._poller = Poller(reactor, log)
-        super().__init__(
-            reactor, resolver, watch, log, attempt=Dialer(reactor, self._poller).connect
-        )
+        self._poller = Poller.of(reactor)
+        self._dialer = Dialer(reactor, self._poller)
+        self._streams = _Streams(watch)
+        super().__init__(reactor, resolver, watch, log, attempt=self._dialer.connect)
 
     def listen_tcp(self, address: Address, accepted: Accepted) -> IListeningPort:
         return self.accept_on(listening(literal(address), BACKLOG), accepted)
@@ -54,6 +67,29 @@ class EngineRelay(PortableRelay):
         port = EnginePort(self._reactor, self._poller, self._watch, self._log, sock, accepted)
         port.startListening()
         return port
+
+    def _connect(self, targets: Sequence[Address], timeout: float) -> Deferred[TcpStream]:
+        """Nearly always a target has one address that is known, or is this host, and is reached:
+        nothing needs to be looked up, run beside it or waited for."""
+        target = targets[0]
+        hosts = target.dial_hosts()
+        known = self._resolver.known(hosts[0])
+        alone = len(hosts) == 1 and len(known) == 1
+        if not (alone or known[:1] == LOCALHOST[:1]):
+            return super()._connect(targets, timeout)
+        connecting = self._dialer.connect(known[0], target.port, self._streams, timeout)
+        # What comes next has the time of a dial of its own.
+        rest = targets[1:] if alone else targets
+        return connecting.addErrback(self._go_on, target if alone else None, rest, timeout)
+
+    def _go_on(
+        self, failure: Failure, failed: Address | None, rest: Sequence[Address], timeout: float
+    ) -> Any:
+        if failure.check(CancelledError) is not None:
+            return failure
+        if failed is not None:
+            self._not_reached(failed, failure)
+        return super()._connect(rest, timeout) if rest else failure
 
     def listen_udp(self, address: Address, receiver: DatagramReceiver, limit: int) -> DatagramPort:
         return listen_udp(self._reactor, self._poller, address, receiver, limit)
@@ -73,7 +109,7 @@ class EngineRelay(PortableRelay):
     def take_over(self, transport: Any, protocol: Any, ready: Callable[[], None]) -> None:
         if not isinstance(transport, TLSMemoryBIOProtocol):
             sock, left = detach(transport)
-            EngineTransport(self._poller, sock, left=left, tuned=True).begin(protocol)
+            EngineTransport(self._poller, sock, left=left).begin(protocol)
             ready()
         elif not DIRECT_TLS:
             # See `openssl`.

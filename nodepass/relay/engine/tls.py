@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import select
 import socket
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 from OpenSSL import SSL
-from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.protocol import connectionDone
 
+from ..stream import Chunk
 from .openssl import (
     WANT_READ,
     WANT_WRITE,
@@ -27,7 +28,7 @@ from .openssl import (
     ssl_write,
 )
 from .poller import Poller
-from .transport import MOST_READS, READ_SIZE, EngineTransport
+from .transport import LOST, MOST_READS, READ_SIZE, EngineTransport
 
 __all__ = ["EngineTLSTransport"]
 
@@ -68,7 +69,7 @@ class EngineTLSTransport(EngineTransport):
     def __init__(
         self, poller: Poller, sock: socket.socket, tls: SSL.Connection, *, left: bytes = b""
     ) -> None:
-        super().__init__(poller, sock, tuned=True)
+        super().__init__(poller, sock)
         self._tls = tls  # frees what the next one points to
         self._connection = go_on_with_socket(tls, self._fd)
         self._before = left
@@ -83,17 +84,21 @@ class EngineTLSTransport(EngineTransport):
             self._broken()
         protocol.makeConnection(self)
 
-    def _ready(self, events: int) -> None:
-        if events & _OUT:
-            self._writable()
-        if events & ~_OUT:
-            if not (self._paused or self._closing or self._before):
-                self._read()
-            elif events & _BROKEN:
-                # No read will tell.
-                self._broken()
-            else:
-                self._watch(self._watched & ~_IN)
+    def ready(self, events: int) -> None:
+        try:
+            if events & _OUT:
+                self._writable()
+            if events & ~_OUT:
+                if not (self._paused or self._closing or self._before):
+                    self._read()
+                elif events & _BROKEN:
+                    # No read will tell.
+                    self._broken()
+                else:
+                    self._watch(self._watched & ~_IN)
+        except Exception:
+            self.abortConnection()
+            raise
 
     def _watch(self, events: int) -> None:
         if events != self._watched and not self._gone:
@@ -129,10 +134,10 @@ class EngineTLSTransport(EngineTransport):
         """TLS's own end has come, or an error."""
         # At once: what else is told of in this round may ask for a link, and must not get this one.
         if outcome == ZERO_RETURN:
-            self._lose(ConnectionDone())
+            self._lose(connectionDone)
         else:
             # The other end's FIN too: without TLS's own end it may be anybody's doing.
-            self._lose(ConnectionLost())
+            self._lose(LOST)
 
     def resumeProducing(self) -> None:
         self._paused = False
@@ -140,7 +145,7 @@ class EngineTLSTransport(EngineTransport):
 
     # Writing
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: Chunk) -> None:
         if self._closing or self._gone or not data:
             return
         if self._left:
@@ -150,10 +155,10 @@ class EngineTLSTransport(EngineTransport):
             if sent < len(data):
                 self._keep(bytes(data[sent:]))
 
-    def writeSequence(self, parts: Iterable[bytes]) -> None:
+    def writeSequence(self, parts: Sequence[Chunk]) -> None:
         self.write(b"".join(parts))
 
-    def _encrypt(self, data: bytes) -> int:
+    def _encrypt(self, data: Chunk) -> int:
         """Send what the socket takes.
 
         :returns: how many bytes are dealt with. OpenSSL may have a part of the next ones already:
@@ -181,7 +186,8 @@ class EngineTLSTransport(EngineTransport):
 
     def _keep(self, rest: bytes) -> None:
         self._watch(self._watched | _OUT)
-        super()._keep(rest)
+        self._left = rest
+        self._throttle()
 
     def _writable(self) -> None:
         if self._before:
@@ -232,7 +238,7 @@ class EngineTLSTransport(EngineTransport):
         if self._before or not self._said_end():
             self._watch(self._watched | _OUT)
         else:
-            self._lose(ConnectionDone())
+            self._lose(connectionDone)
 
     def _said_end(self) -> bool:
         count = ssl_shutdown(self._connection)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import select
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from select import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP
 from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
+from twisted.internet.error import ConnectionAborted, ConnectionLost
 from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 
+from ..stream import Chunk
 from ..tcp import LINGER_RESET
 from .poller import Poller
 
@@ -23,8 +25,12 @@ READ_SIZE = 256 * 1024
 #: Reads of one connection before others have their turn.
 MOST_READS = 4
 
-_READ = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
-_HUNG_UP = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+_READ = EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR
+_HUNG_UP = EPOLLRDHUP | EPOLLHUP | EPOLLERR
+
+#: Why a connection ended that broke. One for all: nobody adds to it.
+LOST = Failure(ConnectionLost())
+_ABORTED = Failure(ConnectionAborted())
 
 _buffer = memoryview(bytearray(READ_SIZE))
 
@@ -43,8 +49,10 @@ class EngineTransport:
     Rule 4: a protocol is never called from within its own call of the transport, but for the
     producer's pause.
 
-    :ivar tuned: the options of all connections are set on it already, inherited from its listener.
+    :cvar ours: the socket has the options that all connections have, and a reset is told as one.
     """
+
+    ours = True
 
     __slots__ = (
         "_closing",
@@ -64,7 +72,6 @@ class EngineTransport:
         "_scheduled",
         "_socket",
         "_throttled",
-        "tuned",
     )
 
     def __init__(
@@ -74,13 +81,11 @@ class EngineTransport:
         *,
         left: bytes = b"",
         peer: Any = None,
-        tuned: bool = False,
     ) -> None:
         """
         :param left: bytes that were written before, and have not left.
         :param peer: where the other end is, if known: the socket no longer says so after a reset.
         """
-        self.tuned = tuned
         self._poller = poller
         self._socket = sock
         self._fd = sock.fileno()
@@ -123,30 +128,27 @@ class EngineTransport:
 
     def ready(self, events: int) -> None:
         try:
-            self._ready(events)
+            if self._left and events & EPOLLOUT:
+                self._flush()
+            if events & _READ:
+                self._readable = True
+                if events & _HUNG_UP:
+                    self._hung_up = True
+                    if events & EPOLLERR and (self._paused or self._read_ended):
+                        # No read will tell.
+                        self._broken()
+                        return
+                if not self._paused:
+                    self._read()
         except Exception:
             # A protocol that fails has lost its connection, as with the reactor.
             self.abortConnection()
             raise
 
-    def _ready(self, events: int) -> None:
-        if self._left and events & select.EPOLLOUT:
-            self._flush()
-        if events & _READ:
-            self._readable = True
-            if events & _HUNG_UP:
-                self._hung_up = True
-                if events & select.EPOLLERR and (self._paused or self._read_ended):
-                    # No read will tell.
-                    self._broken()
-                    return
-            if not self._paused:
-                self._read()
-
     def _read(self) -> None:
         receive = self._socket.recv_into
         for _ in range(MOST_READS):
-            if self._paused or self._read_ended or self._closing or self._gone:
+            if self._paused or self._read_ended or self._closing:
                 return
             try:
                 size = receive(_buffer)
@@ -154,19 +156,20 @@ class EngineTransport:
                 self._readable = False
                 return
             except OSError:
-                self._lose(ConnectionLost())
+                self._lose(LOST)
                 return
             if size == 0:
                 self._end_of_file()
                 return
-            self._deliver(_buffer[:size])
             if size < READ_SIZE and not self._hung_up:
                 self._readable = False
+                self._deliver(_buffer[:size])
                 return
+            self._deliver(_buffer[:size])
         self._read_soon()
 
     def _deliver(self, data: memoryview) -> None:
-        self._protocol.dataReceived(bytes(data))
+        self._protocol.dataReceived(data)
 
     def _read_soon(self) -> None:
         if not self._scheduled:
@@ -188,49 +191,50 @@ class EngineTransport:
             self._read_ended = True
             self._protocol.readConnectionLost()
         else:
-            self._lose(ConnectionDone())
+            self._lose(connectionDone)
 
     # ITransport
 
-    def write(self, data: bytes) -> None:
-        """Send bytes."""
-        if self._ends_writing or self._closing or self._gone:
+    def write(self, data: Chunk) -> None:
+        """Send bytes. They need to stay what they are only until this returns."""
+        if self._ends_writing or self._closing:
             return
         if self._left:
             self._left += data
-        else:
-            try:
-                sent = self._socket.send(data)
-            except BlockingIOError:
-                sent = 0
-            except OSError:
-                self._broken()
-                return
-            if sent < len(data):
-                self._keep(data[sent:])
+            return
+        try:
+            sent = self._socket.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self._broken()
+            return
+        if sent < len(data):
+            self._left = bytes(data[sent:])
+            self._throttle()
 
-    def writeSequence(self, parts: Iterable[bytes]) -> None:
+    def writeSequence(self, parts: Sequence[Chunk]) -> None:
         """Send several pieces as one."""
-        if self._ends_writing or self._closing or self._gone:
+        if self._ends_writing or self._closing:
             return
         if self._left:
             self._left += b"".join(parts)
-        else:
-            parts = tuple(parts)
-            try:
-                sent = self._socket.sendmsg(parts)
-            except BlockingIOError:
-                sent = 0
-            except OSError:
-                self._broken()
-                return
-            data = b"".join(parts) if sent < sum(map(len, parts)) else b""
-            if data:
-                self._keep(data[sent:])
+            return
+        try:
+            sent = self._socket.sendmsg(parts)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self._broken()
+            return
+        if sent < sum(map(len, parts)):
+            self._left = b"".join(parts)[sent:]
+            self._throttle()
 
-    def _keep(self, rest: bytes) -> None:
-        self._left = rest
-        self._throttle()
+    def last(self, call: Callable[[], None]) -> None:
+        """Call something when all that is ready now has been read: what was held back until then
+        may leave with what follows it."""
+        self._poller.last(call)
 
     def _throttle(self) -> None:
         if self._producer is not None and not self._throttled:
@@ -249,7 +253,7 @@ class EngineTransport:
         if self._left:
             return
         if self._closing:
-            self._lose(ConnectionDone())
+            self._lose(connectionDone)
         elif self._ends_writing:
             self._shut()
         elif self._throttled:
@@ -258,28 +262,28 @@ class EngineTransport:
 
     def loseWriteConnection(self) -> None:
         """Send FIN after what was written."""
-        if not (self._ends_writing or self._closing or self._gone):
+        if not (self._ends_writing or self._closing):
             self._ends_writing = True
             if not self._left:
                 self._poller.soon(self._shut)
 
     def _shut(self) -> None:
-        if self._closing or self._gone:
+        if self._closing:
             return
         try:
             self._socket.shutdown(socket.SHUT_WR)
         except OSError:
-            self._lose(ConnectionLost())
+            self._lose(LOST)
             return
         if self._half_closes:
             self._protocol.writeConnectionLost()
 
     def loseConnection(self) -> None:
         """Close after what was written."""
-        if not (self._closing or self._gone):
+        if not self._closing:
             self._closing = True
             if not self._left:
-                self._poller.soon(lambda: self._lose(ConnectionDone()))
+                self._poller.soon(lambda: self._lose(connectionDone))
 
     def abortConnection(self) -> None:
         """Reset the connection."""
@@ -288,7 +292,7 @@ class EngineTransport:
             self._left = b""
             with suppress(OSError):
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
-            self._poller.soon(lambda: self._lose(ConnectionAborted()))
+            self._poller.soon(lambda: self._lose(_ABORTED))
 
     def _failed(self) -> bool:
         return self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
@@ -297,18 +301,18 @@ class EngineTransport:
         """The connection broke, and no read will tell."""
         self._left = b""
         self._closing = True
-        self._poller.soon(lambda: self._lose(ConnectionLost()))
+        self._poller.soon(lambda: self._lose(LOST))
 
-    def _lose(self, reason: Exception) -> None:
+    def _lose(self, reason: Failure) -> None:
         if self._gone:
             return
-        self._gone = True
-        self._poller.remove(self._fd)
+        self._gone = self._closing = True
+        self._poller.remove(self._fd, closing=True)
         self._socket.close()
         self._left = b""
         self._producer = None
         protocol, self._protocol = self._protocol, None
-        protocol.connectionLost(Failure(reason))
+        protocol.connectionLost(reason)
 
     # IPushProducer
 

@@ -17,15 +17,17 @@ An address is u8 4 or 6, the 4 or 16 bytes of it, u16 port.
 
 from __future__ import annotations
 
-import ipaddress
 import struct
 from enum import IntEnum
+from functools import lru_cache
+from ipaddress import ip_address
+from socket import AF_INET, AF_INET6, inet_pton
 
 from attrs import frozen
 
 from nodepass.address import Endpoint
 from nodepass.errors import PeerError
-from nodepass.relay.stream import Cause
+from nodepass.relay.stream import Cause, Chunk
 from nodepass.wire import Opening
 
 
@@ -48,6 +50,9 @@ MAX_DATA = 1 << 20
 MAX_DATAGRAM = 65535
 #: Longest body of all other frames; OPEN with two IPv6 addresses has 44 bytes.
 MAX_SMALL = 64
+
+#: Hosts whose other form is remembered: those of the visitors who come again and again.
+HOSTS_KEPT = 1024
 
 _LIMITS = {
     FrameType.OPEN: MAX_SMALL,
@@ -86,7 +91,7 @@ class Open:
 class Data:
     """Bytes of the current session; a long frame arrives in several of these."""
 
-    data: bytes
+    data: Chunk
 
 
 @frozen
@@ -169,7 +174,7 @@ def _body(
     if isinstance(frame, Open):
         return FrameType.OPEN, _pack_opening(frame.session, frame.opening)
     if isinstance(frame, Data):
-        return FrameType.DATA, frame.data
+        return FrameType.DATA, bytes(frame.data)
     if isinstance(frame, Fin):
         return FrameType.FIN, _WORD.pack(frame.session)
     if isinstance(frame, Reset):
@@ -191,9 +196,15 @@ def _pack_opening(number: int, opening: Opening) -> bytes:
 
 
 def _pack_address(endpoint: Endpoint) -> bytes:
-    # A link-local scope means nothing on another host.
-    address = ipaddress.ip_address(endpoint.host.partition("%")[0])
-    return bytes((address.version,)) + address.packed + _U16.pack(endpoint.port)
+    return _pack_host(endpoint.host) + _U16.pack(endpoint.port)
+
+
+@lru_cache(HOSTS_KEPT)
+def _pack_host(host: str) -> bytes:
+    if ":" in host:
+        # A link-local scope means nothing on another host.
+        return b"\6" + inet_pton(AF_INET6, host.partition("%")[0])
+    return b"\4" + inet_pton(AF_INET, host)
 
 
 def _unpack_address(body: bytes, at: int) -> tuple[Endpoint, int]:
@@ -201,9 +212,13 @@ def _unpack_address(body: bytes, at: int) -> tuple[Endpoint, int]:
     if size is None:
         raise FrameError(f"unknown address family {body[at]}")
     end = at + 1 + size
-    host = str(ipaddress.ip_address(body[at + 1 : end]))
     (port,) = _U16.unpack_from(body, end)
-    return Endpoint(host, port), end + 2
+    return Endpoint(_unpack_host(body[at + 1 : end]), port), end + 2
+
+
+@lru_cache(HOSTS_KEPT)
+def _unpack_host(packed: bytes) -> str:
+    return str(ip_address(packed))
 
 
 def _unpack_opening(body: bytes) -> tuple[int, Opening]:
@@ -240,7 +255,7 @@ def _decode(kind: int, body: bytes) -> Frame:
     return (Open if kind == FrameType.OPEN else FlowOpen)(number, opening)
 
 
-def _take_datagrams(data: bytes, at: int, end: int, frames: list[Frame]) -> int:
+def _take_datagrams(data: Chunk, at: int, end: int, frames: list[Frame]) -> int:
     """Take the DATAGRAM frames that begin at a place, at least one, and follow each other, those of
     each flow together; return where they end."""
     batches: dict[int, list[bytes]] = {}
@@ -269,27 +284,41 @@ class FrameReader:
 
     DATA is passed on as it arrives, so that nothing waits for a long frame's end; all other frames
     are short and come whole. What is held is at most one unfinished datagram.
+
+    :ivar left: bytes of the current DATA frame still to come.
     """
 
-    __slots__ = ("_held", "_left")
+    __slots__ = ("_held", "left")
 
     def __init__(self) -> None:
         self._held = b""
-        self._left = 0  # bytes of the current DATA frame still to come
+        self.left = 0
 
-    def feed(self, data: bytes) -> list[Frame]:
+    def bytes_only(self, data: Chunk) -> Chunk | None:
+        """What is nearly always to be read: these bytes when they are within one DATA frame, or
+        that frame's body when they are one DATA frame; else None, and `feed` is to have them."""
+        size = len(data)
+        if self.left:
+            if size <= self.left:
+                self.left -= size
+                return data
+        elif size > 4 and not self._held and _WORD.unpack_from(data)[0] == _DATA + size - 4:
+            return data[4:]
+        return None
+
+    def feed(self, data: Chunk) -> list[Frame]:
         """The frames that these bytes complete.
 
         :raises FrameError: the bytes are no frames; the link can't go on.
         """
         frames: list[Frame] = []
         at = 0
-        if self._left:
-            if len(data) <= self._left:
-                self._left -= len(data)
+        if self.left:
+            if len(data) <= self.left:
+                self.left -= len(data)
                 return [Data(data)]
-            at = self._left
-            self._left = 0
+            at = self.left
+            self.left = 0
             frames.append(Data(data[:at]))
         elif self._held:
             data = self._held + data
@@ -309,7 +338,7 @@ class FrameReader:
                 if have < length:
                     if have:
                         frames.append(Data(data[body:]))
-                    self._left = length - have
+                    self.left = length - have
                     return frames
                 if length:
                     frames.append(Data(data[body : body + length]))
@@ -319,7 +348,7 @@ class FrameReader:
                 at = _take_datagrams(data, at, end, frames)
                 continue
             else:
-                frames.append(_decode(kind, data[body : body + length]))
+                frames.append(_decode(kind, bytes(data[body : body + length])))
             at = body + length
-        self._held = data[at:]
+        self._held = bytes(data[at:])
         return frames

@@ -66,6 +66,11 @@ class LinkState:
         return self.sent is not End.OPEN and self.got is not End.OPEN
 
     @property
+    def receiving(self) -> bool:
+        """Whether bytes of the current session may come and are wanted."""
+        return self.got is End.OPEN and self.sent is not End.RESET
+
+    @property
     def idle(self) -> bool:
         """Whether the link may be taken."""
         return self.over and self.done and not self.datagrams

@@ -127,14 +127,22 @@ class LinkPool:
 
     # For visitors.
 
+    def take(self, opening: Opening) -> Stream | None:
+        """A stream on an idle link; None when there is none."""
+        link = self._next_idle()
+        if link is None:
+            return None
+        stream = self._take(link, opening)
+        self.balance()
+        return stream
+
     def open(self, opening: Opening) -> Deferred[Stream]:
         """A stream on the next idle link. Cancel it to stop waiting."""
+        stream = self.take(opening)
+        if stream is not None:
+            return succeed(stream)
         result: Deferred[Stream] = Deferred(self._stop_waiting)
-        link = self._next_idle()
-        if link is not None:
-            result.callback(self._take(link, opening))
-        else:
-            self._waiting[result] = opening
+        self._waiting[result] = opening
         self.balance()
         return result
 

@@ -167,6 +167,9 @@ class NativePeer:
             and quiet < QUIET_INTERVALS * self.settings.report_interval
         )
 
+    def take(self, opening: Opening) -> Stream | None:
+        return self.links.take(opening)
+
     def open(self, opening: Opening) -> Deferred[Stream]:
         return self.links.open(opening)
 
