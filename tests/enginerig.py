@@ -93,6 +93,15 @@ class Plain(Protocol):
         self.on_data: Callable[[bytes], None] = lambda data: None
         self.on_pause: Callable[[], None] = lambda: None
         self.on_resume: Callable[[], None] = lambda: None
+        self.next: tuple[int, bool] = (0, False)
+
+    def next_bytes(self) -> tuple[int, bool]:
+        """Many bytes come: how they are to be read."""
+        return self.next
+
+    def piped(self, pipe: Any) -> None:
+        """They come in pipes."""
+        self.dataReceived(pipe.read())
 
     def dataReceived(self, data: bytes) -> None:
         self.data += data

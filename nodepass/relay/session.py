@@ -14,7 +14,7 @@ from nodepass.logs import Log
 from nodepass.meter import Meter
 from nodepass.rate import RateLimiter, Waiter
 
-from .stream import DIAL_FAILURES, Cause, Chunk, Stream
+from .stream import DIAL_FAILURES, Cause, Chunk, Pipe, Stream
 
 #: A session that may be moved to another client keeps what its visitor has sent so far, up to this
 #: many bytes: one read of a socket, so that an ordinary request fits.
@@ -88,6 +88,30 @@ class _Half:
             other.stream.write(data)
         if self.limiter is not None:
             self._spend(self.limiter, size)
+
+    def takes_pipes(self) -> bool:
+        # What is kept for another client, or doled out, is copied.
+        return (
+            not self.gone
+            and self.limiter is None
+            and self.session.replays is None
+            and not self.other.gone
+            and self.other.stream.takes_pipes()
+        )
+
+    def piped(self, pipe: Pipe) -> None:
+        if self.gone or self.other.gone:
+            pipe.release()
+            return
+        session = self.session
+        size = len(pipe)
+        if self.near:
+            session.received += size
+            session.meter.tcp_rx += size
+        else:
+            session.sent += size
+            session.meter.tcp_tx += size
+        self.other.stream.write_pipe(pipe)
 
     def _spend(self, limiter: RateLimiter, size: int) -> None:
         limiter.spend(size)

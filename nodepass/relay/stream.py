@@ -44,8 +44,24 @@ DIAL_FAILURES = frozenset(
 )
 
 
+class Pipe(Protocol):
+    """Bytes on their way that have stayed in the kernel. Who is given them owns them."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    def release(self) -> None:
+        """Forget them."""
+
+
 class Sink(Protocol):
     """Who hears what a stream has to say."""
+
+    def takes_pipes(self) -> bool:
+        """Whether bytes may come by `piped` now."""
+
+    def piped(self, pipe: Pipe) -> None:
+        """Many bytes came."""
 
     def received(self, data: Chunk) -> None:
         """Bytes came."""
@@ -71,6 +87,12 @@ class Stream(Protocol):
 
     def write(self, data: Chunk) -> None:
         """Send bytes. Never blocks; `Sink.congested` asks for a pause."""
+
+    def takes_pipes(self) -> bool:
+        """Whether `write_pipe` may be called now."""
+
+    def write_pipe(self, pipe: Pipe) -> None:
+        """Send many bytes."""
 
     def finish(self) -> None:
         """Send no more: the other program sees the end of file after what was written."""

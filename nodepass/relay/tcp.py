@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from .hangup import HangupWatch
-from .stream import Cause, Chunk, Sink
+from .stream import Cause, Chunk, Pipe, Sink
 
 #: Keep-alive of every leg: a peer that vanished is noticed after 15 + 3 * 5 seconds, before the
 #: usual 60 s after which small NATs forget a connection.
@@ -26,6 +26,9 @@ KEEPALIVE_PROBES = 3
 # SO_LINGER for "closing resets" and for "closing sends what is left, then FIN".
 LINGER_RESET = struct.pack("ii", 1, 0)
 LINGER_OFF = struct.pack("ii", 0, 0)
+
+#: Bytes that come by one pipe: as many as a DATA frame may have.
+MOST_PIPED = 1 << 20
 
 #: Bytes that a visitor may send while its target is still being dialed, before it is asked to wait.
 DIAL_BUFFER = 65536
@@ -85,6 +88,12 @@ class TcpStream(Protocol):
     def write(self, data: Chunk) -> None:
         self.transport.write(data)
 
+    def takes_pipes(self) -> bool:
+        return getattr(self.transport, "takes_pipes", False)
+
+    def write_pipe(self, pipe: Pipe) -> None:
+        self.transport.write_pipe(b"", pipe)
+
     def finish(self) -> None:
         if self._finished or self._lost or self._aborted:
             return
@@ -143,6 +152,20 @@ class TcpStream(Protocol):
         sink = self._sink
         if sink is not None:
             sink.received(data)
+
+    # For a transport of the engine that sees many bytes come.
+
+    def next_bytes(self) -> tuple[int, bool]:
+        """How many bytes to read next, and whether as a pipe; 0: as many as there are, copied."""
+        sink = self._sink
+        return (MOST_PIPED, True) if sink is not None and sink.takes_pipes() else (0, False)
+
+    def piped(self, pipe: Pipe) -> None:
+        """Many bytes came."""
+        if self._sink is not None:
+            self._sink.piped(pipe)
+        else:
+            pipe.release()
 
     def readConnectionLost(self) -> None:
         if not self._ours and self._has_error():
@@ -233,6 +256,13 @@ class DialedStream:
         if self._size >= DIAL_BUFFER and not self._congested and self._sink is not None:
             self._congested = True
             self._sink.congested()
+
+    def takes_pipes(self) -> bool:
+        return self._stream is not None and self._stream.takes_pipes()
+
+    def write_pipe(self, pipe: Pipe) -> None:
+        assert self._stream is not None, "it takes none before it is connected"
+        self._stream.write_pipe(pipe)
 
     def finish(self) -> None:
         self._finished = True

@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
 from nodepass.relay.session import Session
-from nodepass.relay.stream import DIAL_FAILURES, Cause, Channel, Chunk, Stream
+from nodepass.relay.stream import DIAL_FAILURES, Cause, Channel, Chunk, Pipe, Stream
 from nodepass.wire import Opening, Peer
 
 from .instance import Instance
@@ -270,6 +270,12 @@ class _Visitor:
                 timer.cancel()
 
     # Sink, while it waits
+
+    def takes_pipes(self) -> bool:
+        return False
+
+    def piped(self, pipe: Pipe) -> None:
+        raise AssertionError("a stream that was not resumed does not read")
 
     def received(self, data: Chunk) -> None:
         raise AssertionError("a stream that was not resumed does not read")

@@ -18,6 +18,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from .pipes import Pipes
+
 __all__ = ["Poller", "Watched"]
 
 #: Events taken from the kernel at a time: enough that the call is cheap for each, few enough that
@@ -41,7 +43,10 @@ class Watched(Interface):
 @implementer(IReadDescriptor)
 class Poller:
     """Tells owners of sockets what happens to them. It is a reader of the reactor as long as it
-    has any."""
+    has any.
+
+    :ivar pipes: for what they carry.
+    """
 
     _log = Logger()
     _of: ClassVar[WeakValueDictionary[int, Poller]] = WeakValueDictionary()
@@ -57,6 +62,7 @@ class Poller:
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
+        self.pipes = Pipes()
         self._epoll: select.epoll | None = None
         self._watched: dict[int, Watched] = {}
         self._removed: set[int] = set()  # since the latest events were taken
@@ -99,6 +105,7 @@ class Poller:
                 self._reactor.removeReader(self)
                 self._epoll.close()
                 self._epoll = None
+                self.pipes.close()
 
     def soon(self, call: Callable[[], None]) -> None:
         """Call something when what happens now has happened."""

@@ -64,6 +64,8 @@ class EngineTLSTransport(EngineTransport):
     :param left: what it had to send and was not sent yet.
     """
 
+    takes_pipes = False
+
     __slots__ = ("_before", "_connection", "_ending", "_tls", "_watched")
 
     def __init__(

@@ -16,6 +16,7 @@ from twisted.python.failure import Failure
 
 from ..stream import Chunk
 from ..tcp import LINGER_RESET
+from .pipes import EnginePipe
 from .poller import Poller
 
 __all__ = ["EngineTransport", "address_of"]
@@ -24,6 +25,12 @@ __all__ = ["EngineTransport", "address_of"]
 READ_SIZE = 256 * 1024
 #: Reads of one connection before others have their turn.
 MOST_READS = 4
+#: Reads in a row that fill the buffer, after which bytes are to stay in the kernel if they can.
+FULL_READS = 2
+#: Bytes of a read by pipe below which it is not worth its calls.
+LEAST_PIPED = 16384
+#: Reads by pipe, and of the headers between them, before others have their turn.
+MOST_PIPED_READS = 8
 
 _READ = EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR
 _HUNG_UP = EPOLLRDHUP | EPOLLHUP | EPOLLERR
@@ -49,10 +56,12 @@ class EngineTransport:
     Rule 4: a protocol is never called from within its own call of the transport, but for the
     producer's pause.
 
+    :cvar takes_pipes: `write_pipe` may be called.
     :cvar ours: the socket has the options that all connections have, and a reset is told as one.
     """
 
     ours = True
+    takes_pipes = True
 
     __slots__ = (
         "_closing",
@@ -62,8 +71,10 @@ class EngineTransport:
         "_half_closes",
         "_hung_up",
         "_left",
+        "_much",
         "_paused",
         "_peer",
+        "_pipe",
         "_poller",
         "_producer",
         "_protocol",
@@ -95,6 +106,8 @@ class EngineTransport:
         self._peer = peer
         self._producer: Any = None
         self._throttled = False  # the producer was asked to pause
+        self._much = 0  # reads in a row that filled the buffer
+        self._pipe: EnginePipe | None = None  # leaves before `_left`
         self._paused = False
         self._readable = True
         self._hung_up = False
@@ -128,7 +141,7 @@ class EngineTransport:
 
     def ready(self, events: int) -> None:
         try:
-            if self._left and events & EPOLLOUT:
+            if events & EPOLLOUT and (self._left or self._pipe is not None):
                 self._flush()
             if events & _READ:
                 self._readable = True
@@ -146,6 +159,9 @@ class EngineTransport:
             raise
 
     def _read(self) -> None:
+        if self._much >= FULL_READS:
+            self._read_much()
+            return
         receive = self._socket.recv_into
         for _ in range(MOST_READS):
             if self._paused or self._read_ended or self._closing:
@@ -161,11 +177,55 @@ class EngineTransport:
             if size == 0:
                 self._end_of_file()
                 return
-            if size < READ_SIZE and not self._hung_up:
-                self._readable = False
-                self._deliver(_buffer[:size])
-                return
+            if size < READ_SIZE:
+                self._much = 0
+                if not self._hung_up:
+                    self._readable = False
+                    self._deliver(_buffer[:size])
+                    return
+            else:
+                self._much += 1
             self._deliver(_buffer[:size])
+            if self._much >= FULL_READS:
+                break
+        self._read_soon()
+
+    def _read_much(self) -> None:
+        """Read as the protocol says that it takes many bytes."""
+        for _ in range(MOST_PIPED_READS):
+            if self._paused or self._read_ended or self._closing:
+                return
+            most, piped = self._protocol.next_bytes()
+            pipe = self._poller.pipes.take() if piped else None
+            if not most or (piped and pipe is None):
+                self._much = 0
+                break
+            try:
+                if pipe is None:
+                    size = self._socket.recv_into(_buffer, most)
+                else:
+                    size = pipe.fill(self._fd, most)
+            except BlockingIOError:
+                self._readable = False
+                size = -1
+            except OSError:
+                size = -2
+            if size <= 0:
+                if pipe is not None:
+                    pipe.release()
+                if size == 0:
+                    self._end_of_file()
+                elif size == -2:
+                    self._lose(LOST)
+                return
+            if pipe is None:
+                self._deliver(_buffer[:size])
+            else:
+                if size < LEAST_PIPED:
+                    self._much = 0
+                self._protocol.piped(pipe)
+                if not self._much:
+                    break
         self._read_soon()
 
     def _deliver(self, data: memoryview) -> None:
@@ -199,7 +259,7 @@ class EngineTransport:
         """Send bytes. They need to stay what they are only until this returns."""
         if self._ends_writing or self._closing:
             return
-        if self._left:
+        if self._left or self._pipe is not None:
             self._left += data
             return
         try:
@@ -217,7 +277,7 @@ class EngineTransport:
         """Send several pieces as one."""
         if self._ends_writing or self._closing:
             return
-        if self._left:
+        if self._left or self._pipe is not None:
             self._left += b"".join(parts)
             return
         try:
@@ -231,6 +291,45 @@ class EngineTransport:
             self._left = b"".join(parts)[sent:]
             self._throttle()
 
+    def write_pipe(self, head: bytes, pipe: EnginePipe) -> None:
+        """Send a few bytes, and all that a pipe holds behind them. The pipe is given away."""
+        if self._ends_writing or self._closing:
+            pipe.release()
+            return
+        if self._left or self._pipe is not None:
+            self._left += head + pipe.read()
+            return
+        if head:
+            try:
+                sent = self._socket.send(head, socket.MSG_MORE)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                pipe.release()
+                self._broken()
+                return
+            if sent < len(head):
+                self._left = head[sent:] + pipe.read()
+                self._throttle()
+                return
+        self._pipe = pipe
+        if not self._send_pipe():
+            self._throttle()
+
+    def _send_pipe(self) -> bool:
+        """Send what the pipe holds; whether all of it has left."""
+        pipe = self._pipe
+        assert pipe is not None
+        try:
+            done = pipe.drain(self._fd)
+        except OSError:
+            self._broken()
+            return False
+        if done:
+            self._pipe = None
+            pipe.release()
+        return done
+
     def last(self, call: Callable[[], None]) -> None:
         """Call something when all that is ready now has been read: what was held back until then
         may leave with what follows it."""
@@ -242,16 +341,19 @@ class EngineTransport:
             self._producer.pauseProducing()
 
     def _flush(self) -> None:
-        try:
-            sent = self._socket.send(self._left)
-        except BlockingIOError:
+        if self._pipe is not None and not self._send_pipe():
             return
-        except OSError:
-            self._broken()
-            return
-        self._left = self._left[sent:]
         if self._left:
-            return
+            try:
+                sent = self._socket.send(self._left)
+            except BlockingIOError:
+                return
+            except OSError:
+                self._broken()
+                return
+            self._left = self._left[sent:]
+            if self._left:
+                return
         if self._closing:
             self._lose(connectionDone)
         elif self._ends_writing:
@@ -264,7 +366,7 @@ class EngineTransport:
         """Send FIN after what was written."""
         if not (self._ends_writing or self._closing):
             self._ends_writing = True
-            if not self._left:
+            if not (self._left or self._pipe):
                 self._poller.soon(self._shut)
 
     def _shut(self) -> None:
@@ -282,24 +384,31 @@ class EngineTransport:
         """Close after what was written."""
         if not self._closing:
             self._closing = True
-            if not self._left:
+            if not (self._left or self._pipe):
                 self._poller.soon(lambda: self._lose(connectionDone))
 
     def abortConnection(self) -> None:
         """Reset the connection."""
         if not self._gone:
             self._closing = True
-            self._left = b""
+            self._forget()
             with suppress(OSError):
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
             self._poller.soon(lambda: self._lose(_ABORTED))
+
+    def _forget(self) -> None:
+        """What was written and has not left will not."""
+        self._left = b""
+        pipe, self._pipe = self._pipe, None
+        if pipe is not None:
+            pipe.release()
 
     def _failed(self) -> bool:
         return self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
 
     def _broken(self) -> None:
         """The connection broke, and no read will tell."""
-        self._left = b""
+        self._forget()
         self._closing = True
         self._poller.soon(lambda: self._lose(LOST))
 
@@ -309,7 +418,7 @@ class EngineTransport:
         self._gone = self._closing = True
         self._poller.remove(self._fd, closing=True)
         self._socket.close()
-        self._left = b""
+        self._forget()
         self._producer = None
         protocol, self._protocol = self._protocol, None
         protocol.connectionLost(reason)

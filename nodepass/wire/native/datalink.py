@@ -15,11 +15,12 @@ from nodepass.errors import PeerError
 from nodepass.relay.hangup import HangupWatch
 from nodepass.relay.portable import Soon
 from nodepass.relay.slowed import slowed
-from nodepass.relay.stream import Cause, Chunk, Sink, Stream
+from nodepass.relay.stream import Cause, Chunk, Pipe, Sink, Stream
 from nodepass.wire import Opening
 
 from .datagrams import DatagramLink
 from .frames import (
+    HEADER_SIZE,
     Data,
     Datagrams,
     Done,
@@ -42,6 +43,8 @@ RESET_PATIENCE = 1.0
 RESET_ANSWER_TIMEOUT = 10.0
 
 
+#: Bytes of a frame that are worth a pipe: to copy fewer costs less than the calls.
+LEAST_PIPED = 65536
 #: Bytes from which a frame's header is handed to the system beside them: to put it in front of
 #: fewer costs less than a second piece.
 SEPARATE_FROM = 4096
@@ -92,6 +95,15 @@ class LinkStream:
         if self._over is None:
             self._link.write(data)
 
+    def takes_pipes(self) -> bool:
+        return self._over is None and self._link.takes_pipes
+
+    def write_pipe(self, pipe: Pipe) -> None:
+        if self._over is None:
+            self._link.write_pipe(pipe)
+        else:
+            pipe.release()
+
     def finish(self) -> None:
         if self._over is None:
             self._link.finish()
@@ -119,6 +131,17 @@ class LinkStream:
         sink = self._sink
         if sink is not None:
             sink.received(data)
+
+    @property
+    def sink_takes_pipes(self) -> bool:
+        """Whether bytes may come by `piped` now."""
+        return self._sink is not None and self._sink.takes_pipes()
+
+    def piped(self, pipe: Pipe) -> None:
+        if self._sink is not None:
+            self._sink.piped(pipe)
+        else:
+            pipe.release()
 
     def ended(self) -> None:
         if self._sink is not None:
@@ -226,6 +249,19 @@ class DataLink(Protocol):
         else:
             self.transport.writeSequence((head, data))
 
+    @property
+    def takes_pipes(self) -> bool:
+        """Whether the link's transport does."""
+        return getattr(self.transport, "takes_pipes", False)
+
+    def write_pipe(self, pipe: Pipe) -> None:
+        """Send many bytes of the current session, as one frame."""
+        if self._lost:
+            pipe.release()
+            return
+        head, self._held = self._held + data_header(len(pipe)), b""
+        self.transport.write_pipe(head, pipe)
+
     def send_frame(self, frame: bytes) -> None:
         """Send a frame of a datagram link."""
         if not self._lost:
@@ -324,6 +360,28 @@ class DataLink(Protocol):
                     self._check_over()
         except PeerError as error:
             self.abort(f"a protocol error: {error}")
+
+    # For a transport of the engine that sees many bytes come.
+
+    def next_bytes(self) -> tuple[int, bool]:
+        """How many bytes to read next, and whether as a pipe; 0: as many as there are, copied.
+
+        In a long frame its bytes come as a pipe; then the next frame's header is read alone, so
+        that what follows it can come as a pipe too.
+        """
+        stream, reader = self._stream, self._reader
+        if stream is None or not (self.state.receiving and stream.sink_takes_pipes):
+            return 0, False
+        if reader.length < LEAST_PIPED or reader.holds:
+            return 0, False
+        return (reader.left, reader.left >= LEAST_PIPED) if reader.left else (HEADER_SIZE, False)
+
+    def piped(self, pipe: Pipe) -> None:
+        """Many bytes of the current frame came."""
+        stream = self._stream
+        assert stream is not None, "there is one since the bytes were asked for"
+        self._reader.left -= len(pipe)
+        stream.piped(pipe)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if not self._lost:

@@ -44,6 +44,8 @@ class FrameType(IntEnum):
     DONE = 8
 
 
+#: Bytes of the word that each frame begins with.
+HEADER_SIZE = 4
 #: Longest body of a DATA frame: what one pipe or TLS buffer is ever asked to carry at once.
 MAX_DATA = 1 << 20
 #: Longest datagram: the most that UDP over IPv4 can carry is 65,507, IPv6 a little more.
@@ -286,13 +288,19 @@ class FrameReader:
     are short and come whole. What is held is at most one unfinished datagram.
 
     :ivar left: bytes of the current DATA frame still to come.
+    :ivar length: bytes of the last DATA frame that did not come whole.
     """
 
-    __slots__ = ("_held", "left")
+    __slots__ = ("_held", "left", "length")
 
     def __init__(self) -> None:
         self._held = b""
-        self.left = 0
+        self.left = self.length = 0
+
+    @property
+    def holds(self) -> bool:
+        """Whether a part of a frame other than DATA has come."""
+        return bool(self._held)
 
     def bytes_only(self, data: Chunk) -> Chunk | None:
         """What is nearly always to be read: these bytes when they are within one DATA frame, or
@@ -338,7 +346,7 @@ class FrameReader:
                 if have < length:
                     if have:
                         frames.append(Data(data[body:]))
-                    self.left = length - have
+                    self.left, self.length = length - have, length
                     return frames
                 if length:
                     frames.append(Data(data[body : body + length]))
