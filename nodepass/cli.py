@@ -79,12 +79,14 @@ def run(arguments: Sequence[str]) -> int:
 
         prepare(*modules)  # before there is a reactor, which workers can't share
 
-    from twisted.internet import reactor  # installs it, which the other commands don't need
     from twisted.logger import globalLogBeginner
 
     from nodepass.lines import BackgroundStream
     from nodepass.logs import LineObserver
+    from nodepass.reactor import install_reactor
     from nodepass.service import makeService
+
+    reactor = install_reactor()  # which the other commands don't need
 
     output: Any = sys.stdout
     with suppress(AttributeError, OSError, ValueError):  # there is none, or it is no file

@@ -1,7 +1,8 @@
-"""What a tunnel asks of the reactor that it runs on, and the clock that it should have."""
+"""What a tunnel asks of the reactor that it runs on, which it is, and the clock that it has."""
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Any
 
@@ -13,6 +14,7 @@ from twisted.internet.interfaces import (
     IReactorTCP,
     IReactorTime,
 )
+from twisted.internet.main import installReactor
 
 
 class IReactor(
@@ -28,6 +30,18 @@ class IReactor(
     Twisted's reactors provide each of these; none of them declares this sum, which is for type
     hints alone.
     """
+
+
+def install_reactor() -> Any:
+    """The reactor of a process that is ours: the one that Twisted chooses, on Linux made so that it
+    hands the relay what it has for it directly."""
+    if sys.platform == "linux" and "twisted.internet.reactor" not in sys.modules:
+        from nodepass.relay.engine.reactor import EngineReactor
+
+        installReactor(EngineReactor())
+    from twisted.internet import reactor
+
+    return reactor
 
 
 def steady_clock(reactor: Any) -> None:

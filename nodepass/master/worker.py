@@ -21,7 +21,7 @@ from zope.interface import implementer
 
 from nodepass.logs import Level, mask, printable
 from nodepass.openfiles import raise_open_files
-from nodepass.reactor import steady_clock
+from nodepass.reactor import install_reactor, steady_clock
 from nodepass.tuning import Tuning
 
 from .commands import NO_RUN, Beat, Begin, Release, Reload, Report, Start, Stop
@@ -219,7 +219,7 @@ def main() -> None:
     # Whatever prints must not print into the conversation.
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
-    from twisted.internet import reactor
+    reactor = install_reactor()
     from twisted.internet.stdio import StandardIO
 
     steady_clock(reactor)

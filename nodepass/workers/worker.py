@@ -18,7 +18,7 @@ from nodepass.errors import NodePassError
 from nodepass.health import Health
 from nodepass.logs import Level, Log, mask
 from nodepass.openfiles import open_files, raise_open_files
-from nodepass.reactor import steady_clock
+from nodepass.reactor import install_reactor, steady_clock
 from nodepass.roles.instance import MEGABIT, Limits
 
 from .board import Board
@@ -238,8 +238,7 @@ def main(file: int) -> None:
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         signal.signal(getattr(signal, name), signal.SIG_IGN)
     raise_open_files()
-    from twisted.internet import reactor
-
+    reactor = install_reactor()
     steady_clock(reactor)
     worker = Worker(reactor, socket.socket(fileno=file))
     globalLogBeginner.beginLoggingTo([_Lines(worker)], redirectStandardIO=False, discardBuffer=True)

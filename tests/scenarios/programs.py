@@ -86,8 +86,9 @@ class Conn(Protocol):
     # What a script does.
 
     def write(self, data: bytes) -> None:
-        """Send bytes."""
-        self.transport.write(data)
+        """Send bytes; to nobody, when it is reset already."""
+        if not self.gone:
+            self.transport.write(data)
 
     async def send(self, data: bytes) -> None:
         """Send many bytes, as fast as the socket takes them; returns when it has taken them."""

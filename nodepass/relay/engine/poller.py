@@ -1,4 +1,4 @@
-"""One epoll for all sockets of the engine, which the reactor sees as a single reader.
+"""One epoll for all sockets of the engine: the reactor's, or one that it sees as a single reader.
 
 Interest never changes: each socket is registered once, edge-triggered, for all there is. What
 its owner does not want to hear now it remembers, and asks for later. So a message costs no system
@@ -26,9 +26,11 @@ __all__ = ["Poller", "Watched"]
 #: the reactor's timers and other sockets are heard in between.
 MOST_EVENTS = 256
 
-#: Times that the kernel is asked again before the reactor has its turn: what has become ready
-#: meanwhile is heard of at the cost of one call, instead of a whole round of the reactor.
+#: Times that the kernel is asked before the reactor has its turn: what has become ready meanwhile
+#: is heard of at the cost of one call, instead of a whole round of the reactor.
 MOST_ROUNDS = 4
+#: Events in one answer from which it is worth to ask again.
+BUSY = 2
 
 _EVENTS = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 
@@ -55,15 +57,22 @@ class Poller:
     def of(cls, reactor: Any) -> Poller:
         """The poller of a reactor, one for all tunnels in the process: each more would cost a
         round of the reactor for each of its wake-ups."""
+        own: Poller | None = getattr(reactor, "engine", None)
+        if own is not None:
+            return own
         poller = cls._of.get(id(reactor))
         if poller is None:
             poller = cls._of[id(reactor)] = cls(reactor)
         return poller
 
-    def __init__(self, reactor: Any) -> None:
+    def __init__(self, reactor: Any, epoll: select.epoll | None = None) -> None:
+        """
+        :param epoll: the reactor's own, if it passes what is heard there on to `hear`.
+        """
         self._reactor = reactor
         self.pipes = Pipes()
-        self._epoll: select.epoll | None = None
+        self._nested = epoll is None
+        self._epoll = epoll
         self._watched: dict[int, Watched] = {}
         self._removed: set[int] = set()  # since the latest events were taken
         self._soon: list[Callable[[], None]] = []
@@ -102,10 +111,11 @@ class Poller:
             if not closing:
                 self._epoll.unregister(fd)
             if not self._watched:
-                self._reactor.removeReader(self)
-                self._epoll.close()
-                self._epoll = None
                 self.pipes.close()
+                if self._nested:
+                    self._reactor.removeReader(self)
+                    self._epoll.close()
+                    self._epoll = None
 
     def soon(self, call: Callable[[], None]) -> None:
         """Call something when what happens now has happened."""
@@ -123,25 +133,36 @@ class Poller:
         return -1 if self._epoll is None else self._epoll.fileno()
 
     def doRead(self) -> None:
-        watched, removed = self._watched, self._removed
         for _ in range(MOST_ROUNDS):
             if self._epoll is None:
                 return
-            removed.clear()
             ready = self._epoll.poll(0, MOST_EVENTS)
-            if not ready:
+            self.hear(ready)
+            if len(ready) < BUSY:
                 return
-            self._polling = True
-            for fd, events in ready:
-                owner = watched.get(fd)
-                # A descriptor is used again at once: what was there to be told of it may be about
-                # the socket before. The new one is told of at the next poll.
-                if owner is not None and not (removed and fd in removed):
-                    try:
-                        owner.ready(events)
-                    except Exception:
-                        self._failed()
-            self._run()
+
+    def hear(self, ready: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Tell the owners what the kernel says.
+
+        :returns: what is about none of them.
+        """
+        watched, removed = self._watched, self._removed
+        others = []
+        removed.clear()
+        self._polling = True
+        for fd, events in ready:
+            owner = watched.get(fd)
+            if owner is None:
+                others.append((fd, events))
+            # A descriptor is used again at once: what was there to be told of it may be about
+            # the socket before. The new one is told of at the next poll.
+            elif not (removed and fd in removed):
+                try:
+                    owner.ready(events)
+                except Exception:
+                    self._failed()
+        self._run()
+        return others
 
     def connectionLost(self, reason: Failure) -> None:
         """The reactor gives it up; it never does while it is told of nothing wrong."""
