@@ -78,6 +78,7 @@ async def test_memory_of_stalled_sessions(flow: str, tls: int) -> None:
 @pytest_twisted.ensureDeferred
 async def test_a_stalled_visitor_resumes(flow: str) -> None:
     """What was held up arrives in order and whole, in either direction."""
+    # More than the buffers of all sockets on the way, and the pipes between them, can hold.
     target = listen()
     pair = await tunnel(target.endpoint, flow=flow)
     for from_target in (True, False):
@@ -85,7 +86,7 @@ async def test_a_stalled_visitor_resumes(flow: str) -> None:
         far = await target.accept()
         sender, reader = (far, visitor) if from_target else (visitor, far)
         reader.pause()
-        said = hashlib.shake_256(b"said").digest(24_000_000)
+        said = hashlib.shake_256(b"said").digest(80_000_000)
         sending = sender.send(said)
         sent = Deferred.fromCoroutine(sending)
         await standstill([sender])
