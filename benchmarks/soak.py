@@ -224,8 +224,8 @@ def run(load: Load, nodes: list[Watched], seconds: float) -> tuple[list[str], li
     before = [node.look() for node in nodes]
     began = looked = told = time.monotonic()
     while (now := time.monotonic()) - began < seconds:
-        if ended := [node.name for node, _ in nodes if not node.alive]:
-            return [f"{name} ended in the middle of it" for name in ended], before
+        if ended := [node for node, _ in nodes if not node.alive]:
+            return [how_it_ended(node) for node in ended], before
         load.turn()
         if now - looked >= LOOK:
             looked = now
@@ -239,6 +239,13 @@ def run(load: Load, nodes: list[Watched], seconds: float) -> tuple[list[str], li
     while load.active and time.monotonic() < end:
         time.sleep(0.2)
     return ([f"{load.active} visits have not ended"] if load.active else []), before
+
+
+def how_it_ended(node: Node) -> str:
+    """What is known of the end of a node that nobody here has ended."""
+    last = node.log.read_text(errors="replace").strip().splitlines()[-1:]
+    status = node.child.returncode  # below zero: a signal did it
+    return f"{node.name} ended in the middle of it, status {status}, saying last: {last}"
 
 
 def at_the_end(nodes: list[Watched], before: list[Held]) -> list[str]:
