@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import random
+import select
 import socket
 import sys
 from typing import Any
@@ -425,6 +426,27 @@ class PollerTests(EngineTestCase):
         self.assertEqual(heard, ["old"])
         self.loop.turn()  # an unconnected socket has hung up, and is told of in its own right
         self.assertEqual(heard, ["old", "new"])
+
+    def test_a_descriptor_that_others_use_again(self) -> None:
+        """Nor is it taken for something that a socket of the reactor's is to be told of."""
+        poller, heard = self.rig.poller, list[int]()
+
+        class Old:
+            def __init__(self, this: int, other: int) -> None:
+                self.this, self.other = this, other
+
+            def ready(self, events: int) -> None:
+                heard.append(self.this)
+                poller.remove(self.other)
+
+        numbers = [self.rig.sockets()[0].fileno() for _ in range(2)]
+        for this, other in (numbers, numbers[::-1]):
+            poller.add(this, Old(this, other))
+        stranger = self.rig.sockets()[0].fileno()
+        told = [(number, select.EPOLLIN) for number in (*numbers, stranger)]
+        self.assertEqual(poller.hear(told), [(stranger, select.EPOLLIN)])
+        self.assertEqual(heard, numbers[:1])
+        poller.remove(numbers[0])
 
     def test_leaves_the_reactor(self) -> None:
         """With nothing to watch it has no descriptor, and it can begin anew."""

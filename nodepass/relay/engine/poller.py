@@ -151,12 +151,14 @@ class Poller:
         removed.clear()
         self._polling = True
         for fd, events in ready:
+            # A descriptor is used again at once, also by others: what was there to be told of it may
+            # be about the socket before. The new one is told of at the next poll.
+            if removed and fd in removed:
+                continue
             owner = watched.get(fd)
             if owner is None:
                 others.append((fd, events))
-            # A descriptor is used again at once: what was there to be told of it may be about
-            # the socket before. The new one is told of at the next poll.
-            elif not (removed and fd in removed):
+            else:
                 try:
                     owner.ready(events)
                 except Exception:
