@@ -151,7 +151,7 @@ class Poller:
         removed.clear()
         self._polling = True
         for fd, events in ready:
-            # A descriptor is used again at once, also by others: what was there to be told of it may
+            # A descriptor is used again at once, by others too: what was there to be told of it may
             # be about the socket before. The new one is told of at the next poll.
             if removed and fd in removed:
                 continue
