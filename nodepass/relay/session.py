@@ -17,7 +17,7 @@ from nodepass.rate import RateLimiter, Waiter
 from .stream import DIAL_FAILURES, Cause, Chunk, Pipe, Stream
 
 #: A session that may be moved to another client keeps what its visitor has sent so far, up to this
-#: many bytes: one read of a socket, so that an ordinary request fits.
+#: many bytes: an ordinary request fits.
 REPLAY_LIMIT = 65536
 
 #: Asks for another far stream after a dial failed; None when there is no other client to try.

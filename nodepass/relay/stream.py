@@ -83,7 +83,7 @@ class Stream(Protocol):
     """One end of a session."""
 
     def attach(self, sink: Sink) -> None:
-        """Tell `sink` all that happens from now on, and begin to read. Called once."""
+        """Tell `sink` all that happens from now on; another may take its place before `resume`."""
 
     def write(self, data: Chunk) -> None:
         """Send bytes. Never blocks; `Sink.congested` asks for a pause."""

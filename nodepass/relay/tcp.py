@@ -1,4 +1,4 @@
-"""TCP connections to visitors and targets as streams, on Twisted's transports."""
+"""TCP connections to visitors and targets as streams, on the engine's transports or Twisted's."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ LINGER_OFF = struct.pack("ii", 0, 0)
 #: Bytes that come by one pipe: as many as a DATA frame may have.
 MOST_PIPED = 1 << 20
 
-#: Bytes that a visitor may send while its target is still being dialed, before it is asked to wait.
+#: Bytes that a visitor may send while its target is still being dialed, before it is asked to wait;
+#: the read that reaches it is kept whole.
 DIAL_BUFFER = 65536
 
 
@@ -67,6 +68,7 @@ class TcpStream(Protocol):
         self._sink: Sink | None = None
         self._fd = -1
         self._ours = False  # the transport is the engine's
+        self._congested = False
         self._read_ended = False
         self._finished = False  # no more will be written
         self._write_ended = False  # and what was has left
@@ -84,6 +86,13 @@ class TcpStream(Protocol):
         self._sink = sink
         if self._lost:
             sink.closed(self._lost[0])
+        elif self._congested:
+            sink.congested()
+
+    @property
+    def congested(self) -> bool:
+        """Whether what was written waits to leave."""
+        return self._congested
 
     def write(self, data: Chunk) -> None:
         self.transport.write(data)
@@ -202,10 +211,12 @@ class TcpStream(Protocol):
     # IPushProducer, for what is written
 
     def pauseProducing(self) -> None:
+        self._congested = True
         if self._sink is not None:
             self._sink.congested()
 
     def resumeProducing(self) -> None:
+        self._congested = False
         if self._sink is not None:
             self._sink.drained()
 
@@ -304,7 +315,7 @@ class DialedStream:
             if not stream.gone:
                 if self._reading:
                     stream.resume()
-                if self._congested:
+                if self._congested and not stream.congested:
                     sink.drained()
 
     def _failed(self, failure: Failure) -> None:

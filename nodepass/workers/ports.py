@@ -8,6 +8,7 @@ waits in one is served by the next worker of its place.
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
@@ -70,9 +71,9 @@ class SharedPorts:
             _prepare(sock, family, name[0])
             return sock
 
-        self.tcp = SharedPort(_bound(make, name, self._workers))
-        for sock in self.tcp.sockets:
-            sock.listen(BACKLOG)
+        sockets = _bound(make, name, self._workers)
+        _listen(sockets, name)
+        self.tcp = SharedPort(sockets)
         return self.tcp
 
     def listen_udp(self, address: Address, receiver: DatagramReceiver, limit: int) -> SharedPort:
@@ -96,9 +97,19 @@ def tunnel_socket(address: Address) -> socket.socket:
         _prepare(sock, family, name[0])
         return sock
 
-    (sock,) = _bound(make, name, 1)
-    sock.listen(BACKLOG)
-    return sock
+    sockets = _bound(make, name, 1)
+    _listen(sockets, name)
+    return sockets[0]
+
+
+def _listen(sockets: Sequence[socket.socket], name: Any) -> None:
+    try:
+        for sock in sockets:
+            sock.listen(BACKLOG)
+    except OSError as error:  # another program's socket on the address was quicker
+        for sock in sockets:
+            sock.close()
+        raise CannotListenError(name[0], name[1], error) from error
 
 
 def _name(address: Address) -> tuple[Any, Any]:

@@ -429,6 +429,19 @@ def test_what_is_held_is_bounded() -> None:
     assert dial.sink.heard == ["congested", "drained"]
 
 
+@pytest.mark.parametrize("size", [1, DIAL_BUFFER])
+def test_what_is_held_may_fill_the_socket(size: int) -> None:
+    """A target that is slow from the start: the writer goes on only when all has left."""
+    dial = Dial()
+    stream, transport = dial.case.stream, dial.case.transport
+    transport.write = lambda data: stream.pauseProducing()  # type: ignore[method-assign]
+    dial.stream.write(b"x" * size)
+    dial.connect()
+    assert set(dial.sink.heard) == {"congested"}
+    stream.resumeProducing()
+    assert dial.sink.heard[-1] == "drained"
+
+
 def test_a_failed_dial_closes_with_its_cause() -> None:
     """Whether somebody listens already or only later."""
     for early in (True, False):

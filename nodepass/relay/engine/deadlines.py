@@ -38,11 +38,13 @@ class Deadlines:
     def _look(self) -> None:
         self._timer = None
         now = self._clock.seconds()
-        while self._due:
-            call = next(iter(self._due))
-            left = self._due[call] - now
-            if left > 0:
-                self._timer = self._clock.callLater(left, self._look)
-                return
-            del self._due[call]
-            call()
+        due = []
+        for call, at in self._due.items():
+            if at > now:
+                self._timer = self._clock.callLater(at - now, self._look)
+                break
+            due.append(call)
+        # They may add and remove others, also of these.
+        for call in due:
+            if self._due.pop(call, None) is not None:
+                call()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from contextlib import suppress
 
 __all__ = ["PIPE_SIZE", "EnginePipe", "Pipes"]
@@ -14,6 +15,8 @@ PIPE_SIZE = 1 << 20
 #: Pipes of a process at most. One is in use only while a receiver is slower than its sender, or
 #: within a read; an unprivileged user may have 64 of this size altogether (pipe-user-pages-soft).
 MOST_PIPES = 48
+#: Seconds until more are asked for after the system refused one: others may have had them all.
+REFUSED_PAUSE = 10.0
 #: Pipes kept for the next ones. An empty one costs two descriptors.
 MOST_IDLE = 8
 
@@ -77,13 +80,16 @@ class Pipes:
         self._idle: list[EnginePipe] = []
         self._made = 0
         self._most = MOST_PIPES
+        self._again_at = 0.0
 
     def take(self) -> EnginePipe | None:
         """An empty pipe; None when there can be no more of them."""
         if self._idle:
             return self._idle.pop()
         if self._made >= self._most:
-            return None
+            if self._most == MOST_PIPES or time.monotonic() < self._again_at:
+                return None
+            self._most = MOST_PIPES
         try:
             reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
@@ -97,6 +103,7 @@ class Pipes:
         pipe = EnginePipe(self, reading, writing)
         if size < PIPE_SIZE:
             self._most = self._made - 1
+            self._again_at = time.monotonic() + REFUSED_PAUSE
             self._close(pipe)
             return None
         return pipe

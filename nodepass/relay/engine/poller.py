@@ -1,8 +1,8 @@
 """One epoll for all sockets of the engine: the reactor's, or one that it sees as a single reader.
 
-Interest never changes: each socket is registered once, edge-triggered, for all there is. What
-its owner does not want to hear now it remembers, and asks for later. So a message costs no system
-call but the read and the write.
+A connection is registered once, edge-triggered, for all there is. What its owner does not want to
+hear now it remembers, and asks for later, so that a message costs no system call but the read and
+the write. Listening sockets, those for datagrams and TLS links are level-triggered.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Poller:
         self._nested = epoll is None
         self._epoll = epoll
         self._watched: dict[int, Watched] = {}
-        self._removed: set[int] = set()  # since the latest events were taken
+        self._changed: set[int] = set()  # added or removed since the latest events were taken
         self._soon: list[Callable[[], None]] = []
         self._last: list[Callable[[], None]] = []
         self._polling = False
@@ -89,6 +89,7 @@ class Poller:
             self._epoll = select.epoll()
             self._reactor.addReader(self)
         self._epoll.register(fd, events)
+        self._changed.add(fd)
         self._watched[fd] = owner
 
     def replace(self, fd: int, owner: Watched) -> None:
@@ -107,7 +108,7 @@ class Poller:
             forgets it by itself.
         """
         if self._watched.pop(fd, None) is not None and self._epoll is not None:
-            self._removed.add(fd)
+            self._changed.add(fd)
             if not closing:
                 self._epoll.unregister(fd)
             if not self._watched:
@@ -146,24 +147,29 @@ class Poller:
 
         :returns: what is about none of them.
         """
-        watched, removed = self._watched, self._removed
+        watched, changed = self._watched, self._changed
         others = []
-        removed.clear()
+        changed.clear()
         self._polling = True
-        for fd, events in ready:
-            # A descriptor is used again at once, by others too: what was there to be told of it may
-            # be about the socket before. The new one is told of at the next poll.
-            if removed and fd in removed:
-                continue
-            owner = watched.get(fd)
-            if owner is None:
-                others.append((fd, events))
-            else:
+        try:
+            for fd, events in ready:
+                # A descriptor is used again at once: what was there to be told of it may be about
+                # the socket before. The new one is told of at the next poll.
+                if changed and fd in changed:
+                    continue
+                owner = watched.get(fd)
+                if owner is None:
+                    others.append((fd, events))
+                    continue
                 try:
                     owner.ready(events)
                 except Exception:
                     self._failed()
+        finally:
+            self._polling = False
         self._run()
+        if changed:
+            others = [one for one in others if one[0] not in changed]
         return others
 
     def connectionLost(self, reason: Failure) -> None:
@@ -185,13 +191,15 @@ class Poller:
         """Make the calls that are due. What they ask for in turn is for the next round, so that
         the reactor has its turn in between."""
         self._polling = True
-        if self._soon:
-            calls, self._soon = self._soon, []
-            self._make(calls)
-        if self._last:
-            calls, self._last = self._last, []
-            self._make(calls)
-        self._polling = False
+        try:
+            if self._soon:
+                calls, self._soon = self._soon, []
+                self._make(calls)
+            if self._last:
+                calls, self._last = self._last, []
+                self._make(calls)
+        finally:
+            self._polling = False
         if self._soon or self._last:
             self._see_to_it()
 

@@ -8,6 +8,7 @@ import socket
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IDelayedCall, IListeningPort, IReactorTime
 from zope.interface import implementer
 
@@ -56,10 +57,18 @@ class EnginePort:
         self._open = False
 
     def startListening(self) -> None:
-        """Accept visitors."""
-        self._open = True
+        """Accept visitors.
+
+        :raises CannotListenError: the system can't watch one more socket; it is closed.
+        """
         # Level-triggered: who is not accepted now is told of again.
-        self._poller.add(self._fd, self, select.EPOLLIN)
+        try:
+            self._poller.add(self._fd, self, select.EPOLLIN)
+        except OSError as error:
+            host, port = self._socket.getsockname()[:2]
+            self._socket.close()
+            raise CannotListenError(host, port, error) from error
+        self._open = True
 
     def stopListening(self) -> Deferred[None]:
         """Close the port; fires at once."""

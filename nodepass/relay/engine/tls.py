@@ -217,7 +217,7 @@ class EngineTLSTransport(EngineTransport):
 
     def _flush(self) -> None:
         self._left = self._left[self._encrypt(self._left) :]
-        if self._left or self._gone:
+        if self._left or self._gone or (self._closing and not self._ending):
             return
         if self._ending:
             self._end()

@@ -1,4 +1,4 @@
-"""A data link on a Twisted transport, after its proof."""
+"""A data link after its proof."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ RESET_ANSWER_TIMEOUT = 10.0
 
 
 #: Bytes of a frame that are worth a pipe: to copy fewer costs less than the calls.
-LEAST_PIPED = 65536
+LONG_FRAME = 65536
 #: Bytes from which a frame's header is handed to the system beside them: to put it in front of
 #: fewer costs less than a second piece.
 SEPARATE_FROM = 4096
@@ -281,9 +281,9 @@ class DataLink(Protocol):
         stream, reader = self._stream, self._reader
         if stream is None or not (self.state.receiving and stream.sink_takes_pipes):
             return 0, False
-        if reader.length < LEAST_PIPED or reader.holds:
+        if reader.length < LONG_FRAME or reader.holds:
             return 0, False
-        return (reader.left, reader.left >= LEAST_PIPED) if reader.left else (HEADER_SIZE, False)
+        return (reader.left, reader.left >= LONG_FRAME) if reader.left else (HEADER_SIZE, False)
 
     def piped(self, pipe: Pipe) -> None:
         """Many bytes of the current frame came."""
