@@ -13,12 +13,13 @@ __all__ = ["PIPE_SIZE", "EnginePipe", "Pipes"]
 #: may have.
 PIPE_SIZE = 1 << 20
 #: Pipes of a process at most. One is in use only while a receiver is slower than its sender, or
-#: within a read; an unprivileged user may have 64 of this size altogether (pipe-user-pages-soft).
-MOST_PIPES = 48
+#: within a read; an unprivileged user may have 64 of this size altogether (pipe-user-pages-soft),
+#: which are for several processes and other programs too.
+MOST_PIPES = 24
 #: Seconds until more are asked for after the system refused one: others may have had them all.
 REFUSED_PAUSE = 10.0
-#: Pipes kept for the next ones. An empty one costs two descriptors.
-MOST_IDLE = 8
+#: Pipes kept for the next ones: most need one at a time. An empty one counts like a full one.
+MOST_IDLE = 2
 
 
 class EnginePipe:
