@@ -32,7 +32,7 @@ MOST_ROUNDS = 4
 #: Events in one answer from which it is worth to ask again.
 BUSY = 2
 
-_EVENTS = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+_EVENTS = select.EPOLLIN | select.EPOLLPRI | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 
 
 class Watched(Interface):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from select import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP
+from select import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP
 from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
@@ -32,8 +32,9 @@ LEAST_PIPED = 16384
 #: Reads by pipe, and of the headers between them, before others have their turn.
 MOST_PIPED_READS = 8
 
-_READ = EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR
-_HUNG_UP = EPOLLRDHUP | EPOLLHUP | EPOLLERR
+# After these a short read is no sign that nothing is left: a read stops at an urgent byte too.
+_MORE_BEHIND = EPOLLRDHUP | EPOLLHUP | EPOLLERR | EPOLLPRI
+_READ = EPOLLIN | _MORE_BEHIND
 
 #: Why a connection ended that broke. One for all: nobody adds to it.
 LOST = Failure(ConnectionLost())
@@ -51,7 +52,8 @@ class EngineTransport:
     Rule 2: the kernel tells once of what there is to read. So reading goes on until nothing is
     left, or until it is paused; then `_readable` remembers that there may be more.
 
-    Rule 3: a hang-up is told once as well. After it a short read is no sign that nothing is left.
+    Rule 3: a hang-up is told once as well. After it a short read is no sign that nothing is left,
+    nor is it after an urgent byte, which itself is dropped.
 
     Rule 4: a protocol is never called from within its own call of the transport, but for the
     producer's pause.
@@ -69,8 +71,8 @@ class EngineTransport:
         "_fd",
         "_gone",
         "_half_closes",
-        "_hung_up",
         "_left",
+        "_more_behind",
         "_much",
         "_paused",
         "_peer",
@@ -110,7 +112,7 @@ class EngineTransport:
         self._pipe: EnginePipe | None = None  # leaves before `_left`
         self._paused = False
         self._readable = True
-        self._hung_up = False
+        self._more_behind = False
         self._scheduled = False  # `_read_on` is due
         self._read_ended = False
         self._ends_writing = False
@@ -126,7 +128,7 @@ class EngineTransport:
         self._protocol = protocol
         self._half_closes = IHalfCloseableProtocol.providedBy(protocol)
         if told:
-            self._hung_up = bool(told & _HUNG_UP)
+            self._more_behind = bool(told & _MORE_BEHIND)
             self._poller.replace(self._fd, self)
         else:
             try:
@@ -145,8 +147,8 @@ class EngineTransport:
                 self._flush()
             if events & _READ:
                 self._readable = True
-                if events & _HUNG_UP:
-                    self._hung_up = True
+                if events & _MORE_BEHIND:
+                    self._more_behind = True
                     if events & EPOLLERR and (self._paused or self._read_ended):
                         # No read will tell.
                         self._broken()
@@ -179,7 +181,7 @@ class EngineTransport:
                 return
             if size < READ_SIZE:
                 self._much = 0
-                if not self._hung_up:
+                if not self._more_behind:
                     self._readable = False
                     self._deliver(_buffer[:size])
                     return
@@ -206,16 +208,22 @@ class EngineTransport:
                 else:
                     size = pipe.fill(self._fd, most)
             except BlockingIOError:
-                self._readable = False
                 size = -1
             except OSError:
                 size = -2
             if size <= 0:
                 if pipe is not None:
                     pipe.release()
-                if size == 0:
+                    if size == 0 or (size == -1 and self._more_behind):
+                        # No pipe gets past an urgent byte, and with FIN behind that the kernel
+                        # says that it is the end. Copying will tell.
+                        self._much = 0
+                        break
+                if size == -1:
+                    self._readable = False
+                elif size == 0:
                     self._end_of_file()
-                elif size == -2:
+                else:
                     self._lose(LOST)
                 return
             if pipe is None:
@@ -313,7 +321,7 @@ class EngineTransport:
                 self._throttle()
                 return
         self._pipe = pipe
-        if not self._send_pipe():
+        if not self._send_pipe() and not self._closing:
             self._throttle()
 
     def _send_pipe(self) -> bool:
@@ -428,7 +436,7 @@ class EngineTransport:
     def pauseProducing(self) -> None:
         """Read nothing for now."""
         self._paused = True
-        if self._hung_up and not self._gone and self._failed():
+        if self._more_behind and not self._gone and self._failed():
             # It was told already, and no read will tell either.
             self._broken()
 
@@ -445,7 +453,7 @@ class EngineTransport:
         """Ask a push producer to pause whenever what was written waits."""
         assert streaming and self._producer is None
         self._producer = producer
-        if self._left:
+        if self._left or self._pipe is not None:
             self._throttle()
 
     def unregisterProducer(self) -> None:
