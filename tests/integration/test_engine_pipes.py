@@ -36,13 +36,13 @@ from nodepass.relay.session import Session, SessionContext
 from nodepass.relay.stream import Cause
 from nodepass.relay.tcp import TcpStream
 from nodepass.wire import Opening
-from nodepass.wire.native.datalink import LEAST_PIPED, DataLink
+from nodepass.wire.native.datalink import LONG_FRAME, DataLink
 from nodepass.wire.native.frames import Fin, Open, Reset, data_header, encode
 from tests.enginerig import Rig, descriptors, reset
 from tests.sessionrig import BULK, NOWHERE, Joined, Owner, SessionTestCase
 
 #: What a read copies here, bytes; no less than what of a frame is not worth a pipe.
-READ = LEAST_PIPED
+READ = LONG_FRAME
 #: Bulk of each direction, bytes.
 MUCH = 4 * BULK
 #: And where it is copied.
@@ -289,7 +289,7 @@ class ForwardingTests(PipeTestCase):
 
     def test_few_pipes(self) -> None:
         """Sessions that share too few pipes go on by copying."""
-        self.pipes._most = 1
+        self.pipes._most, self.pipes._again_at = 1, float("inf")
         joined = self.join()
         chance = random.Random(7)
         self.carry(joined, BULK, BULK[::-1], lambda: chance.choice((0, 70_000, 1 << 20)))
@@ -427,15 +427,15 @@ class PeerTests(PipeTestCase):
         in two pieces, cut at each place, or a body that does."""
         joined = self.start()
         self.check()
-        sizes = (0, 1, READ, LEAST_PIPED - 1, LEAST_PIPED, LEAST_PIPED + 1, 3 * LEAST_PIPED)
+        sizes = (0, 1, READ, LONG_FRAME - 1, LONG_FRAME, LONG_FRAME + 1, 3 * LONG_FRAME)
         for size in sizes:
             for split in (1, 2, 3, 4, 5, 4 + size // 2, 3 + size):
                 self.send_frame(BULK[split : split + size], split)
                 # The receiver is to expect long ones again.
-                self.send_frame(BULK[7 : 7 + LEAST_PIPED + READ], READ)
+                self.send_frame(BULK[7 : 7 + LONG_FRAME + READ], READ)
             self.check()
         # And many at once.
-        data = BULK[: 3 * LEAST_PIPED]
+        data = BULK[: 3 * LONG_FRAME]
         self.sent = b"".join(data[:size] for size in sizes * 3)
         self.send(b"".join(data_header(size) + data[:size] for size in sizes * 3))
         self.send_frame(b"the last")
@@ -450,7 +450,7 @@ class PeerTests(PipeTestCase):
         """Headers and all other frames in bulk, byte by byte; then the next session."""
         for _ in range(2):
             joined = self.start()
-            for size in (LEAST_PIPED, 3):
+            for size in (LONG_FRAME, 3):
                 for byte in data_header(size):
                     self.link.transport._much = FULL_READS
                     self.send(bytes((byte,)))
@@ -522,7 +522,7 @@ class PeerTests(PipeTestCase):
         self.check()
         self.send(encode(Fin(1)))
         self.loop.settle()
-        for piece in (data_header(1 << 20), BULK[: 2 * LEAST_PIPED]):
+        for piece in (data_header(1 << 20), BULK[: 2 * LONG_FRAME]):
             self.link.transport._much = FULL_READS
             self.peer.send(piece)
             self.loop.settle()
@@ -534,7 +534,7 @@ class PeerTests(PipeTestCase):
         for lie in (
             struct.pack(">I", (2 << 24) + (1 << 20) + 1),
             struct.pack(">I", 99 << 24),
-            encode(Fin(1)) + data_header(LEAST_PIPED) + bytes(LEAST_PIPED),
+            encode(Fin(1)) + data_header(LONG_FRAME) + bytes(LONG_FRAME),
         ):
             if self.number:
                 self.doCleanups()
