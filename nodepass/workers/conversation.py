@@ -5,6 +5,7 @@ It is a Unix socket that keeps the bounds of messages (``SOCK_SEQPACKET``).
 
 from __future__ import annotations
 
+import os
 import socket
 from array import array
 from collections import deque
@@ -38,6 +39,11 @@ def _receive(sock: socket.socket) -> tuple[bytes, list[int]]:
     return message, list(files)
 
 
+def _close(files: Sequence[int]) -> None:
+    for file in files:
+        os.close(file)
+
+
 @implementer(IReadWriteDescriptor)
 class Conversation:
     """One end of it.
@@ -65,10 +71,11 @@ class Conversation:
         reactor.addReader(self)
 
     def send(self, message: bytes, files: Sequence[int] = ()) -> None:
-        """Send a message, now or when there is room; its descriptors must stay open until then."""
+        """Send a message, now or when there is room. One that waits has its descriptors twice:
+        those that were given may be closed at once."""
         if self._socket is None or (not self._waiting and self._put(message, files)):
             return
-        self._waiting.append((message, tuple(files)))
+        self._waiting.append((message, tuple(map(os.dup, files))))
         self.backlog += len(message)
         if len(self._waiting) == 1:
             self._reactor.addWriter(self)
@@ -83,6 +90,8 @@ class Conversation:
         if sock is not None:
             self._reactor.removeReader(self)
             self._reactor.removeWriter(self)
+            for _, files in self._waiting:
+                _close(files)
             self._waiting.clear()
             sock.close()
 
@@ -126,6 +135,7 @@ class Conversation:
             if not self._put(message, files):
                 return
             self._waiting.popleft()
+            _close(files)
             self.backlog -= len(message)
         self._reactor.removeWriter(self)
 

@@ -152,6 +152,28 @@ class Conversations(TestCase):
             assert (message, copy.getsockname()) == (b"take this", name)
             assert not os.get_inheritable(file)
 
+    async def _late_files(self) -> None:
+        await turns(1)  # the reactor has what it needs
+        before = len(os.listdir("/proc/self/fd"))
+        filler = bytes(1000)
+        while not self.one.backlog:
+            self.one.send(filler)
+        with socket.socket() as sock:
+            sock.bind(("127.0.0.1", 0))
+            name = sock.getsockname()
+            self.one.send(b"take this", [sock.fileno()])
+        while self.one.backlog:
+            await turns(1)
+        await turns(2)
+        message, (file,) = self.heard[-1]
+        with socket.socket(fileno=file) as copy:
+            assert (message, copy.getsockname()) == (b"take this", name)
+        self.assertEqual(len(os.listdir("/proc/self/fd")), before)
+
+    def test_a_descriptor_that_is_closed_while_its_message_waits(self) -> Deferred[None]:
+        """It arrives all the same, and nothing of it is left."""
+        return Deferred.fromCoroutine(self._late_files())
+
     def test_a_descriptor_comes_with_its_message(self) -> Deferred[None]:
         """It is another one for the same socket, and no child of ours would inherit it."""
         return Deferred.fromCoroutine(self._files())
