@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -53,15 +54,22 @@ def hide_keys(program: str, arguments: Sequence[str], options: Collection[str] =
         setproctitle.setthreadtitle(program)
 
 
+#: Seconds in which a signal that is repeated is the same one: ``timeout``, shells and service
+#: managers send it to the process and to its group.
+SAME_SIGNAL = 0.3
+
+
 def end_at_next_signal() -> None:
     """Make the next SIGINT or SIGTERM end this process at once, without any clean-up.
 
     Called once a graceful stop is under way, for whoever does not want to wait for it. A handler
     of ours rather than the default action, which does not exist for process 1 of a container.
     """
+    began = time.monotonic()
 
     def end(number: int, _frame: object) -> None:
-        os._exit(_SIGNAL_STATUS + number)
+        if time.monotonic() - began >= SAME_SIGNAL:
+            os._exit(_SIGNAL_STATUS + number)
 
     for name in ("SIGINT", "SIGTERM", "SIGBREAK"):
         if hasattr(signal, name):

@@ -115,7 +115,10 @@ class Tenant:
             config = parse_url(self._url)
             assert not isinstance(config, MasterConfig)  # the master has seen to that
             if config.workers != 1:
-                ignored = "parameter workers: ignored, a master's instances share its own workers"
+                ignored = (
+                    "parameter workers: ignored, a master's instances share its own workers;"
+                    " NP_MASTER_WORKERS says how many"
+                )
                 config = evolve(config, workers=1, warnings=(*config.warnings, ignored))
             service = self._service = RoleService(
                 config,
