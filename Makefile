@@ -14,7 +14,7 @@ RELAYED := $(patsubst %,tests/scenarios/test_%.py,first_byte tcp_bytes tcp_endin
 MINUTES ?= 10
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test soak lint types docs bench bench-growth bench-latency bench-master bench-memory bench-workers dist check-install clean
+.PHONY: help install demo test test-scenarios test-parts test-portable soak lint types docs bench bench-growth bench-latency bench-master bench-memory bench-workers dist check-install clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
@@ -24,9 +24,16 @@ install: $(STAMP) ## create .venv with nodepass (editable) and every tool
 demo: $(STAMP) ## a tunnel at work on this machine
 	$(BIN)/nodepass demo
 
-test: $(STAMP) ## the whole test suite; ARGS="-k name" for a part of it
-	$(BIN)/python -m pytest tests/unit tests/integration $(ARGS)
+test: test-scenarios test-parts test-portable ## the whole test suite; ARGS="-k name" for a part of it
+
+# Scenarios wait more than they compute: with make -j2 the others run beside them.
+test-scenarios: $(STAMP)
 	$(BIN)/python -m pytest -p twisted tests/scenarios $(ARGS)
+
+test-parts: $(STAMP)
+	$(BIN)/python -m pytest tests/unit tests/integration $(ARGS)
+
+test-portable: $(STAMP)
 	NP_RELAY=portable $(BIN)/python -m pytest -p twisted $(RELAYED) $(ARGS)
 
 soak: $(STAMP) ## the long forms of tests: 20,000 sessions, floods of 10,000; mixed load, an hour by MINUTES=60
