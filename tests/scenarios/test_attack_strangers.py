@@ -167,6 +167,7 @@ async def test_slow_handshakes_end(where: bytes | None) -> None:
         return line.drain()
 
     assert await attack(dawdle) == b""
+    await says(nodes.server, "access denied to 127.0.0.1: handshake timed out")
     assert len(said(nodes.server, "access denied to 127.0.0.1: handshake timed out")) == 1
     await nodes.stop()
     await target.stop()
