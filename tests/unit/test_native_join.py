@@ -621,6 +621,61 @@ def test_links_that_fail_are_tried_one_at_a_time(net: MemoryNet) -> None:
     client.stop()
 
 
+class Dialling:
+    """Connections that a client is making for its data links, and that go nowhere by themselves."""
+
+    def __init__(self, client: Client) -> None:
+        self.tries: list[Deferred[Any]] = []
+        maker: Any = client.connector._maker
+        maker._terms = attrs.evolve(maker._terms, dial=self.dial)
+
+    def dial(self, host: str, port: int, factory: Any) -> Deferred[Any]:
+        """One more; the test says how it ends."""
+        self.tries.append(Deferred())
+        return self.tries[-1]
+
+
+@FLOWS
+def test_no_links_are_made_for_a_server_that_leaves(
+    net: MemoryNet, lines: list[str], flow: Flow
+) -> None:
+    """Neither for its last wishes nor for the client's own; one under way that its closed port
+    refuses is no trouble and no reason to try again."""
+    server, client = Server(net, flow=flow), Client(net).start()
+    dialling = Dialling(client)
+    client.peer.need_links(1)
+    server.peer.drain()
+    net.flush()
+    dialling.tries[0].errback(ConnectionRefusedError())
+    for asking in (client.peer, server.peer):
+        asking.need_links(3)
+    net.later(4)
+    assert len(dialling.tries) == 1
+    assert not any("data link" in line for line in lines)
+    assert client.connector.health.reason is None
+    client.stop()
+    nothing_left(net)
+
+
+def test_a_server_leaves_just_after_it_refused(net: MemoryNet, lines: list[str]) -> None:
+    """Its closed port may be quicker than its word; a refusal by one that stays is told."""
+    server, client = Server(net), Client(net).start()
+    dialling = Dialling(client)
+    client.peer.need_links(1)
+    for leaves in (False, True):
+        lines.clear()
+        dialling.tries[-1].errback(ConnectionRefusedError())
+        if leaves:
+            server.peer.drain()
+        net.flush()
+        net.later(1.5)
+        assert any("can't make a data link" in line for line in lines) is not leaves
+        assert (client.connector.health.reason is None) is leaves
+    assert len(dialling.tries) == 2
+    client.stop()
+    nothing_left(net)
+
+
 def test_pins(net: MemoryNet, lines: list[str]) -> None:
     """Both the present and the announced certificate count; a stranger's does not."""
     server, client = Server(net, tls=TLSLevel.SELF_SIGNED), Client(net).start()

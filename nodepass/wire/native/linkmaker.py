@@ -101,6 +101,7 @@ class LinkMaker:
             self._wanted > 0
             and self._pause is None
             and peer.joined
+            and not peer.draining
             and not self._stopped
             and len(self._making) < most
         ):
@@ -133,16 +134,23 @@ class LinkMaker:
             least, most = self._terms.interval
             pause = min(most, least * 2.0 ** min(self._failures, 16))
             self._failures += 1
+            self._pause = self._terms.reactor.callLater(
+                pause, self._resume, peer, tls_reason(failure)
+            )
+
+    def _resume(self, peer: NativePeer, reason: str) -> None:
+        """Say what failed, and try again; but a server that is leaving takes no links, which is no
+        trouble. That it leaves, or is lost, may be heard a moment after its port has refused."""
+        self._pause = None
+        if peer.draining:
+            self._terms.health.well(self._terms.cause)
+        elif peer.joined:
             self._terms.health.trouble(
                 self._terms.cause,
                 "can't make a data link to {peer}: {reason}; trying on",
                 peer=peer.name,
-                reason=tls_reason(failure),
+                reason=reason,
             )
-            self._pause = self._terms.reactor.callLater(pause, self._resume, peer)
-
-    def _resume(self, peer: NativePeer) -> None:
-        self._pause = None
         self._go_on(peer)
 
     def _finished(self, _: None, making: Deferred[None], peer: NativePeer) -> None:
