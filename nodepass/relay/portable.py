@@ -141,15 +141,7 @@ class PortableRelay:
         return cast(IListeningPort, port)
 
     def dial_tcp(self, targets: Sequence[Address], timeout: float, header: Header | None) -> Stream:
-        connecting = self._connect(targets, timeout)
-        if header is None:
-            return DialedStream(connecting, _cause)
-        first = header
-
-        def write_header(stream: TcpStream) -> bytes:
-            return first(endpoint_of(cast(Any, stream.transport).getPeer()))
-
-        return DialedStream(connecting, _cause, write_header)
+        return dialed(self._connect(targets, timeout), header)
 
     def _connect(self, targets: Sequence[Address], timeout: float) -> Deferred[TcpStream]:
         return Deferred.fromCoroutine(self._dial(targets, timeout))
@@ -218,6 +210,18 @@ class PortableRelay:
             self._log,
             self._held,
         )
+
+
+def dialed(connecting: Deferred[TcpStream], header: Header | None) -> Stream:
+    """The stream to a target that is being dialed."""
+    if header is None:
+        return DialedStream(connecting, _cause)
+    first = header
+
+    def write_header(stream: TcpStream) -> bytes:
+        return first(endpoint_of(cast(Any, stream.transport).getPeer()))
+
+    return DialedStream(connecting, _cause, write_header)
 
 
 def take_over(transport: Any, protocol: Any, ready: Callable[[], None]) -> None:

@@ -23,6 +23,17 @@ KEEPALIVE_IDLE = 15
 KEEPALIVE_INTERVAL = 5
 KEEPALIVE_PROBES = 3
 
+# Those times as options of a socket, where the system lets one choose.
+KEEPALIVE_OPTIONS = tuple(
+    (getattr(socket, name), value)
+    for name, value in (
+        ("TCP_KEEPIDLE", KEEPALIVE_IDLE),
+        ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL),
+        ("TCP_KEEPCNT", KEEPALIVE_PROBES),
+    )
+    if hasattr(socket, name)
+)
+
 # SO_LINGER for "closing resets" and for "closing sends what is left, then FIN".
 LINGER_RESET = struct.pack("ii", 1, 0)
 LINGER_OFF = struct.pack("ii", 0, 0)
@@ -44,13 +55,9 @@ def tune(transport: Any) -> None:
 
 def set_keepalive_times(handle: Any) -> None:
     """Say when a socket's keep-alive probes are sent, where the system lets one choose."""
-    for name, value in (
-        ("TCP_KEEPIDLE", KEEPALIVE_IDLE),
-        ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL),
-        ("TCP_KEEPCNT", KEEPALIVE_PROBES),
-    ):
-        if hasattr(socket, name) and hasattr(handle, "setsockopt"):
-            handle.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    if hasattr(handle, "setsockopt"):
+        for option, value in KEEPALIVE_OPTIONS:
+            handle.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 @implementer(IHalfCloseableProtocol, IPushProducer)

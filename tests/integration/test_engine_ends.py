@@ -22,6 +22,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from nodepass.address import Address, Endpoint
 from nodepass.relay.choice import choose_relay
+from nodepass.relay.engine import dialer as dialer_module
 from nodepass.relay.engine.dialer import Dialer
 from nodepass.relay.engine.port import ACCEPT_PAUSE, EnginePort
 from nodepass.relay.engine.relay import EngineRelay
@@ -269,7 +270,7 @@ class AcceptTests(EndsTestCase):
 
 
 class DialTests(EndsTestCase):
-    """Connects."""
+    """Connects to targets on this host, which answer before the call that asks them returns."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -296,11 +297,10 @@ class DialTests(EndsTestCase):
     def check_exchange(self, host: str) -> None:
         server, number = self.server(host)
         outcome = self.dial(host, number)
-        self.loop.until(lambda: outcome)
+        self.loop.until(lambda: outcome and not self.loop.getDelayedCalls())
         protocol = outcome[0]
         far, _ = server.accept()
         self.addCleanup(far.close)
-        self.assertEqual(self.loop.getDelayedCalls(), [])
         peer = protocol.transport.getPeer()
         self.assertEqual((peer.host, peer.port), (host, number))
         protocol.transport.write(b"question")
@@ -331,6 +331,13 @@ class DialTests(EndsTestCase):
         """Where no connection can lead the system says so at once."""
         outcome = self.dial("224.0.0.1", 9)
         self.assertEqual(dial_cause(outcome[0]), "unreachable")
+
+    def test_at_once(self) -> None:
+        """Who has answered needs not be waited for."""
+        _, number = self.server()
+        protocol = self.dialer.dial("127.0.0.1", number, self.factory, 5.0)
+        self.assertIsInstance(protocol, Halves)
+        protocol.transport.abortConnection()
 
     def test_timed_out(self) -> None:
         """A target whose queue is full does not answer."""
@@ -394,6 +401,37 @@ class DialTests(EndsTestCase):
         reset(server.accept()[0])
         self.loop.until(lambda: outcome)
         self.loop.until(lambda: not self.loop.readers)
+
+
+class DistantDialTests(DialTests):
+    """The same with targets that answer later."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.patch(dialer_module, "stream_socket", DistantSocket)
+
+    def test_at_once(self) -> None:
+        """Nobody has."""
+
+        _, number = self.server()
+        outcome = self.dial("127.0.0.1", number)
+        self.assertEqual(outcome, [])
+        self.loop.until(lambda: outcome)
+        outcome[0].transport.abortConnection()
+
+
+class DistantSocket(socket.socket):
+    """Says that it is still connecting, whatever has become of that."""
+
+    def __init__(self, family: int) -> None:
+        super().__init__(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        self.asked = False
+
+    def connect_ex(self, address: Any) -> int:
+        if self.asked:
+            return errno.EALREADY
+        self.asked = True
+        return super().connect_ex(address)
 
 
 class LeftoversTests(EndsTestCase):

@@ -8,7 +8,7 @@ import select
 import socket
 from typing import Any
 
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import TimeoutError, getConnectError
 from twisted.internet.interfaces import IReactorTime
 
@@ -19,7 +19,7 @@ from .transport import EngineTransport
 
 __all__ = ["Dialer"]
 
-_UNDER_WAY = (0, errno.EINPROGRESS, errno.EINTR)
+_UNDER_WAY = (errno.EALREADY, errno.EINPROGRESS, errno.EINTR)
 _DONE = select.EPOLLOUT | select.EPOLLERR | select.EPOLLHUP
 
 
@@ -32,32 +32,42 @@ class Dialer:
         self._deadlines: dict[float, Deadlines] = {}  # of a role, one or two
 
     def connect(self, host: str, port: int, factory: Any, timeout: float) -> Deferred[Any]:
+        """As `dial`, with a Deferred in any case."""
+        outcome = self.dial(host, port, factory, timeout)
+        return outcome if isinstance(outcome, Deferred) else succeed(outcome)
+
+    def dial(self, host: str, port: int, factory: Any, timeout: float) -> Any:
         """Connect to one address.
 
         :param host: an IP literal, with a zone or without.
         :param factory: has `buildProtocol`; it is not told of anything else.
         :param timeout: seconds.
-        :returns: fires with the protocol that the factory built, connected. Fails as Twisted's
-            endpoints do, with a ConnectError. It may be cancelled.
+        :returns: the protocol that the factory built, connected, where the target has answered by
+            now, as one on this host has; else a Deferred that fires with it. That fails as
+            Twisted's endpoints do, with a ConnectError, and may be cancelled.
         """
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
         sock = None
         try:
-            name: Any = (host, port)
-            if "%" in host:
-                name = socket.getaddrinfo(
-                    host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
-                )[0][4]
+            family, name = _name(host, port)
             sock = stream_socket(family)
             status = sock.connect_ex(name)
+            if status == errno.EINPROGRESS:
+                status = sock.connect_ex(name)  # asks how far that is
             if status in _UNDER_WAY:
                 return _Attempt(self._poller, sock, name, factory, self._within(timeout)).connected
+            if not status:
+                transport = EngineTransport(self._poller, sock, peer=name)
+                self._poller.add(sock.fileno(), transport)
         except OSError as error:
             if sock is not None:
                 sock.close()
             return fail(getConnectError((error.errno or 0, str(error))))
-        sock.close()
-        return fail(_refused(status))
+        if status:
+            sock.close()
+            return fail(_refused(status))
+        protocol = factory.buildProtocol(None)
+        transport.begin(protocol, told=select.EPOLLOUT)
+        return protocol
 
     def _within(self, seconds: float) -> Deadlines:
         deadlines = self._deadlines.get(seconds)
@@ -114,6 +124,16 @@ class _Attempt:
         self._deadlines.remove(self._timed_out)
         self._poller.remove(self._fd, closing=True)
         self._socket.close()
+
+
+def _name(host: str, port: int) -> tuple[int, Any]:
+    """An IP literal as the system takes it: its family, and its name."""
+    if ":" not in host:
+        return socket.AF_INET, (host, port)
+    if "%" in host:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+        return socket.AF_INET6, found[0][4]
+    return socket.AF_INET6, (host, port)
 
 
 def _refused(status: int) -> Exception:

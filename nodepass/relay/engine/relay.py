@@ -6,7 +6,7 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IListeningPort
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
@@ -16,7 +16,8 @@ from nodepass.logs import Log
 from nodepass.resolver import LOCALHOST, CachingResolver
 
 from ..hangup import HangupWatch
-from ..portable import BACKLOG, Accepted, PortableRelay, literal
+from ..portable import BACKLOG, Accepted, Header, PortableRelay, dialed, literal
+from ..stream import Stream
 from ..tcp import TcpStream
 from ..udp import DatagramPort, DatagramReceiver, TargetReceiver, TargetSocket
 from .dialer import Dialer
@@ -68,19 +69,24 @@ class EngineRelay(PortableRelay):
         port.startListening()
         return port
 
-    def _connect(self, targets: Sequence[Address], timeout: float) -> Deferred[TcpStream]:
+    def dial_tcp(self, targets: Sequence[Address], timeout: float, header: Header | None) -> Stream:
         """Nearly always a target has one address that is known, or is this host, and is reached:
-        nothing needs to be looked up, run beside it or waited for."""
+        nothing needs to be looked up or run beside it; on this host, nor waited for."""
         target = targets[0]
         hosts = target.dial_hosts()
         known = self._resolver.known(hosts[0])
         alone = len(hosts) == 1 and len(known) == 1
         if not (alone or known[:1] == LOCALHOST[:1]):
-            return super()._connect(targets, timeout)
-        connecting = self._dialer.connect(known[0], target.port, self._streams, timeout)
+            return super().dial_tcp(targets, timeout, header)
+        outcome = self._dialer.dial(known[0], target.port, self._streams, timeout)
+        if isinstance(outcome, TcpStream):
+            if header is not None:
+                outcome.write(header(Endpoint(known[0], target.port)))
+            return outcome
         # What comes next has the time of a dial of its own.
         rest = targets[1:] if alone else targets
-        return connecting.addErrback(self._go_on, target if alone else None, rest, timeout)
+        outcome.addErrback(self._go_on, target if alone else None, rest, timeout)
+        return dialed(outcome, header)
 
     def _go_on(
         self, failure: Failure, failed: Address | None, rest: Sequence[Address], timeout: float
@@ -89,7 +95,7 @@ class EngineRelay(PortableRelay):
             return failure
         if failed is not None:
             self._not_reached(failed, failure)
-        return super()._connect(rest, timeout) if rest else failure
+        return self._connect(rest, timeout) if rest else failure
 
     def listen_udp(self, address: Address, receiver: DatagramReceiver, limit: int) -> DatagramPort:
         return listen_udp(self._reactor, self._poller, address, receiver, limit)

@@ -12,9 +12,20 @@ from twisted.python.failure import Failure
 
 from nodepass.address import Address
 
-from ..tcp import LINGER_RESET, set_keepalive_times
+from ..tcp import KEEPALIVE_OPTIONS, LINGER_RESET
 
 __all__ = ["Interim", "detach", "listening", "release", "stream_socket"]
+
+# Numbers, as the names of the socket module take long to combine.
+_STREAM = int(socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+_OPTIONS: tuple[tuple[int, int, Any], ...] = (
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    *((socket.IPPROTO_TCP, option, seconds) for option, seconds in KEEPALIVE_OPTIONS),
+    # The system closes the sockets of a process that is killed, and a cut stream must not look like
+    # a whole one.
+    (socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET),
+)
 
 
 def stream_socket(family: int) -> socket.socket:
@@ -22,13 +33,9 @@ def stream_socket(family: int) -> socket.socket:
 
     Connections inherit them from the socket that they were accepted on.
     """
-    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    set_keepalive_times(sock)
-    # The system closes the sockets of a process that is killed, and a cut stream must not look like
-    # a whole one.
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
+    sock = socket.socket(family, _STREAM)
+    for level, option, value in _OPTIONS:
+        sock.setsockopt(level, option, value)
     return sock
 
 
