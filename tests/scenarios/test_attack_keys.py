@@ -107,11 +107,13 @@ async def test_somebody_in_between_is_found_out(tls: int) -> None:
     """Who ends the client's TLS with a certificate of his own and passes everything on is refused,
     and both logs speak of him."""
     target = echoing()
-    server = start_server(target.endpoint, more=f"tls={tls}")
+    # He is slow, as he shares the test's process; a busy machine makes him slower still.
+    patient = {"NP_HANDSHAKE_TIMEOUT": "60s"}
+    server = start_server(target.endpoint, more=f"tls={tls}", env=patient)
     between = Interceptor(await server.port("clients"))
-    client = start_client(target.endpoint, between.port)
-    assert "somebody in between" in await says(client, "can't join the server")
-    assert "somebody in between" in await says(server, "access denied")
+    client = start_client(target.endpoint, between.port, env=patient)
+    await says(client, "can't join the server: .*somebody in between", timeout=60)
+    await says(server, "access denied to .*somebody in between", timeout=60)
     assert not said(server, "established") and not said(client, "established")
     assert between.seen  # he did read the handshake, and was none the wiser
     await client.stop()
@@ -125,14 +127,15 @@ async def test_somebody_in_between_data_links_is_found_out() -> None:
     """A data link whose TLS ends at somebody in between is dropped by the client for its
     certificate, though the control link was fine."""
     target, cutter = echoing(), Cutter()
-    nodes = await fleet(target.endpoint, server="tls=1", through=cutter)
+    nodes = await fleet(
+        target.endpoint, server="tls=1", env={"NP_HANDSHAKE_TIMEOUT": "60s"}, through=cutter
+    )
     assert await visit(nodes.visitor) == b"1"
     between = Interceptor(nodes.tunnel)
     cutter.onward = between.port
     for number in cutter.data_links():
         cutter.cut(number)
-    line = await says(nodes.clients[0], "can't make a data link")
-    assert "certificate" in line, line
+    await says(nodes.clients[0], "can't make a data link to .*certificate", timeout=60)
     assert b"?hello" not in between.seen
     cutter.onward = nodes.tunnel
     await serves(nodes.visitor)
@@ -163,6 +166,7 @@ async def test_guesses_are_limited() -> None:
     for key in (OTHER_KEY, KEY):
         refusal = await attack(guess, key)
         assert isinstance(refusal, Refuse) and refusal.refusal == Refusal.BUSY
+    await says(nodes.server, "access denied to .*too many")
     assert len(said(nodes.server, "access denied")) == 2  # a line for each cause
     cutter.cut(0)
     await says(nodes.server, "established again")
