@@ -120,12 +120,12 @@ def serve(roles: Sequence[Any], reactor: Any) -> int:
 
     SIGINT and SIGTERM stop them gracefully; a second one ends the process at once.
     """
-    from nodepass.process import RoleGroup, end_at_next_signal
+    from nodepass.process import RoleGroup, stop_at_signals
     from nodepass.reactor import steady_clock
 
     steady_clock(reactor)
     group = RoleGroup(roles, reactor)
-    reactor.addSystemEventTrigger("before", "shutdown", end_at_next_signal)
+    stop_at_signals(reactor)
     reactor.addSystemEventTrigger("before", "shutdown", group.stopService)
     group.privilegedStartService()
     group.startService()

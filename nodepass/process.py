@@ -9,12 +9,14 @@ import os
 import signal
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import setproctitle
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred, succeed
+from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import IReactorCore, IReactorFromThreads
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -59,11 +61,32 @@ def hide_keys(program: str, arguments: Sequence[str], options: Collection[str] =
 SAME_SIGNAL = 0.3
 
 
+def stop_at_signals(reactor: Any) -> None:
+    """Let SIGINT and SIGTERM stop ``reactor`` gracefully, and the next one end this process at
+    once, without any clean-up, for whoever does not want to wait.
+
+    In the place of Twisted's own handlers, for which the second of two that come before the reactor
+    had its turn is an error.
+    """
+
+    def stop(_number: int, _frame: object) -> None:
+        end_at_next_signal()
+        reactor.callFromThread(stop_reactor)
+
+    def stop_reactor() -> None:
+        with suppress(ReactorNotRunning):  # it is stopping for another reason
+            reactor.stop()
+
+    # Twisted's are installed just before.
+    reactor.callWhenRunning(_handle_signals, stop)
+    reactor.addSystemEventTrigger("before", "shutdown", end_at_next_signal)
+
+
 def end_at_next_signal() -> None:
     """Make the next SIGINT or SIGTERM end this process at once, without any clean-up.
 
-    Called once a graceful stop is under way, for whoever does not want to wait for it. A handler
-    of ours rather than the default action, which does not exist for process 1 of a container.
+    A handler of ours rather than the default action, which does not exist for process 1 of a
+    container.
     """
     began = time.monotonic()
 
@@ -71,9 +94,13 @@ def end_at_next_signal() -> None:
         if time.monotonic() - began >= SAME_SIGNAL:
             os._exit(_SIGNAL_STATUS + number)
 
+    _handle_signals(end)
+
+
+def _handle_signals(handler: Callable[[int, object], None]) -> None:
     for name in ("SIGINT", "SIGTERM", "SIGBREAK"):
         if hasattr(signal, name):
-            signal.signal(getattr(signal, name), end)
+            signal.signal(getattr(signal, name), handler)
 
 
 def on_hangup(reactor: IReactorFromThreads, action: Callable[[], object]) -> Callable[[], object]:

@@ -81,6 +81,7 @@ class RoleService(Service):
         self._health = Health(Log(self.config.log, self._source), condition)
         self._introduced = False  # its warnings have been logged
         self._announced = False  # its start has been logged
+        self._effective = self.config  # with the processes that there are
         self._role: Role | Crew | None = None
         self._draining: Role | Crew | None = None
         self._earlier = Stats()  # of roles that have failed since the start
@@ -247,7 +248,7 @@ class RoleService(Service):
         return result
 
     def _say_stopped(self, _: None) -> None:
-        self._health.log.info("stopped: {url}", url=self.config.effective_url())
+        self._health.log.info("stopped: {url}", url=self._effective.effective_url())
 
     # How it comes to be.
 
@@ -289,6 +290,7 @@ class RoleService(Service):
             count, missing = worker_count(config, reactor)
             if missing:
                 log.warn("parameter workers: one process is used, as {why}", why=missing)
+            config = self._effective = evolve(config, workers=count)
             if count > 1:
                 return self._make_crew(config, tuning, reactor, count)
         if isinstance(config, ServerConfig):
@@ -340,7 +342,7 @@ class RoleService(Service):
     def _say_started(self, role: Role | Crew) -> None:
         if role is self._role and self._error is None and not self._announced:
             self._announced = True
-            role.log.info("started: {url}", url=self.config.effective_url())
+            role.log.info("started: {url}", url=self._effective.effective_url())
 
     def _now_ready(self) -> None:
         if not self._is_ready:

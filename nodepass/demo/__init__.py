@@ -6,10 +6,12 @@ both through the tunnel, says what it measured, and stays up to be tried by hand
 
 from __future__ import annotations
 
+import socket
 import sys
 import time
 import zlib
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import treq
@@ -28,6 +30,7 @@ from nodepass.address import Endpoint
 from nodepass.config import parse_role_url
 from nodepass.keys import new_key
 from nodepass.logs import Level, LineObserver
+from nodepass.process import stop_at_signals
 from nodepass.service import RoleService, makeService
 from nodepass.tuning import Tuning
 
@@ -89,9 +92,9 @@ class Demo:
     rows: list[Row] = field(factory=list)
     complete: bool = False
     stopping: bool = False
-    #: What `start` finds out: where visitors reach the targets, and the nodes' URLs.
+    #: What `start` finds out: where the targets are, and where visitors reach them.
+    target: Endpoint = field(init=False)
     visitor: Endpoint = field(init=False)
-    urls: list[str] = field(init=False)
 
     @property
     def held(self) -> bool:
@@ -138,20 +141,16 @@ class Demo:
     async def start(self) -> str:
         """Targets, server and client, until the client has joined."""
         began = time.perf_counter()
-        target = self._listen()
+        self.target = self._listen()
         key = new_key()
         server = self._node(f"server://{key}@{HOST}:0/{HOST}:0?tls=1")
         address = server.tunnel_address
         if address is None:
             raise DemoError("the server could not listen")
-        client = self._node(f"client://{key}@{address}/{target}")
+        client = self._node(f"client://{key}@{address}/{self.target}")
         await gatherResults([server.whenReady(), client.whenReady()], consumeErrors=True)
         assert server.visitor_address is not None
         self.visitor = server.visitor_address
-        self.urls = [
-            f"server://{key}@{address}/{self.visitor}?tls=1",
-            f"client://{key}@{address}/{target}?mode=2&tls=1",
-        ]
         return f"server and client joined, TLS 1.3, in {_show(time.perf_counter() - began)}"
 
     def _node(self, url: str) -> RoleService:
@@ -241,18 +240,27 @@ class Demo:
 
     def say_what_to_try(self) -> None:
         """Tell how to go on by hand."""
-        server, client = self.urls
+        key = new_key()
+        tunnel, visitors = free_ports(2)
         for line in (
             "",
             "It stays up until Ctrl-C. From another terminal:",
             f"  curl http://{self.visitor}/",
             "",
-            "The two nodes in this process, as commands of their own:",
-            f'  nodepass "{server}"',
-            f'  nodepass "{client}"',
+            "Another tunnel to the same web site, of commands, each in a terminal of its own:",
+            f'  nodepass "server://{key}@{HOST}:{tunnel}/{HOST}:{visitors}?mode=1&tls=1"',
+            f'  nodepass "client://{key}@{HOST}:{tunnel}/{self.target}?mode=2&tls=1"',
+            f"  curl http://{HOST}:{visitors}/",
             "On two machines, give the server's address instead of 127.0.0.1.",
         ):
             self.say(line)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on now."""
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.create_server((HOST, 0))) for _ in range(count)]
+        return [one.getsockname()[1] for one in sockets]
 
 
 def _too_slow(result: Any, seconds: float) -> Any:
@@ -321,6 +329,7 @@ def run(demo: Demo, *, once: bool) -> int:
 
         reactor.addSystemEventTrigger("before", "shutdown", stop)
 
+    stop_at_signals(reactor)
     reactor.callWhenRunning(begin)
     reactor.run()
     return 0 if demo.complete and demo.held else 1

@@ -58,7 +58,7 @@ def why(error: CannotListenError) -> str:
     """The reason why a port can't be bound now, in words."""
     number = getattr(error.socketError, "errno", None)
     if number == errno.EADDRINUSE:
-        return "in use by another program"
+        return "in use by another program, which ss -ltnup names; stop it, or give another port"
     return getattr(error.socketError, "strerror", None) or str(error.socketError)
 
 

@@ -309,7 +309,9 @@ async def test_a_port_is_nobody_elses() -> None:
     target = echoing()
     one, where = await forwarder(target.endpoint)
     two = node(f"client://{where}/{target.endpoint}?mode=1&workers=2")
-    await says(two, f"can't listen for visitors on {where}: in use by another program; trying on")
+    await says(
+        two, f"can't listen for visitors on {where}: in use by another program, .*; trying on"
+    )
     await one.stop()
     await says(two, "listening for visitors")
     await serves(where)
@@ -341,9 +343,11 @@ async def test_a_hung_worker_keeps_its_slots() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_without_a_key_one_process_serves() -> None:
-    """A server without a key has one client at a time, and says why it has no workers."""
+    """A server without a key has one client at a time, says why it has no workers, and by which URL
+    it runs."""
     one = start_server("127.0.0.1:1", more="workers=2", key="")
     await says(one, "parameter workers: one process is used, as a server without a key")
-    await one.line("started")
+    await says(one, "started: server://.*workers=1$")
     assert workers_of(one) == []
     assert await one.stop() == 0
+    assert said(one, "stopped: server://.*workers=1$")

@@ -195,6 +195,13 @@ def test_bad_key_file(tmp_path: Path, content: bytes) -> None:
     assert "second" not in str(raised.value)
 
 
+@pytest.fixture
+def no_signals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process's signals stay what they are."""
+    monkeypatch.setattr("nodepass.process.stop_at_signals", lambda reactor: None)
+
+
+@pytest.mark.usefixtures("no_signals")
 def test_serve_clean() -> None:
     """The roles are bound, then started, then run; a stop that was asked for is status 0."""
     role, reactor = FakeRole(), FakeReactor()
@@ -208,6 +215,7 @@ def test_serve_clean() -> None:
     assert role.told[-1] == "stop"
 
 
+@pytest.mark.usefixtures("no_signals")
 @pytest.mark.parametrize(
     ("error", "status"),
     [(FatalError("no permission to bind :80"), 1), (ConfigError("crt=x: no such file"), 2)],

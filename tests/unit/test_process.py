@@ -6,9 +6,11 @@ import os
 import pickle
 import signal
 import time
+from collections.abc import Callable
 
 import pytest
 from twisted.internet.defer import Deferred, fail
+from twisted.internet.error import ReactorNotRunning
 from twisted.internet.task import Clock
 
 from nodepass import process
@@ -55,6 +57,61 @@ def test_second_signal(monkeypatch: pytest.MonkeyPatch) -> None:
     handlers[signal.SIGTERM](signal.SIGTERM, None)
     handlers[signal.SIGINT](signal.SIGINT, None)
     assert ended == [143, 130]
+
+
+class Stopping:
+    """A reactor that is busy: what signals ask of it waits for `turn`."""
+
+    def __init__(self) -> None:
+        self.asked: list[Callable[[], None]] = []
+        self.stopped = False
+
+    def callWhenRunning(self, call: Callable[..., None], *arguments: object) -> None:
+        """It runs."""
+        call(*arguments)
+
+    def addSystemEventTrigger(self, phase: str, event: str, call: object) -> None:
+        """It is not called here."""
+
+    def callFromThread(self, call: Callable[[], None]) -> None:
+        """Later."""
+        self.asked.append(call)
+
+    def stop(self) -> None:
+        """Once."""
+        if self.stopped:
+            raise ReactorNotRunning
+        self.stopped = True
+
+    def turn(self) -> None:
+        """Do what was asked."""
+        for call in self.asked:
+            call()
+
+
+def test_signals_that_come_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They stop the reactor once, also where it is stopping already; a later one ends the process
+    even if the reactor has not had its turn."""
+    handlers: dict[int, Callable[[int, object], None]] = {}
+    ended: list[int] = []
+    monkeypatch.setattr(signal, "signal", handlers.__setitem__)
+    monkeypatch.setattr(os, "_exit", ended.append)
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    reactor = Stopping()
+    process.stop_at_signals(reactor)
+    handlers[signal.SIGTERM](signal.SIGTERM, None)
+    handlers[signal.SIGTERM](signal.SIGTERM, None)
+    handlers[signal.SIGINT](signal.SIGINT, None)
+    assert len(reactor.asked) == 1
+    assert not reactor.stopped
+    reactor.turn()
+    assert reactor.stopped
+    reactor.turn()
+    assert ended == []
+    now += 2 * process.SAME_SIGNAL
+    handlers[signal.SIGTERM](signal.SIGTERM, None)
+    assert ended == [143]
 
 
 def group_of(*roles: FakeRole) -> tuple[RoleGroup, FakeReactor]:
