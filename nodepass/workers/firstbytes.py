@@ -9,17 +9,13 @@ from __future__ import annotations
 
 import struct
 
+from nodepass.wire.clienthello import HANDSHAKE, MOST_NEEDED, alpn
 from nodepass.wire.native.proof import MAGIC
 from nodepass.wire.native.tags import tagged
 
 __all__ = ["MOST_NEEDED", "addressed"]
 
-#: Bytes after which a decision is due, come what may: the largest TLS record (RFC 8446, 5.1).
-MOST_NEEDED = 5 + 16384
-
 _PLAIN = struct.Struct(">4sBH")
-_RECORD = struct.Struct(">BHH")
-_HANDSHAKE, _CLIENT_HELLO, _ALPN = 0x16, 1, 16
 
 
 def addressed(first: bytes) -> int | None:
@@ -27,65 +23,9 @@ def addressed(first: bytes) -> int | None:
 
     :param first: what has come so far, all of it.
     """
-    if first[0] != _HANDSHAKE:
+    if first[0] != HANDSHAKE:
         if not MAGIC.startswith(first[: len(MAGIC)]):
             return 0
         return None if len(first) < _PLAIN.size else int(_PLAIN.unpack_from(first)[2])
-    if len(first) < _RECORD.size:
-        return None
-    size = _RECORD.unpack_from(first)[2]
-    if len(first) < min(MOST_NEEDED, _RECORD.size + size):
-        return None
-    try:
-        return tagged(_offered(_Reader(first[_RECORD.size : _RECORD.size + size])))
-    except ValueError:
-        return 0
-
-
-class _Reader:
-    """Takes a structure apart; ValueError where it ends too soon."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._at = 0
-
-    def __bool__(self) -> bool:
-        return self._at < len(self._data)
-
-    def take(self, size: int) -> bytes:
-        """The next bytes."""
-        piece = self._data[self._at : self._at + size]
-        if len(piece) < size:
-            raise ValueError("too short")
-        self._at += size
-        return piece
-
-    def number(self, size: int) -> int:
-        """A number of so many bytes."""
-        return int.from_bytes(self.take(size), "big")
-
-    def vector(self, size: int) -> bytes:
-        """Bytes behind their length, which takes so many."""
-        return self.take(self.number(size))
-
-
-def _offered(record: _Reader) -> list[bytes]:
-    """The ALPN names of a ClientHello (RFC 8446, 4.1.2; RFC 7301, 3.1)."""
-    if record.number(1) != _CLIENT_HELLO:
-        return []
-    hello = _Reader(record.vector(3))
-    hello.take(2 + 32)  # legacy_version, random
-    hello.vector(1)  # legacy_session_id
-    hello.vector(2)  # cipher_suites
-    hello.vector(1)  # legacy_compression_methods
-    extensions = _Reader(hello.vector(2))
-    while extensions:
-        kind = extensions.number(2)
-        body = _Reader(extensions.vector(2))
-        if kind == _ALPN:
-            names = _Reader(body.vector(2))
-            offered = []
-            while names:
-                offered.append(names.vector(1))
-            return offered
-    return []
+    names = alpn(first)
+    return None if names is None else tagged(names)

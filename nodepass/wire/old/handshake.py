@@ -19,6 +19,7 @@ from nodepass.parameters import TLSLevel
 from nodepass.wire import Flow
 
 from .cipher import token, xor
+from .firstbytes import MAX_HEAD
 from .lines import LineError, LineSplitter
 from .urllines import Mender, write
 
@@ -34,8 +35,6 @@ __all__ = [
     "hello_line",
 ]
 
-#: Most bytes of a request's head. A node's has 180, a browser's some hundred more.
-MAX_HEAD = 8192
 #: Most bytes of a server's answer behind its head. A grant has 50.
 MAX_BODY = 4096
 #: Most lines that a grant of 1.6 may be broken into: about one for each of its characters.
@@ -154,7 +153,7 @@ class HTTPClientHandshake:
             raise HandshakeError(f"the answer is HTTP status {status}: no tunnel port", status)
         try:
             record = _decode_grant(self._body)
-        except (msgspec.DecodeError, RecursionError):
+        except (ValueError, msgspec.DecodeError, RecursionError):
             raise HandshakeError(
                 "the server's answer makes no sense: no grant in it", 200
             ) from None
@@ -179,7 +178,6 @@ class Verdict:
 
 
 _REASONS = {
-    400: b"Bad Request",
     401: b"Unauthorized",
     404: b"Not Found",
     405: b"Method Not Allowed",
@@ -199,7 +197,7 @@ class HTTPServerHandshake:
         self.received = b""
 
     def feed(self, data: bytes) -> Verdict | None:
-        """Bytes of the request.
+        """Bytes of the request, at least one.
 
         :returns: the verdict; None while the request's head is not whole.
         """
@@ -220,7 +218,8 @@ class HTTPServerHandshake:
         if headers.get(b"upgrade", b"").lower() == b"websocket":
             return Verdict(101, b"")
         if request.method != b"GET":
-            return self._refusal(405)
+            # The answer to HEAD has no body.
+            return self._refusal(405, bare=request.method == b"HEAD")
         if request.target.partition(b"?")[0] != b"/":
             return self._refusal(404)
         shown = headers.get(b"authorization", b"")
@@ -233,10 +232,10 @@ class HTTPServerHandshake:
         body = msgspec.json.encode(record) + b"\n"
         return Verdict(200, self._respond(200, b"OK", b"application/json", body))
 
-    def _refusal(self, status: int) -> Verdict:
+    def _refusal(self, status: int, bare: bool = False) -> Verdict:
         reason = _REASONS[status]
-        body = self._respond(status, reason, b"text/plain; charset=utf-8", reason + b"\n")
-        return Verdict(status, body)
+        body = b"" if bare else reason + b"\n"
+        return Verdict(status, self._respond(status, reason, b"text/plain; charset=utf-8", body))
 
     def _respond(self, status: int, reason: bytes, kind: bytes, body: bytes) -> bytes:
         headers = [

@@ -7,7 +7,6 @@ for Verify, which 1.6 does not have. What makes no sense is skipped, as old node
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from collections.abc import Callable
 
@@ -167,7 +166,7 @@ class SignalReader:
         try:
             text = xor(base64.b64decode(line, validate=True), self._key)
             signal = _signal_of(_decode_record(text))
-        except (binascii.Error, msgspec.DecodeError, RecursionError):
+        except (ValueError, msgspec.DecodeError, RecursionError):
             signal = None
         if signal is None:
             self._skipped += 1
