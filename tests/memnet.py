@@ -180,7 +180,8 @@ class Server:
         log = Log(Level.INFO)
         settings = PeerSettings(
             clock=net, log=log, watch=HangupWatch(net), host=self.host,  # type: ignore[arg-type]
-            takes=flow is Flow.REVERSE, report_interval=INTERVAL, adoption=ADOPTION,
+            flow=flow, level=tls, takes=flow is Flow.REVERSE,
+            report_interval=INTERVAL, adoption=ADOPTION,
             about=About(name="the server"), soon=lambda call: call(),
         )  # fmt: skip
         terms = ServerTerms(
@@ -194,7 +195,7 @@ class Server:
         )
         self.acceptor = NativeAcceptor(terms, settings, log)
         self.lobby = Lobby(net, log, HANDSHAKE)
-        self.factory = TunnelFactory(self.lobby, self.acceptor, self._context, log)
+        self.factory = TunnelFactory(self.lobby, [self.acceptor], self._context, log)
         net.server = self.factory
 
     def _context(self) -> Any:
@@ -226,10 +227,11 @@ class Client:
         self.host = NotingHost()
         log = Log(Level.INFO)
 
-        def settings(flow: Flow, workers: int) -> PeerSettings:
+        def settings(flow: Flow, tls: TLSLevel, workers: int) -> PeerSettings:
             return PeerSettings(
                 clock=net, log=log, watch=HangupWatch(net), host=self.host,  # type: ignore[arg-type]
-                takes=flow is Flow.FORWARD, report_interval=INTERVAL, adoption=ADOPTION,
+                flow=flow, level=tls, takes=flow is Flow.FORWARD,
+                report_interval=INTERVAL, adoption=ADOPTION,
                 about=About(name="the client", associations=associations), soon=lambda call: call(),
             )  # fmt: skip
 

@@ -11,20 +11,15 @@ from twisted.internet.interfaces import IDelayedCall, IListeningPort
 
 from nodepass.address import Endpoint
 from nodepass.config import Mode, ServerConfig, TLSLevel
-from nodepass.errors import ConfigError, FatalError
+from nodepass.errors import FatalError
 from nodepass.health import Health
 from nodepass.logs import Level
 from nodepass.reactor import IReactor
 from nodepass.relay.portable import listen_tcp
 from nodepass.relay.stream import Channel, Stream
-from nodepass.tls import Identity, ServerTLS
 from nodepass.tuning import Tuning
 from nodepass.wire import Flow, Opening, Peer
-from nodepass.wire.listener import Lobby, TunnelFactory
-from nodepass.wire.native import ALPN_CONTROL, ALPN_DATA
-from nodepass.wire.native.acceptor import NativeAcceptor, ServerTerms
-from nodepass.wire.native.handshake import key_bytes
-from nodepass.wire.native.peer import peer_settings
+from nodepass.wire.server import ServerWires
 
 from .carrier import Carrier
 from .instance import Limits
@@ -32,9 +27,6 @@ from .register import Change
 from .role import Role, closed
 from .targets import TargetDialer
 from .visitors import fatal, why
-
-#: Seconds between telling clients of the next certificate and showing it.
-PIN_NOTICE = 2.0
 
 
 class ServerRole(Role):
@@ -53,9 +45,12 @@ class ServerRole(Role):
     ) -> None:
         super().__init__(config, tuning, reactor, health, ready=ready, failed=failed, limits=limits)
         self.config = config
-        level = config.tls if config.tls is TLSLevel.FILES else TLSLevel.SELF_SIGNED
-        self.tls = ServerTLS(
-            level, [ALPN_CONTROL, ALPN_DATA], crt=config.crt, key_file=config.key_file
+        self.wires = ServerWires(
+            config,
+            self.instance,
+            self,
+            workers=self.workers,
+            guessed=lambda host: self.guessed(host),
         )
         self.carrier = Carrier(self.instance)
         self.dialer = TargetDialer(self.instance, config.targets)
@@ -63,17 +58,8 @@ class ServerRole(Role):
             config.targets[0], self.carrier, lambda: self._check_ready()
         )
         self.flow = Flow.REVERSE
-        self.acceptor: NativeAcceptor | None = None
-        self._lobby = Lobby(
-            self.instance.reactor,
-            self.log,
-            self.instance.tuning.handshake_timeout,
-            self.workers,
-        )
         self._port: IListeningPort | None = None
         self._retry: IDelayedCall | None = None
-        self._commit_timer: IDelayedCall | None = None
-        self._next: Identity | None = None  # announced to clients, not yet shown
         self._stopping = False
 
     # Role
@@ -96,11 +82,11 @@ class ServerRole(Role):
 
     @property
     def peers(self) -> Iterable[Peer]:
-        return () if self.acceptor is None else self.acceptor.peers.values()
+        return self.wires.peers
 
     def bind(self) -> None:
         self._decide_flow()
-        self._make_acceptor()
+        self.wires.begin(self.flow, self.dialer.names if self.flow is Flow.FORWARD else "")
         self._bind_tunnel()
 
     def start(self) -> None:
@@ -112,16 +98,14 @@ class ServerRole(Role):
                 self.warn_proxy("clients dial the target")
             self.visitors.start()
         if self.config.tls is TLSLevel.FILES:
-            self._warn_expired()
+            self.wires.warn_expired()
             self.keep_reloading()
 
     async def stop_accepting(self) -> None:
         self._stopping = True
-        if self.acceptor is not None:
-            self.acceptor.stopping = True
-        for timer in (self._retry, self._commit_timer):
-            if timer is not None and timer.active():
-                timer.cancel()
+        self.wires.refuse()
+        if self._retry is not None and self._retry.active():
+            self._retry.cancel()
         for peer in self.peers:
             peer.drain()
         self.carrier.stop()
@@ -134,9 +118,7 @@ class ServerRole(Role):
     async def close(self) -> None:
         self.dialer.stop()
         await self.part("the server is stopping")
-        if self.acceptor is not None:
-            self.acceptor.stop()
-        self._lobby.clear()
+        self.wires.stop()
 
     # Which way visitors flow.
 
@@ -165,47 +147,13 @@ class ServerRole(Role):
 
     # The tunnel port.
 
-    def _make_acceptor(self) -> None:
-        config = self.config
-        settings = peer_settings(
-            self,
-            takes=self.flow is Flow.REVERSE,
-            dials=self._dials(),
-            tuning=self.instance.tuning,
-            clock=self.instance.reactor,
-            log=self.log,
-            watch=self.instance.watch,
-            take_over=self.instance.relay.take_over,
-            soon=self.instance.relay.soon,
-        )
-        terms = ServerTerms(
-            key=key_bytes(config.key),
-            flow=self.flow,
-            tls=config.tls,
-            maximum=config.max,
-            pin=lambda: self.tls.identity.pin,
-            workers=self.workers,
-            guessed=self.guessed,
-        )
-        self.acceptor = NativeAcceptor(terms, settings, self.log)
-
     def guessed(self, host: str) -> None:
-        """Somebody has guessed at the key, wrongly; the acceptor has noted it."""
-
-    def _dials(self) -> str:
-        return self.dialer.names if self.flow is Flow.FORWARD else ""
-
-    def tunnel_factory(self) -> TunnelFactory:
-        """What serves connections to the tunnel port."""
-        assert self.acceptor is not None
-        return TunnelFactory(self._lobby, self.acceptor, self.tls.context_factory, self.log)
+        """Somebody has guessed at the key, wrongly, which was noted."""
 
     def _bind_tunnel(self) -> None:
         self._retry = None
         try:
-            self._port = listen_tcp(
-                self.instance.reactor, self.config.tunnel, self.tunnel_factory()
-            )
+            self._port = listen_tcp(self.instance.reactor, self.config.tunnel, self.wires.factory())
         except CannotListenError as error:
             hopeless = fatal(error, f"tunnel address {self.config.tunnel}")
             if hopeless is not None:
@@ -226,47 +174,8 @@ class ServerRole(Role):
         self.instance.health.well("tunnel port")
         self.log.info("listening for clients on {address}", address=self.tunnel_address)
 
-    # Certificates.
-
     def reload(self) -> None:
-        try:
-            fresh = self.tls.prepare()
-        except ConfigError as error:
-            self.log.error(
-                "certificate not reloaded, the old one stays in use: {error}", error=error
-            )
-            return
-        if fresh == self._next:
-            return  # announced already, and soon to be shown
-        if self._commit_timer is not None and self._commit_timer.active():
-            self._commit_timer.cancel()
-        self._next = None
-        assert self.acceptor is not None
-        self.acceptor.announce(None)
-        if fresh is self.tls.identity:
-            self.log.info("certificate unchanged")
-            self._warn_expired()
-            return
-        self._next = fresh
-        self.acceptor.announce(fresh.pin)
-        self._commit_timer = self.instance.reactor.callLater(PIN_NOTICE, self._commit, fresh)
-
-    def _commit(self, fresh: Identity) -> None:
-        self._next = None
-        assert self.acceptor is not None
-        self.tls.commit(fresh)
-        self.acceptor.announce(None)
-        self.log.info("certificate reloaded, valid until {until:%Y-%m-%d}", until=fresh.not_after)
-        self._warn_expired()
-
-    def _warn_expired(self) -> None:
-        identity = self.tls.identity
-        if identity.expired:
-            self.log.warn(
-                "certificate {crt} expired on {day:%Y-%m-%d}: clients with tls=2 refuse it",
-                crt=self.config.crt,
-                day=identity.not_after,
-            )
+        self.wires.reload()
 
     # Host
 
@@ -286,13 +195,12 @@ class ServerRole(Role):
         self.note("lost", peer)  # its sessions live on; the peer has logged it
 
     def left(self, peer: Peer) -> None:
-        assert self.acceptor is not None
         change = self.note("left", peer)
         self.carrier.remove(peer)
         self.departed(peer)
         if change is Change.LEFT and not self._stopping:
             self.say_left(peer)
-        if not self.acceptor.peers and not self._stopping:
+        if self.register.empty and not self._stopping:
             self.say_checkpoint()
 
     def available(self, peer: Peer) -> None:
@@ -321,11 +229,6 @@ class ServerRole(Role):
             "tunnel established{again} with {peer}, {words}; clients: {count}",
             again=again,
             peer=peer.name,
-            words=self.words,
+            words=peer.words,
             count=self.register.count,
         )
-
-    @property
-    def words(self) -> str:
-        """How the tunnel is, for log lines."""
-        return f"native wire, flow {self.flow.value}, tls={self.config.tls.value}"

@@ -23,13 +23,17 @@ class Flow(Enum):
     FORWARD = "+"  # the client listens, the server dials
 
 
+#: Stands for an address that the other node did not tell.
+UNKNOWN = Endpoint("unknown", 0)
+
+
 @frozen
 class Opening:
     """What the dialing side is told of a visitor.
 
     :ivar target: 0 leaves the choice to the dialing side; n takes the nth target of its list.
-    :ivar visitor: the visitor's address.
-    :ivar local: the address that the visitor had connected to.
+    :ivar visitor: the visitor's address, or `UNKNOWN`.
+    :ivar local: the address that the visitor had connected to, or `UNKNOWN`.
     """
 
     visitor: Endpoint
@@ -47,6 +51,18 @@ class Peer(Protocol):
     @property
     def origin(self) -> tuple[str, int]:
         """The other node, and which of its worker processes: several peers may be one node."""
+
+    @property
+    def flow(self) -> Flow:
+        """Which way its visitors go."""
+
+    @property
+    def words(self) -> str:
+        """The wire, the flow and the TLS level, fit for a log line."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether it has been given up, or has left."""
 
     @property
     def targets(self) -> str:

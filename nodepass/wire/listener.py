@@ -1,4 +1,4 @@
-"""The tunnel port of a server: who knocks, told by the first bytes.
+"""The tunnel port of a server: who knocks, told by the first bytes, or by saying nothing.
 
 Connections that have not proved anything yet are few, small and short-lived: the lobby holds so
 many of them at most, each for the handshake's time. A TLS object is made only when a whole
@@ -9,9 +9,8 @@ take less than 32 kB times the size of the lobby.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, cast
-from typing import Protocol as Interface
 
 from twisted.internet.error import ConnectionClosed
 from twisted.internet.interfaces import (
@@ -30,6 +29,8 @@ from nodepass.address import Endpoint, endpoint_of
 from nodepass.logs import Log
 from nodepass.tls import tls_reason
 
+from . import Peer
+
 #: Unproven connections held at once; the oldest goes when one more comes.
 LOBBY_SIZE = 512
 #: Of these, TLS handshakes under way at once. One takes 50 to 80 kB (OpenSSL's buffers for a
@@ -38,6 +39,9 @@ TLS_PLACES = 96
 #: Seconds that a TLS handshake keeps its place while others wait for one: several round trips of a
 #: slow line. Who takes longer makes room.
 TLS_PLACE_TIME = 2.0
+#: Seconds of silence after which a connection is taken for one on which this end speaks first. Who
+#: speaks first himself does so at once; a round trip is over when a connection is accepted.
+SILENCE = 0.03
 #: Largest first TLS record, bytes: what RFC 8446 5.1 allows. A ClientHello takes 200 to 2,000.
 MAX_HELLO_RECORD = 16384
 
@@ -185,14 +189,43 @@ class Lobby:
         guest.turn_away()
 
 
-class Dialect(Interface):
-    """What the listener asks of a wire's acceptor."""
+class Dialect:
+    """What the listener asks of a wire's acceptor, and a server of it.
+
+    Of several dialects the first one that knows a connection has it.
+    """
+
+    @property
+    def joined(self) -> Collection[Peer]:
+        """The clients that have joined."""
+        return ()
 
     def plain(self, guest: Guest, first: bytes) -> Protocol | None:
         """The protocol for a plain connection that began with these bytes, or None."""
 
     def encrypted(self, guest: Guest, alpn: bytes | None) -> Protocol | None:
         """The protocol for a TLS connection with this ALPN, or None."""
+
+    def inside(self, guest: Guest, first: bytes) -> Protocol | None:
+        """The protocol for a TLS connection whose ALPN nobody knew, and that began with these
+        bytes, or None."""
+
+    def waits(self, guest: Guest, encrypted: bool) -> bool:
+        """Whether a connection from there may be waiting for this end to speak first."""
+        return False
+
+    def silent(self, guest: Guest, encrypted: bool) -> Protocol | None:
+        """The protocol for a connection that `waits`, and has said nothing for `SILENCE`, or
+        None."""
+
+    def guessed(self, host: str) -> None:
+        """Somebody at this address has guessed at the key, here or at another worker."""
+
+    def refuse(self) -> None:
+        """Admit nobody any more."""
+
+    def stop(self) -> None:
+        """End the handshakes under way."""
 
 
 class TunnelFactory(Factory):
@@ -206,12 +239,12 @@ class TunnelFactory(Factory):
     def __init__(
         self,
         lobby: Lobby,
-        dialect: Dialect,
+        dialects: Sequence[Dialect],
         context: Callable[[], IOpenSSLServerConnectionCreator],
         log: Log,
     ) -> None:
         self.lobby = lobby
-        self.dialect = dialect
+        self.dialects = dialects
         self.context = context
         self.log = log
 
@@ -229,6 +262,40 @@ class TunnelFactory(Factory):
         )
         guest.turn_away()
 
+    def first(self, ask: Callable[[Dialect], Protocol | None]) -> Protocol | None:
+        """What the first dialect answers that does not answer None."""
+        for dialect in self.dialects:
+            protocol = ask(dialect)
+            if protocol is not None:
+                return protocol
+        return None
+
+
+class _Silence:
+    """Waits for `SILENCE` on a connection that may be waiting for this end to speak first.
+
+    :param then: called when nothing has come.
+    """
+
+    def __init__(self, clock: IReactorTime, then: Callable[[], None]) -> None:
+        self._clock = clock
+        self._then = then
+        self._timer: IDelayedCall | None = clock.callLater(SILENCE, self._look)
+
+    def _look(self) -> None:
+        # What came while this process was busy has not been read yet.
+        self._timer = self._clock.callLater(0, self._over)
+
+    def _over(self) -> None:
+        self._timer = None
+        self._then()
+
+    def end(self) -> None:
+        """Something has come, or will not."""
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+
 
 class _Knock(Protocol):
     """A connection before its first bytes."""
@@ -237,17 +304,29 @@ class _Knock(Protocol):
         self._owner = owner
         self._guest: Guest | None = None
         self._hello = b""
+        self._silence: _Silence | None = None
 
     def connectionMade(self) -> None:
         transport: Any = self.transport
-        self._guest = self._owner.lobby.enter(transport, endpoint_of(transport.getPeer()))
+        owner = self._owner
+        guest = self._guest = owner.lobby.enter(transport, endpoint_of(transport.getPeer()))
+        if any(dialect.waits(guest, False) for dialect in owner.dialects):
+            self._silence = _Silence(owner.lobby.clock, lambda: self._silent(guest))
+
+    def _silent(self, guest: Guest) -> None:
+        self._silence = None
+        protocol = self._owner.first(lambda dialect: dialect.silent(guest, False))
+        if protocol is not None:
+            self._hand_over(protocol, b"")
 
     def dataReceived(self, data: bytes) -> None:
         guest = self._guest
         assert guest is not None
+        if self._silence is not None:
+            self._silence.end()
         data = self._hello + data
         if data[0] != _TLS_HANDSHAKE:
-            self._hand_over(self._owner.dialect.plain(guest, data), data)
+            self._hand_over(self._owner.first(lambda each: each.plain(guest, data)), data)
             return
         size = int.from_bytes(data[3:_RECORD_HEADER], "big")
         if size > MAX_HELLO_RECORD:
@@ -275,35 +354,65 @@ class _Knock(Protocol):
             return
         transport.protocol = protocol
         protocol.makeConnection(transport)
-        protocol.dataReceived(data)
+        if data:
+            protocol.dataReceived(data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self._silence is not None:
+            self._silence.end()
         if self._guest is not None:
             self._guest.admit()
 
 
 @implementer(IHandshakeListener)
 class _EncryptedKnock(Protocol):
-    """A TLS connection before its handshake is complete."""
+    """A TLS connection before its handshake is complete, and where its ALPN says nothing, before
+    its first bytes."""
 
     def __init__(self, owner: TunnelFactory, guest: Guest) -> None:
         self._owner = owner
         self._guest = guest
+        self._silence: _Silence | None = None
 
     def handshakeCompleted(self) -> None:
         transport: Any = self.transport
         assert isinstance(transport, TLSMemoryBIOProtocol)
+        owner, guest = self._owner, self._guest
         alpn = transport.negotiatedProtocol
-        protocol = self._owner.dialect.encrypted(self._guest, alpn)
+        protocol = owner.first(lambda dialect: dialect.encrypted(guest, alpn))
+        if protocol is not None:
+            self._hand_over(protocol)
+        elif alpn is not None or len(owner.dialects) == 1:
+            owner.refuse(guest, "TLS without ALPN of the native wire")
+        elif any(dialect.waits(guest, True) for dialect in owner.dialects):
+            self._silence = _Silence(owner.lobby.clock, self._silent)
+
+    def _silent(self) -> None:
+        self._silence = None
+        protocol = self._owner.first(lambda dialect: dialect.silent(self._guest, True))
+        if protocol is not None:
+            self._hand_over(protocol)
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._silence is not None:
+            self._silence.end()
+        protocol = self._owner.first(lambda dialect: dialect.inside(self._guest, data))
         if protocol is None:
-            self._owner.refuse(self._guest, "TLS without ALPN of the native wire")
-            return
+            self._owner.refuse(self._guest, _what_is(data))
+        else:
+            self._hand_over(protocol)
+            protocol.dataReceived(data)
+
+    def _hand_over(self, protocol: Protocol) -> None:
+        transport: Any = self.transport
         transport.wrappedProtocol = protocol
         protocol.makeConnection(transport)
         if IHandshakeListener.providedBy(protocol):
             protocol.handshakeCompleted()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self._silence is not None:
+            self._silence.end()
         self._guest.admit()
         if reason.check(ConnectionClosed) is None:
             self._owner.log.limited(

@@ -146,15 +146,11 @@ class WorkerRole(Role):
         if number is None:
             self._last_number += 1
             number = self._numbers[peer] = self._last_number
-        self.tell(News(what, number, *peer.origin, peer.name, self.words_of(peer)))
+        self.tell(News(what, number, *peer.origin, peer.name, peer.words))
         if what == "left":
             del self._numbers[peer]
         self.row.write(self.stats)
         return change
-
-    def words_of(self, peer: Peer) -> str:
-        """How the tunnel to a peer is, for log lines."""
-        return ""
 
 
 class WorkerForward(WorkerRole, ForwardRole):
@@ -174,21 +170,17 @@ class WorkerServer(WorkerRole, ServerRole):
         with sock:
             if not self._stopping:
                 self.instance.reactor.adoptStreamConnection(  # type: ignore[attr-defined]
-                    sock.fileno(), sock.family, self.tunnel_factory()
+                    sock.fileno(), sock.family, self.wires.factory()
                 )
 
     def guess(self, host: str) -> None:
-        if self.acceptor is not None:
-            self.acceptor.guessed(host)
+        self.wires.guess(host)
 
     def guessed(self, host: str) -> None:
         self.tell(Guess(host))
 
     def _bind_tunnel(self) -> None:
         """Nothing: the parent does so."""
-
-    def words_of(self, peer: Peer) -> str:
-        return self.words
 
     def say_joined(self, peer: Peer, again: str = "") -> None:
         """Nothing: the parent says it of all workers."""
@@ -199,9 +191,6 @@ class WorkerServer(WorkerRole, ServerRole):
 
 class WorkerClient(WorkerRole, ClientRole):
     """A client's worker."""
-
-    def words_of(self, peer: Peer) -> str:
-        return self.words(peer)
 
     def say_joined(self, peer: Peer, again: str = "") -> None:
         """Nothing: the parent says it of all workers."""

@@ -11,6 +11,7 @@ import pytest_twisted
 from OpenSSL import SSL
 
 from nodepass.relay.stream import Cause
+from nodepass.wire.linkmaker import SIDE_BY_SIDE
 from nodepass.wire.native.frames import (
     Data,
     Datagrams,
@@ -23,7 +24,6 @@ from nodepass.wire.native.frames import (
     Reset,
     encode,
 )
-from nodepass.wire.native.linkmaker import SIDE_BY_SIDE
 from nodepass.wire.native.messages import About, Ping, Want, Welcome
 from nodepass.wire.native.messages import encode as encode_message
 from tests.scenarios.attackers import (

@@ -18,6 +18,7 @@ from nodepass.wire.listener import (
     MAX_HELLO_RECORD,
     TLS_PLACE_TIME,
     TLS_PLACES,
+    Dialect,
     Guest,
     Lobby,
     TunnelFactory,
@@ -54,7 +55,7 @@ class Noting(Protocol):
         self.lost = True
 
 
-class Dialect:
+class Stub(Dialect):
     """Takes plain connections that begin with "N"."""
 
     def __init__(self) -> None:
@@ -78,9 +79,9 @@ class Case:
     def __init__(self) -> None:
         self.clock = Clock()
         self.lobby = Lobby(self.clock, Log(Level.NONE), TIMEOUT)
-        self.dialect = Dialect()
+        self.dialect = Stub()
         self.contexts = 0
-        self.factory = TunnelFactory(self.lobby, self.dialect, self._context, Log(Level.NONE))
+        self.factory = TunnelFactory(self.lobby, [self.dialect], self._context, Log(Level.NONE))
         self.pairs: list[Any] = []
 
     def _context(self) -> Any:

@@ -18,10 +18,10 @@ from nodepass.errors import PeerError
 from nodepass.identity import self_signed
 from nodepass.relay.stream import Cause
 from nodepass.wire import Flow
+from nodepass.wire.linkmaker import SIDE_BY_SIDE
 from nodepass.wire.listener import LOBBY_SIZE
 from nodepass.wire.native.budget import GUESS_BURST
 from nodepass.wire.native.handshake import ClientHandshake
-from nodepass.wire.native.linkmaker import SIDE_BY_SIDE
 from nodepass.wire.native.messages import MAX_HELLO, Confirm, Hello, Leave, Pin, encode
 from nodepass.wire.native.peer import QUIET_INTERVALS, SILENT_INTERVALS
 from nodepass.wire.native.proof import MAGIC
@@ -455,7 +455,7 @@ def test_the_lobby_is_bounded(net: MemoryNet) -> None:
 def test_a_data_link_of_the_wrong_kind(net: MemoryNet, tls: TLSLevel) -> None:
     """Plain where the server wants TLS, or the other way around: refused."""
     server, client = Server(net, tls=tls), Client(net).start()
-    client.connector._maker._terms = type(client.connector._maker._terms)(  # type: ignore
+    client.connector._maker.terms = type(client.connector._maker.terms)(  # type: ignore
         reactor=net, health=client.connector.health, handshake_timeout=1.0, most=100,
         dial=lambda host, port, factory: client.connector.terms.dial((host,), port, factory),
         interval=(0.1, 1.0),
@@ -611,7 +611,7 @@ def test_links_that_fail_are_tried_one_at_a_time(net: MemoryNet) -> None:
         return refused
 
     maker: Any = client.connector._maker
-    maker._terms = attrs.evolve(maker._terms, dial=broken)
+    maker.terms = attrs.evolve(maker.terms, dial=broken)
     for _ in range(40):
         server.peer.open(OPENING).addErrback(lambda _: None)
     net.later(10)
@@ -627,7 +627,7 @@ class Dialling:
     def __init__(self, client: Client) -> None:
         self.tries: list[Deferred[Any]] = []
         maker: Any = client.connector._maker
-        maker._terms = attrs.evolve(maker._terms, dial=self.dial)
+        maker.terms = attrs.evolve(maker.terms, dial=self.dial)
 
     def dial(self, host: str, port: int, factory: Any) -> Deferred[Any]:
         """One more; the test says how it ends."""

@@ -8,7 +8,9 @@ from unittest.mock import Mock
 from twisted.internet.task import Clock
 
 from nodepass.logs import Level, Log
+from nodepass.parameters import TLSLevel
 from nodepass.relay.hangup import HangupWatch
+from nodepass.wire import Flow
 from nodepass.wire.native.handshake import Secrets
 from nodepass.wire.native.messages import About, Message, Ping, Want
 from nodepass.wire.native.peer import NativePeer, PeerSettings
@@ -38,6 +40,8 @@ def make_peer(minimum: int) -> NativePeer:
         log=Log(Level.NONE),
         watch=HangupWatch(clock),
         host=Mock(),
+        flow=Flow.REVERSE,
+        level=TLSLevel.PLAIN,
         takes=True,
         report_interval=5.0,
         adoption=18.0,

@@ -34,6 +34,8 @@ class FakePeer:
     ping = 0.25
     closed = False
     origin = ("the other", 0)
+    flow = Flow.REVERSE
+    words = "native wire, flow -, tls=0"
 
     def close(self, *_: Any, **__: Any) -> Deferred[None]:
         return Deferred()
@@ -98,10 +100,6 @@ def test_a_peer_counts_while_its_control_link_is_there(
     """Neither before it has joined, nor while it may come back, nor after it is gone."""
     role, _, log = make(what)
     monkeypatch.setattr(ServerRole, "peers", ())
-    if what == "server":
-        role._make_acceptor()
-    else:
-        role.connector.flow = Flow.REVERSE
     peer, counts = FakePeer(), []
     for happens in (role.joined, role.lost, role.returned, role.lost, role.left):
         happens(peer)
@@ -118,8 +116,6 @@ def test_both_ends_tell_of_a_join_alike(again: str) -> None:
     told = []
     for what in URLS:
         role, _, log = make(what)
-        if what == "client":
-            role.connector.flow = Flow.REVERSE
         (role.returned if again else role.joined)(FakePeer())
         told.append(log.lines[-1])
     line = f"tunnel established{again} with the other, native wire, flow -, tls=0"

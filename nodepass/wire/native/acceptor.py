@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from attrs import frozen
@@ -21,8 +21,8 @@ from nodepass.logs import Log, printable
 from nodepass.relay.stream import Cause
 from nodepass.relay.tcp import tune
 from nodepass.tls import exporter
-from nodepass.wire import Flow
-from nodepass.wire.listener import Guest
+from nodepass.wire import Flow, Peer
+from nodepass.wire.listener import Dialect, Guest
 
 from . import ALPN_CONTROL, ALPN_DATA
 from .budget import GuessLimit, PakeBudget
@@ -60,10 +60,10 @@ class ServerTerms:
     guessed: Callable[[str], None] = lambda host: None
 
 
-class NativeAcceptor:
+class NativeAcceptor(Dialect):
     """Admits clients, and keeps their associations until nothing is left of them.
 
-    It is the `Dialect` of a `TunnelFactory`.
+    :ivar peers: all of them, by the association's id.
     """
 
     def __init__(self, terms: ServerTerms, settings: PeerSettings, log: Log) -> None:
@@ -97,13 +97,18 @@ class NativeAcceptor:
             return _LinkKnock(self, guest, encrypted=True)
         return None
 
+    @property
+    def joined(self) -> Collection[Peer]:
+        return self.peers.values()
+
+    def refuse(self) -> None:
+        self.stopping = True
+
     def stop(self) -> None:
-        """End the handshakes under way."""
         for serving in list(self._serving):
             serving.cancel()
 
     def guessed(self, host: str) -> None:
-        """Somebody at this address has guessed at the key, here or at another worker."""
         self._guesses.failed(host, self.settings.clock.seconds())
 
     def _wrong(self, host: str) -> None:

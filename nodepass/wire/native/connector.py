@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 import platform
-import random
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -16,9 +15,7 @@ from twisted.internet.interfaces import (
     IProtocolFactory,
 )
 from twisted.internet.protocol import Factory
-from twisted.internet.task import deferLater
 from twisted.protocols.tls import TLSMemoryBIOFactory
-from twisted.python.failure import Failure
 
 from nodepass.address import Address
 from nodepass.config import TLSLevel
@@ -28,8 +25,10 @@ from nodepass.logs import printable
 from nodepass.openfiles import open_files
 from nodepass.parameters import MOST_WORKERS
 from nodepass.relay.stream import Cause
-from nodepass.tls import ClientTLS, exporter, tls_reason
+from nodepass.tls import ClientTLS, exporter
 from nodepass.wire import Flow
+from nodepass.wire.linkmaker import LinkTerms
+from nodepass.wire.search import Pauses, Search
 
 from . import ALPN_CONTROL, ALPN_DATA
 from .control import ControlLink
@@ -40,7 +39,7 @@ from .handshake import (
     HandshakeError,
     Secrets,
 )  # fmt: skip
-from .linkmaker import LinkMaker, LinkTerms
+from .linkmaker import NativeLinkMaker
 from .messages import (
     Answer,
     Hello,
@@ -56,8 +55,6 @@ from .messages import (
 from .peer import NativePeer, PeerSettings
 from .tags import tag
 
-#: Seconds of the longest pause after a refusal that only its owner can mend, such as a wrong key.
-LONGEST_PAUSE = 300.0
 #: Most idle links, whatever a server says: what the URL accepts for `max`.
 MAX_IDLE = 1_000_000
 #: Certificates that may be shown at once: the present one and two that were announced in a row.
@@ -67,8 +64,6 @@ PIN_OVERLAP = 60.0
 #: Seconds before the first of the tries to come back to one worker of a server whose others are
 #: there; each further pause is twice as long, up to the usual one.
 QUICK_RETURN = 0.1
-#: Share of a pause by which it is varied, so that clients do not return all at once.
-JITTER = 0.2
 
 
 class Refused(PeerError):
@@ -86,8 +81,8 @@ class ClientTerms:
     :ivar level: least TLS level that it accepts.
     :ivar server: the server as the URL names it.
     :ivar dial: connects to the first of these hosts that answers; fires with what was built.
-    :ivar settings: for the peer, once the server has said which way visitors flow, and how many
-        workers it has.
+    :ivar settings: for the peer, once the server has said which way visitors flow, how links are
+        protected, and how many workers it has.
     :ivar worker: which of this client's workers this one is.
     :ivar server_worker: which of the server's it joins.
     :ivar leads: it is the one that says what is wrong with the server.
@@ -102,7 +97,7 @@ class ClientTerms:
     reactor: Any
     server: Address
     dial: Callable[[Sequence[str], int, IProtocolFactory], Deferred[IProtocol]]
-    settings: Callable[[Flow, int], PeerSettings]
+    settings: Callable[[Flow, TLSLevel, int], PeerSettings]
     handshake_timeout: float
     cooldown: float
     pool_interval: tuple[float, float]
@@ -124,12 +119,17 @@ def node_id(*parts: str) -> bytes:
 
 
 class NativeConnector:
-    """Keeps a client joined to its server, for ever.
+    """A client's way to a server by the native wire.
 
+    :cvar dialect: its name in `wire=`.
+    :cvar trusted: both ends prove the key.
     :ivar peer: the server; None before the first join.
     :ivar flow: which way visitors go, as the server said last.
     :ivar workers: how many workers the server has, as it said last.
     """
+
+    dialect = "native"
+    trusted = True
 
     def __init__(self, terms: ClientTerms, health: Health) -> None:
         self.terms = terms
@@ -140,68 +140,77 @@ class NativeConnector:
         self.workers = 1
         self.link_level = TLSLevel.PLAIN
         self._pins: dict[bytes, float] = {}  # with the time until which each holds
-        self._maker: LinkMaker | None = None
-        self._running: Deferred[None] | None = None
-        self._hopeless = 0
+        self._maker: NativeLinkMaker | None = None
+        self._search: Search | None = None
+        self._pauses = Pauses(terms.cooldown)
         self._quick = 0
         number = terms.server_worker
         self._cause, self._link_cause = (
             ("server", "link") if terms.leads else (f"server, worker {number}", f"link {number}")
         )
-        self._lost: Deferred[None] | None = None
 
     def start(self) -> None:
-        """Begin to look for the server."""
-        self._running = Deferred.fromCoroutine(self._run())
-        self._running.addErrback(self._failed)
+        """Begin to look for the server, alone."""
+        self._search = Search(
+            [self], self.terms.reactor, self.health, cause=self._cause, tells=self._tells
+        )
+        self._search.start()
 
     def stop(self) -> None:
         """Stop looking. The peer that is there is left to its owner."""
-        if self._running is not None:
-            self._running.cancel()
-        self.health.well(self._cause)
+        if self._search is not None:
+            search, self._search = self._search, None
+            search.stop()
         if self._maker is not None:
             self._maker.stop()
 
     def control_lost(self) -> None:
         """The peer has lost its control link, or is gone."""
-        lost, self._lost = self._lost, None
-        if lost is not None:
-            lost.callback(None)
+        if self._search is not None:
+            self._search.lost()
 
-    def _failed(self, failure: Failure) -> None:
-        if failure.check(CancelledError) is None:
-            self.log.failure("the search for the server ended", failure)
+    def _tells(self) -> bool:
+        return self.terms.leads or self.terms.elsewhere()
 
-    async def _run(self) -> None:
-        while True:
-            pause = self.terms.cooldown
-            try:
-                await self._join()
-            except CancelledError:
+    # Way
+
+    @property
+    def joined(self) -> bool:
+        """Whether the server is there."""
+        return self.peer is not None and self.peer.joined
+
+    async def join(self) -> None:
+        """Try once to join the server."""
+        try:
+            await self._join()
+        except Exception as error:
+            if not self._unknown(error):
                 raise
-            except Exception as error:
-                if self._unknown(error):
-                    continue  # at once, without coming back to what the server has forgotten
-                pause = self._pause_after(error)
-                if self.terms.leads or self.terms.elsewhere():
-                    self.health.trouble(
-                        self._cause,
-                        "can't join the server: {reason}; trying on",
-                        reason=_reason(error),
-                    )
-            else:
-                self._hopeless = self._quick = 0
-                self.health.well(self._cause)
-                if self.peer is not None and self.peer.joined:
-                    self._lost = Deferred()
-                    await self._lost
-            if not self._hopeless and self.terms.elsewhere():
-                # The server is there: one worker of it is being replaced.
-                pause = min(pause, QUICK_RETURN * 2.0 ** min(self._quick, 16))
-                self._quick += 1
-            pause *= 1 + JITTER * random.random()
-            await deferLater(self.terms.reactor, pause)
+            # At once, without coming back to what the server has forgotten.
+            await self._join()
+        self._pauses.worked()
+        self._quick = 0
+
+    def failed(self, error: Exception) -> float:
+        """A try has failed: seconds until the next one."""
+        hopeless = isinstance(error, HandshakeError) or (
+            isinstance(error, Refused)
+            and error.refusal in (Refusal.WRONG_KEY, Refusal.BUSY, Refusal.KEY_NEEDED)
+        )
+        pause = self._pauses.after(hopeless)
+        return pause if hopeless else self._quicker(pause)
+
+    def lost(self) -> float:
+        """The server is not there any more: seconds until the next try."""
+        return self._quicker(self.terms.cooldown)
+
+    def _quicker(self, pause: float) -> float:
+        if not self.terms.elsewhere():
+            return pause
+        # The server is there: one worker of it is being replaced.
+        quick = QUICK_RETURN * 2.0 ** min(self._quick, 16)
+        self._quick += 1
+        return min(pause, quick)
 
     def _unknown(self, error: Exception) -> bool:
         if not isinstance(error, Refused) or error.refusal != Refusal.UNKNOWN_ASSOCIATION:
@@ -210,17 +219,6 @@ class NativeConnector:
             return False
         self.peer.close(Cause.LOST, "the server has started anew")
         return True
-
-    def _pause_after(self, error: Exception) -> float:
-        hopeless = isinstance(error, HandshakeError) or (
-            isinstance(error, Refused)
-            and error.refusal in (Refusal.WRONG_KEY, Refusal.BUSY, Refusal.KEY_NEEDED)
-        )
-        if not hopeless:
-            self._hopeless = 0
-            return self.terms.cooldown
-        self._hopeless += 1
-        return min(LONGEST_PAUSE, self.terms.cooldown * 2.0 ** min(self._hopeless - 1, 16))
 
     # One try.
 
@@ -293,8 +291,8 @@ class NativeConnector:
                 maximum=answer.maximum,
             )
         address = control.transport.getPeer()
-        self._maker = LinkMaker(self._link_terms(), address.host, address.port)
-        settings = self.terms.settings(flow, self.workers)
+        self._maker = NativeLinkMaker(self._link_terms(), address.host, address.port)
+        settings = self.terms.settings(flow, self.link_level, self.workers)
         self.peer = NativePeer(
             settings,
             association=welcome.association,
@@ -368,7 +366,3 @@ def _agreed(answer: Answer, least: TLSLevel | None) -> tuple[Flow, TLSLevel]:
             f"it offers tls={level.value}, below the tls={least.value} of this node's URL"
         )
     return flow, level
-
-
-def _reason(error: BaseException | None) -> str:
-    return tls_reason(Failure(error))

@@ -11,11 +11,12 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from nodepass import __version__
 from nodepass.logs import Log, printable
+from nodepass.parameters import TLSLevel
 from nodepass.relay.hangup import HangupWatch
 from nodepass.relay.portable import Soon, TakeOver, take_over
 from nodepass.relay.stream import Cause, Channel, Stream
 from nodepass.tuning import Tuning
-from nodepass.wire import Host, Opening
+from nodepass.wire import Flow, Host, Opening
 
 from .control import ControlLink
 from .datagrams import FlowChannel
@@ -46,6 +47,8 @@ PROBE_TIMEOUT = 1.0
 class PeerSettings:
     """What all peers of a role have in common.
 
+    :ivar flow: which way visitors go.
+    :ivar level: how data links are protected.
     :ivar takes: this end has the visitors, so it takes links.
     :ivar report_interval: seconds between pings.
     :ivar adoption: seconds that sessions live on without a control link.
@@ -58,6 +61,8 @@ class PeerSettings:
     log: Log
     watch: HangupWatch
     host: Host
+    flow: Flow
+    level: TLSLevel
     takes: bool
     report_interval: float
     adoption: float
@@ -144,6 +149,16 @@ class NativePeer:
         return self.node.hex(), self.worker
 
     @property
+    def flow(self) -> Flow:
+        """Which way visitors go."""
+        return self.settings.flow
+
+    @property
+    def words(self) -> str:
+        """How the tunnel is, for log lines."""
+        return f"native wire, flow {self.flow.value}, tls={self.settings.level.value}"
+
+    @property
     def sessions(self) -> int:
         """TCP sessions and flows under way."""
         return self.links.sessions
@@ -158,6 +173,16 @@ class NativePeer:
         """Whether there is a control link, and at the server whether the client has said how many
         associations share its links."""
         return self.control is not None and (self._introduced or self.gone is None)
+
+    @property
+    def takes_links(self) -> bool:
+        """Whether a client can make links for it now."""
+        return self.joined and not self.draining
+
+    @property
+    def link_count(self) -> int:
+        """Its data links, whatever they carry."""
+        return len(self.links)
 
     def available(self, now: float) -> bool:
         quiet = now - self.heard_at
@@ -368,6 +393,8 @@ class NativePeer:
 def peer_settings(
     host: Host,
     *,
+    flow: Flow,
+    level: TLSLevel,
     takes: bool,
     dials: str,
     tuning: Tuning,
@@ -380,6 +407,8 @@ def peer_settings(
 ) -> PeerSettings:
     """What the peers of a role have in common.
 
+    :param flow: which way visitors go.
+    :param level: how data links are protected.
     :param takes: this end has the visitors.
     :param associations: how many a client has with its server, all its workers together.
     :param dials: the targets that this node dials for its peers, for their log lines.
@@ -389,6 +418,8 @@ def peer_settings(
         log=log,
         watch=watch,
         host=host,
+        flow=flow,
+        level=level,
         takes=takes,
         report_interval=tuning.report_interval,
         adoption=tuning.service_cooldown + SILENT_INTERVALS * tuning.report_interval,

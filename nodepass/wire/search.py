@@ -1,0 +1,187 @@
+"""A client's search for its server, for ever, by one dialect after the other."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
+
+from nodepass.errors import PeerError
+from nodepass.health import Health
+from nodepass.logs import Log
+from nodepass.tlswords import tls_reason
+
+from . import Peer
+
+__all__ = ["LONGEST_PAUSE", "Pauses", "Refused", "Search", "Way"]
+
+#: Share of a pause by which it is varied, so that clients do not return all at once.
+JITTER = 0.2
+#: Seconds of the longest pause after a refusal that only its owner can mend, such as a wrong key.
+LONGEST_PAUSE = 300.0
+
+
+class Refused(PeerError):
+    """What the server can't be asked again for soon: only its owner can mend it."""
+
+
+class Pauses:
+    """How long to wait after a try that failed.
+
+    :param cooldown: seconds, the usual pause.
+    """
+
+    def __init__(self, cooldown: float) -> None:
+        self._cooldown = cooldown
+        self._hopeless = 0
+
+    def after(self, hopeless: bool) -> float:
+        """Seconds until the next try; longer each time while only an owner can mend it."""
+        if not hopeless:
+            self._hopeless = 0
+            return self._cooldown
+        self._hopeless += 1
+        return min(LONGEST_PAUSE, self._cooldown * 2.0 ** min(self._hopeless - 1, 16))
+
+    def worked(self) -> None:
+        """A try has worked."""
+        self._hopeless = 0
+
+
+class Way(Protocol):
+    """One dialect's way to a server."""
+
+    @property
+    def dialect(self) -> str:
+        """Its name, as in `wire=`."""
+
+    @property
+    def peer(self) -> Peer | None:
+        """The server; None before the first join."""
+
+    @property
+    def joined(self) -> bool:
+        """Whether the server is there."""
+
+    @property
+    def trusted(self) -> bool:
+        """Whether both ends have proved the key, so that going on with less would be a loss."""
+
+    async def join(self) -> None:
+        """Try once to join the server; raises what keeps it from it."""
+
+    def failed(self, error: Exception) -> float:
+        """A try has failed: seconds until the next one."""
+
+    def lost(self) -> float:
+        """A server that was there is not any more: seconds until the next try."""
+
+    def stop(self) -> None:
+        """There will be no more tries."""
+
+
+class Search:
+    """Keeps a client joined to its server.
+
+    Rule 1: the ways are tried in the order of the URL. The one that has worked comes first from
+    then on.
+
+    Rule 2: once one has worked that proves the key both ways, the others are tried no more: whoever
+    can cut the line could make the client speak something weaker.
+
+    :param cause: names what goes wrong for `Health`.
+    :param tells: whether what goes wrong is to be told now.
+    """
+
+    def __init__(
+        self,
+        ways: Sequence[Way],
+        clock: IReactorTime,
+        health: Health,
+        *,
+        cause: str = "server",
+        tells: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self._ways = list(ways)
+        self._clock = clock
+        self._health = health
+        self._log: Log = health.log
+        self._cause = cause
+        self._tells = tells
+        self._running: Deferred[None] | None = None
+        self._lost: Deferred[None] | None = None
+
+    def start(self) -> None:
+        """Begin."""
+        self._running = Deferred.fromCoroutine(self._run())
+        self._running.addErrback(self._ended)
+
+    def stop(self) -> None:
+        """Look no more. A peer that is there is left to its owner."""
+        if self._running is not None:
+            self._running.cancel()
+        self._health.well(self._cause)
+        for way in self._ways:
+            way.stop()
+
+    def lost(self) -> None:
+        """The server that was there is gone, or its control link."""
+        lost, self._lost = self._lost, None
+        if lost is not None:
+            lost.callback(None)
+
+    def _ended(self, failure: Failure) -> None:
+        if failure.check(CancelledError) is None:
+            self._log.failure("the search for the server ended", failure)
+
+    async def _run(self) -> None:
+        while True:
+            pause = await self._try_all()
+            await deferLater(self._clock, pause * (1 + JITTER * random.random()))
+
+    async def _try_all(self) -> float:
+        """Try each way, and stay with one that works until the server is lost.
+
+        :returns: seconds until the next try.
+        """
+        failed: list[tuple[Way, Exception]] = []
+        for way in list(self._ways):
+            try:
+                await way.join()
+            except CancelledError:
+                raise
+            except Exception as error:
+                failed.append((way, error))
+                continue
+            self._worked(way)
+            if way.joined:
+                self._lost = Deferred()
+                await self._lost
+            return way.lost()
+        pause = min(way.failed(error) for way, error in failed)
+        if self._tells():
+            self._health.trouble(
+                self._cause,
+                "can't join the server: {reason}; trying on",
+                reason=_reasons(failed),
+            )
+        return pause
+
+    def _worked(self, way: Way) -> None:
+        self._health.well(self._cause)
+        if way.trusted:
+            self._ways = [way]
+        else:
+            self._ways.sort(key=lambda other: other is not way)
+
+
+def _reasons(failed: Sequence[tuple[Way, Exception]]) -> str:
+    reasons = [(way.dialect, tls_reason(Failure(error))) for way, error in failed]
+    if len(reasons) == 1:
+        return reasons[0][1]
+    return "; ".join(f"wire {dialect}: {reason}" for dialect, reason in reasons)

@@ -1,0 +1,165 @@
+"""All wires that a server admits, behind one tunnel port, and the certificate that they show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from twisted.internet.interfaces import IDelayedCall
+
+from nodepass.config import ServerConfig, TLSLevel
+from nodepass.errors import ConfigError
+from nodepass.tls import Identity, ServerTLS
+
+from . import Flow, Host, Peer
+from .listener import Dialect, Lobby, TunnelFactory
+from .native import ALPN_CONTROL, ALPN_DATA
+from .native.acceptor import NativeAcceptor, ServerTerms
+from .native.handshake import key_bytes
+from .native.peer import peer_settings
+from .surroundings import Surroundings
+
+__all__ = ["ServerWires"]
+
+#: Seconds between telling clients of the next certificate and showing it.
+PIN_NOTICE = 2.0
+
+
+class ServerWires:
+    """What a server has in common with its clients' ends, whatever they speak.
+
+    :param host: told of the clients.
+    :param flow: which way visitors go.
+    :param dials: the targets that this node dials for its clients, for their log lines.
+    :param workers: the server's worker processes, of which this is one.
+    :param guessed: told of the address of each wrong guess at the key.
+    :raises ConfigError: its certificate can't be used.
+    """
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        around: Surroundings,
+        host: Host,
+        *,
+        workers: int = 1,
+        guessed: Callable[[str], None],
+    ) -> None:
+        self._config = config
+        self._around = around
+        self._host = host
+        self._workers = workers
+        self._guessed = guessed
+        level = config.tls if config.tls is TLSLevel.FILES else TLSLevel.SELF_SIGNED
+        self.tls = ServerTLS(
+            level, [ALPN_CONTROL, ALPN_DATA], crt=config.crt, key_file=config.key_file
+        )
+        self._lobby = Lobby(around.reactor, around.log, around.tuning.handshake_timeout, workers)
+        self._commit_timer: IDelayedCall | None = None
+        self._next: Identity | None = None  # announced to clients, not yet shown
+        self._native: NativeAcceptor | None = None
+        self._dialects: list[Dialect] = []
+
+    def begin(self, flow: Flow, dials: str) -> None:
+        """It is decided which way visitors go, and what this node dials, for log lines."""
+        self._native = self._make_native(flow, dials)
+        self._dialects = [self._native]
+
+    def _make_native(self, flow: Flow, dials: str) -> NativeAcceptor:
+        config, around = self._config, self._around
+        settings = peer_settings(
+            self._host,
+            flow=flow,
+            level=config.tls,
+            takes=flow is Flow.REVERSE,
+            dials=dials,
+            tuning=around.tuning,
+            clock=around.reactor,
+            log=around.log,
+            watch=around.watch,
+            take_over=around.relay.take_over,
+            soon=around.relay.soon,
+        )
+        terms = ServerTerms(
+            key=key_bytes(config.key),
+            flow=flow,
+            tls=config.tls,
+            maximum=config.max,
+            pin=lambda: self.tls.identity.pin,
+            workers=self._workers,
+            guessed=self._guessed,
+        )
+        return NativeAcceptor(terms, settings, around.log)
+
+    @property
+    def peers(self) -> Iterable[Peer]:
+        """The clients that have joined, those included whose control link is lost for now."""
+        return [peer for dialect in self._dialects for peer in dialect.joined]
+
+    def factory(self) -> TunnelFactory:
+        """What serves connections to the tunnel port."""
+        return TunnelFactory(
+            self._lobby, self._dialects, self.tls.context_factory, self._around.log
+        )
+
+    def guess(self, host: str) -> None:
+        """Another worker has met a wrong guess at the key."""
+        for dialect in self._dialects:
+            dialect.guessed(host)
+
+    def refuse(self) -> None:
+        """Admit nobody any more: this server is stopping."""
+        if self._commit_timer is not None and self._commit_timer.active():
+            self._commit_timer.cancel()
+        for dialect in self._dialects:
+            dialect.refuse()
+
+    def stop(self) -> None:
+        """Drop who is about to be admitted."""
+        for dialect in self._dialects:
+            dialect.stop()
+        self._lobby.clear()
+
+    # Certificates.
+
+    def reload(self) -> None:
+        """Read the certificate's files again, and show what is in them soon."""
+        log = self._around.log
+        try:
+            fresh = self.tls.prepare()
+        except ConfigError as error:
+            log.error("certificate not reloaded, the old one stays in use: {error}", error=error)
+            return
+        if fresh == self._next:
+            return  # announced already, and soon to be shown
+        if self._commit_timer is not None and self._commit_timer.active():
+            self._commit_timer.cancel()
+        self._next = None
+        assert self._native is not None
+        self._native.announce(None)
+        if fresh is self.tls.identity:
+            log.info("certificate unchanged")
+            self.warn_expired()
+            return
+        self._next = fresh
+        self._native.announce(fresh.pin)
+        self._commit_timer = self._around.reactor.callLater(PIN_NOTICE, self._commit, fresh)
+
+    def _commit(self, fresh: Identity) -> None:
+        self._next = None
+        assert self._native is not None
+        self.tls.commit(fresh)
+        self._native.announce(None)
+        self._around.log.info(
+            "certificate reloaded, valid until {until:%Y-%m-%d}", until=fresh.not_after
+        )
+        self.warn_expired()
+
+    def warn_expired(self) -> None:
+        """Say so if the certificate's time is over."""
+        identity = self.tls.identity
+        if identity.expired:
+            self._around.log.warn(
+                "certificate {crt} expired on {day:%Y-%m-%d}: clients with tls=2 refuse it",
+                crt=self._config.crt,
+                day=identity.not_after,
+            )
