@@ -26,10 +26,10 @@ def connect(
     :returns: fires with the protocol that ``factory`` built, connected; fails with a
         ``ConnectError``. Cancelling it ends the attempt.
     """
-    return _Attempt(factory).start(reactor, address, port, timeout)
+    return _Connecting(factory).start(reactor, address, port, timeout)
 
 
-class _Attempt(ClientFactory):
+class _Connecting(ClientFactory):
     noisy = False
 
     def __init__(self, factory: IProtocolFactory) -> None:
@@ -69,7 +69,7 @@ class _Attempt(ClientFactory):
     # ClientFactory
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol:
-        return _Door(self, addr)
+        return _Usher(self, addr)
 
     def clientConnectionFailed(self, connector: IConnector, reason: Failure) -> None:
         connected = self._taken()
@@ -81,15 +81,15 @@ class _Attempt(ClientFactory):
         connector.transport = None
 
 
-class _Door(Protocol):
+class _Usher(Protocol):
     """Lets the protocol in when it can be connected, and tells of it after that."""
 
-    def __init__(self, attempt: _Attempt, address: IAddress | None) -> None:
-        self._attempt = attempt
+    def __init__(self, connecting: _Connecting, address: IAddress | None) -> None:
+        self._connecting = connecting
         self._address = address
 
     def connectionMade(self) -> None:
         transport: Any = self.transport
-        protocol = transport.protocol = self._attempt.built(self._address)
+        protocol = transport.protocol = self._connecting.built(self._address)
         protocol.makeConnection(transport)
-        self._attempt.succeeded(protocol)
+        self._connecting.succeeded(protocol)

@@ -11,16 +11,14 @@ from typing import Any, cast
 from typing import Protocol as Interface
 
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.error import CannotListenError, DNSLookupError
 from twisted.internet.interfaces import IAddress, IListeningPort
 from twisted.internet.protocol import Factory
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 
-from nodepass.address import Address, Endpoint, endpoint_of, is_literal
+from nodepass.address import Address, Endpoint, endpoint_of
 from nodepass.logs import Log
 from nodepass.resolver import (
-    LOCALHOST,
     Attempt,
     CachingResolver,
     LookupTimeout,
@@ -29,6 +27,7 @@ from nodepass.resolver import (
     resolve_udp,
 )
 
+from .binding import BACKLOG, every_interface, literal
 from .hangup import HangupWatch
 from .stream import Cause, Channel, FlowSink, Stream
 from .tcp import DialedStream, TcpStream
@@ -42,8 +41,6 @@ from .udp import (
     listen_udp,
 )
 
-#: Connections that wait to be accepted: a burst of visitors between two turns of the reactor.
-BACKLOG = 4096
 #: Datagrams that a flow may hold while its target's name is looked up.
 LOOKUP_DATAGRAMS = 64
 #: Bytes that one flow may hold so: what a socket gives at a time. It leaves room for others.
@@ -239,32 +236,10 @@ def listen_tcp(reactor: Any, address: Address, factory: Factory) -> IListeningPo
 
     :raises CannotListenError: it can't be bound, or its name has no address.
     """
-    host = literal(address).host
-    if not host:
-        host = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"
+    host = literal(address).host or every_interface()
     return cast(
         IListeningPort, reactor.listenTCP(address.port, factory, backlog=BACKLOG, interface=host)
     )
-
-
-def literal(address: Address) -> Address:
-    """The address with a literal for its host, so that it can be bound.
-
-    It blocks while a name is looked up: for use at start, before there is anybody to keep waiting.
-
-    :raises CannotListenError: the name has no address, or none can be had now.
-    """
-    host, port = address.host, address.port
-    if not host or is_literal(host):
-        return address
-    if host.lower() == "localhost":
-        return Address(LOCALHOST[0], port)  # as the resolver has it
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise CannotListenError(host, port, DNSLookupError(f"{host}: {reason}")) from error
-    return Address(str(found[0][4][0]), port)
 
 
 class _VisitorFactory(Factory):

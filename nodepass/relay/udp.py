@@ -25,8 +25,10 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from nodepass.address import Address, Endpoint, mapped, unmapped
-from nodepass.relay import pktinfo
-from nodepass.relay.pktinfo import Ancillary
+
+from . import pktinfo
+from .binding import every_interface
+from .pktinfo import Ancillary
 
 #: Asked of the system for the visitors' socket, in bytes, so that a burst survives while TCP has
 #: its turn; the system may grant less.
@@ -103,10 +105,8 @@ class DatagramPort(Port):
         limit: int,
         bound: socket.socket | None = None,
     ) -> None:
-        interface = address.host
+        interface = address.host or every_interface()
         self._wildcard = address.wildcard
-        if not interface:
-            interface = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"
         # The port wants a protocol to start and stop; datagrams go straight to the receiver.
         protocol = DatagramProtocol()
         protocol.noisy = False

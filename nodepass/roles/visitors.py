@@ -14,8 +14,8 @@ from twisted.python.failure import Failure
 from nodepass.address import Address, Endpoint
 from nodepass.errors import FatalError
 from nodepass.logs import Level
+from nodepass.relay.binding import literal
 from nodepass.relay.flow import FlowSet
-from nodepass.relay.portable import literal
 from nodepass.relay.stream import Cause, Channel, FlowSink, Stream
 from nodepass.relay.udp import DatagramPort
 from nodepass.wire import Opening

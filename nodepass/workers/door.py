@@ -8,7 +8,6 @@ and not before.
 
 from __future__ import annotations
 
-import errno
 import select
 import socket
 from collections import OrderedDict
@@ -21,24 +20,20 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from nodepass.logs import Log, printable
+from nodepass.relay.accepting import Accepting
 from nodepass.wire.listener import LOBBY_SIZE
 
 from .firstbytes import MOST_NEEDED, addressed
 
 __all__ = ["Door"]
 
-#: Connections accepted before others have their turn.
-MOST_ACCEPTS = 64
 #: Events taken from the kernel at a time.
 MOST_EVENTS = 256
-#: Seconds without accepting after the system had no descriptor or memory for a connection.
-ACCEPT_PAUSE = 0.5
 #: Bytes looked at first: more than a ClientHello usually has.
 FIRST_LOOK = 4096
 
 _HANGUP = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 _EVENTS = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
-_NEXT = (errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.EINTR)
 
 
 @define(eq=False)
@@ -79,9 +74,10 @@ class Door:
         self._callers: OrderedDict[int, _Caller] = OrderedDict()  # the longest there comes first
         self._held: dict[_Caller, None] = {}  # known, and not to be given to their worker now
         self._timer: IDelayedCall | None = None
-        self._pause: IDelayedCall | None = None
-        # Level-triggered: who is not accepted now is told of again.
-        self._epoll.register(sock.fileno(), select.EPOLLIN)
+        self._accepting = Accepting(
+            reactor, sock, watch=self._watch, taken=self._receive, complain=self._complain
+        )
+        self._accepting.start()
         reactor.addReader(self)
 
     @property
@@ -95,13 +91,12 @@ class Door:
     def close(self) -> None:
         """Accept nobody any more; who waits is disconnected."""
         self._reactor.removeReader(self)
-        for timer in (self._timer, self._pause):
-            if timer is not None and timer.active():
-                timer.cancel()
+        self._accepting.close()
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
         for caller in list(self._callers.values()):
             self._drop(caller)
         self._epoll.close()
-        self._socket.close()
 
     def try_again(self) -> None:
         """A worker may take connections again."""
@@ -113,28 +108,22 @@ class Door:
     def doRead(self) -> None:
         for file, events in self._epoll.poll(0, MOST_EVENTS):
             if file == self._socket.fileno():
-                self._accept()
+                self._accepting.accept()
             else:
                 # A descriptor may have been closed and used anew since: a look too many is no harm.
                 caller = self._callers.get(file)
                 if caller is not None:
                     self._look(caller, bool(events & _HANGUP))
 
-    def _accept(self) -> None:
-        for _ in range(MOST_ACCEPTS):
-            try:
-                sock, name = self._socket.accept()
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno in _NEXT:
-                    continue
-                self._rest(error)
-                return
-            sock.setblocking(False)
-            self._receive(sock, name[0])
+    def _watch(self, watched: bool) -> None:
+        # Level-triggered: who is not accepted now is told of again.
+        if watched:
+            self._epoll.register(self._socket.fileno(), select.EPOLLIN)
+        else:
+            self._epoll.unregister(self._socket.fileno())
 
-    def _receive(self, sock: socket.socket, host: str) -> None:
+    def _receive(self, sock: socket.socket, name: Any) -> None:
+        host = name[0]
         caller = _Caller(sock, host, self._reactor.seconds())
         file = sock.fileno()
         self._callers[file] = caller
@@ -217,15 +206,10 @@ class Door:
         if self._callers:
             self._watch_oldest()
 
-    def _rest(self, error: OSError) -> None:
+    def _complain(self, reason: str) -> None:
         self._log.limited(
-            "accept clients", "can't accept clients: {reason}; trying on", reason=error.strerror
+            "accept clients", "can't accept clients: {reason}; trying on", reason=reason
         )
-        self._epoll.unregister(self._socket.fileno())
-        self._pause = self._reactor.callLater(ACCEPT_PAUSE, self._go_on)
-
-    def _go_on(self) -> None:
-        self._epoll.register(self._socket.fileno(), select.EPOLLIN)
 
     # IReadDescriptor
 

@@ -21,10 +21,11 @@ from twisted.logger import formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from nodepass.address import Address, Endpoint
+from nodepass.relay.accepting import ACCEPT_PAUSE
 from nodepass.relay.choice import choose_relay
 from nodepass.relay.engine import dialer as dialer_module
 from nodepass.relay.engine.dialer import Dialer
-from nodepass.relay.engine.port import ACCEPT_PAUSE, EnginePort
+from nodepass.relay.engine.port import EnginePort
 from nodepass.relay.engine.relay import EngineRelay
 from nodepass.relay.engine.sockets import listening
 from nodepass.relay.engine.transport import EngineTransport
@@ -165,13 +166,13 @@ class AcceptTests(EndsTestCase):
         resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
         try:
             rests: list[int] = []
-            rest = port._rest
+            rest = port._accepting._rest
 
             def counted(error: OSError) -> None:
                 rests.append(error.errno or 0)
                 rest(error)
 
-            self.patch(port, "_rest", counted)
+            self.patch(port._accepting, "_rest", counted)
             self.rig.poller.doRead()
             # It was the only one watched, so that the poller is gone; and it can't come back.
             self.addCleanup(os.close, os.dup(0))
@@ -215,7 +216,8 @@ class AcceptTests(EndsTestCase):
     def test_closed_while_it_rests(self) -> None:
         """A port that is closed does not begin again."""
         port, number = self.listen()
-        port._rest(OSError(errno.EMFILE, "Too many open files"))
+        port._be_told(False)
+        port._accepting._rest(OSError(errno.EMFILE, "Too many open files"))
         port.stopListening()
         self.loop.advance(ACCEPT_PAUSE)
         self.assertEqual(self.loop.readers, [])

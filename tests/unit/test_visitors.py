@@ -18,8 +18,8 @@ from nodepass.errors import FatalError
 from nodepass.health import Health
 from nodepass.logs import Level, Log
 from nodepass.meter import Meter
+from nodepass.relay.binding import literal
 from nodepass.relay.flow import FlowLimits
-from nodepass.relay.portable import literal
 from nodepass.relay.session import SessionContext
 from nodepass.roles.visitors import VisitorPorts
 from nodepass.slots import Slots

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import errno
 import select
 import socket
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IDelayedCall, IListeningPort, IReactorTime
+from twisted.internet.interfaces import IListeningPort, IReactorTime
 from zope.interface import implementer
 
 from nodepass.address import Endpoint, unmapped
 from nodepass.logs import Log
 
+from ..accepting import Accepting
 from ..hangup import HangupWatch
 from ..portable import Accepted
 from ..tcp import TcpStream
@@ -22,15 +22,6 @@ from .poller import Poller
 from .transport import EngineTransport, address_of
 
 __all__ = ["EnginePort"]
-
-#: Visitors accepted before others have their turn.
-MOST_ACCEPTS = 64
-#: Seconds without accepting after the system had no descriptor or memory for a visitor: it does
-#: not say when there is one again, and would be asked without end.
-ACCEPT_PAUSE = 0.5
-
-# The visitor was gone before it was accepted; the next one may be there.
-_NEXT = (errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.EINTR)
 
 
 @implementer(IListeningPort)
@@ -46,85 +37,58 @@ class EnginePort:
         sock: socket.socket,
         accepted: Accepted,
     ) -> None:
-        self._clock = clock
         self._poller = poller
         self._watch = watch
         self._log = log
-        self._socket = sock
         self._fd = sock.fileno()
+        self._name = sock.getsockname()
         self._accepted = accepted
-        self._pause: IDelayedCall | None = None
-        self._open = False
+        self._accepting = Accepting(
+            clock, sock, watch=self._be_told, taken=self._taken, complain=self._complain
+        )
 
     def startListening(self) -> None:
         """Accept visitors.
 
         :raises CannotListenError: the system can't watch one more socket; it is closed.
         """
-        # Level-triggered: who is not accepted now is told of again.
         try:
-            self._poller.add(self._fd, self, select.EPOLLIN)
+            self._accepting.start()
         except OSError as error:
-            host, port = self._socket.getsockname()[:2]
-            self._socket.close()
-            raise CannotListenError(host, port, error) from error
-        self._open = True
+            raise CannotListenError(self._name[0], self._name[1], error) from error
 
     def stopListening(self) -> Deferred[None]:
         """Close the port; fires at once."""
-        if self._open:
-            self._open = False
-            if self._pause is not None:
-                self._pause.cancel()
-                self._pause = None
-            self._poller.remove(self._fd)
-            self._socket.close()
+        self._accepting.close()
         return succeed(None)
 
     def getHost(self) -> Any:
         """Where it listens."""
-        return address_of(self._socket.getsockname())
+        return address_of(self._name)
 
     # Watched
 
     def ready(self, events: int) -> None:
-        for _ in range(MOST_ACCEPTS):
-            if not self._open:
-                return
-            try:
-                sock, peer = self._socket.accept()
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno in _NEXT:
-                    continue
-                self._rest(error)
-                return
-            sock.setblocking(False)
-            try:
-                local = sock.getsockname()
-            except OSError:
-                sock.close()
-                continue
-            stream = TcpStream(self._watch)
-            EngineTransport(self._poller, sock).begin(stream)
-            self._accepted(stream, _endpoint(peer), _endpoint(local))
+        self._accepting.accept()
 
-    def _rest(self, error: OSError) -> None:
-        self._log.limited(
-            "accept",
-            "can't accept visitors: {reason}; trying on",
-            reason=error.strerror,
-        )
-        self._poller.remove(self._fd)
-        self._pause = self._clock.callLater(ACCEPT_PAUSE, self._go_on)
-
-    def _go_on(self) -> None:
-        self._pause = None
-        try:
+    def _be_told(self, watched: bool) -> None:
+        if watched:
             self._poller.add(self._fd, self, select.EPOLLIN)
-        except OSError as error:
-            self._rest(error)
+        else:
+            self._poller.remove(self._fd)
+
+    def _taken(self, sock: socket.socket, peer: Any) -> None:
+        try:
+            local = sock.getsockname()
+        except OSError:
+            sock.close()
+            return
+        stream = TcpStream(self._watch)
+        EngineTransport(self._poller, sock).begin(stream)
+        self._accepted(stream, _endpoint(peer), _endpoint(local))
+
+    def _complain(self, reason: str) -> None:
+        self._log.limited("accept", "can't accept visitors: {reason}; trying on", reason=reason)
 
 
 def _endpoint(name: Any) -> Endpoint:

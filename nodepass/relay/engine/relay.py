@@ -15,8 +15,9 @@ from nodepass.address import Address, Endpoint
 from nodepass.logs import Log
 from nodepass.resolver import LOCALHOST, CachingResolver
 
+from ..binding import BACKLOG, literal
 from ..hangup import HangupWatch
-from ..portable import BACKLOG, Accepted, Header, PortableRelay, dialed, literal
+from ..portable import Accepted, Header, PortableRelay, dialed
 from ..stream import Stream
 from ..tcp import TcpStream
 from ..udp import DatagramPort, DatagramReceiver, TargetReceiver, TargetSocket

@@ -6,12 +6,12 @@ import socket
 from contextlib import suppress
 from typing import Any
 
-from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
 from nodepass.address import Address
 
+from ..binding import listening_sockets
 from ..tcp import KEEPALIVE_OPTIONS, LINGER_RESET
 
 __all__ = ["Interim", "detach", "listening", "release", "stream_socket"]
@@ -44,26 +44,7 @@ def listening(address: Address, backlog: int) -> socket.socket:
 
     :raises CannotListenError: it can't be bound.
     """
-    host = address.host
-    if not host:
-        host = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"
-    try:
-        name: Any = socket.getaddrinfo(
-            host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
-        )[0]
-        sock = stream_socket(name[0])
-    except OSError as error:
-        raise CannotListenError(host, address.port, error) from error
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if name[0] == socket.AF_INET6 and host == "::":
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        sock.bind(name[4])
-        sock.listen(backlog)
-    except OSError as error:
-        sock.close()
-        raise CannotListenError(host, address.port, error) from error
-    return sock
+    return listening_sockets(address, stream_socket, backlog=backlog)[0]
 
 
 def detach(transport: Any) -> tuple[socket.socket, bytes]:
