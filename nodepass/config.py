@@ -15,9 +15,11 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 from urllib.parse import quote, unquote
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
+from nodepass import dialects
 from nodepass.address import Address, parse_address
+from nodepass.dialects import ANY, NATIVE
 from nodepass.errors import ConfigError
 from nodepass.keys import ENVIRONMENT
 from nodepass.logs import Level, printable
@@ -41,6 +43,13 @@ __all__ = [
 
 #: Most targets in one list: their index fits a byte.
 MAX_TARGETS = 255
+
+#: Idle links kept towards a server of an old dialect, unless the URL says: as many as old clients
+#: keep, since each link serves one session.
+OLD_MIN = 64
+
+#: What is shown in place of a key.
+HIDDEN = "***"
 
 #: Where a master's HTTP interface begins unless its URL has a path.
 DEFAULT_PREFIX = "/api"
@@ -66,6 +75,8 @@ class RoleConfig:
     :ivar rate: Mbit/s (10^6 bit) per direction, 0 for unlimited.
     :ivar slot: most sessions, 0 for unlimited.
     :ivar proxy: whether the node that dials sends a PROXY protocol header.
+    :ivar wire: dialects spoken, as `PARAMETERS` writes them: separated by commas, or ``any``.
+    :ivar oldkey: key towards nodes of old dialects, None for the same; never printed.
     :ivar workers: processes that share the work, or `AUTO`.
     :ivar warnings: lines to be logged at start.
     :ivar url: the URL as given, key included; never printed. Empty where there was none.
@@ -83,20 +94,34 @@ class RoleConfig:
     rate: int = 0
     slot: int = 65536
     proxy: bool = False
+    wire: str = NATIVE
+    oldkey: str | None = field(default=None, repr=False)
     workers: int | str = 1
     warnings: tuple[str, ...] = ()
     url: str = field(default="", repr=False)
 
     def effective_url(self) -> str:
-        """Return a URL that spells out every parameter that has a value, the key as ``***``."""
-        user = "" if self.key is None else "***"
-        return self.spelled_out(user)
+        """Return a URL that spells out every parameter that has a value, keys as ``***``."""
+        return self._spell("" if self.key is None else HIDDEN, _spell_query(self))
 
     def spelled_out(self, user: str) -> str:
-        """Return the same URL with this in place of the key, empty for none."""
+        """Return the same URL with this in place of the key, empty for none, and `oldkey`."""
+        return self._spell(user, _spell_query(self, secrets=True))
+
+    def _spell(self, user: str, query: str) -> str:
         at = f"{user}@" if user else ""
         targets = ",".join(_quote_address(target) for target in self.targets)
-        return f"{self.core}://{at}{_quote_address(self.tunnel)}/{targets}?{_spell_query(self)}"
+        return f"{self.core}://{at}{_quote_address(self.tunnel)}/{targets}?{query}"
+
+    @property
+    def dialects(self) -> tuple[str, ...]:
+        """The dialects that it speaks, in the order in which a client tries them."""
+        return dialects.spoken(self.wire, self.key_for_old, self.tunnel.port)
+
+    @property
+    def key_for_old(self) -> str | None:
+        """The key towards nodes of old dialects, None for none."""
+        return self.oldkey or self.key
 
 
 @frozen(kw_only=True)
@@ -123,6 +148,7 @@ class ClientConfig(RoleConfig):
     :ivar tls: the least level accepted, None for whatever the server says.
     :ivar ca: PEM file of the roots to trust, with `TLSLevel.FILES` alone.
     :ivar min: idle links that the pool keeps.
+    :ivar old_min: the same towards a server of an old dialect, whose links are used once.
     """
 
     core: ClassVar[str] = "client"
@@ -130,6 +156,7 @@ class ClientConfig(RoleConfig):
     tls: TLSLevel | None = None
     ca: str | None = None
     min: int = 8
+    old_min: int = OLD_MIN
 
 
 @frozen(kw_only=True)
@@ -157,7 +184,7 @@ class MasterConfig:
     tls: TLSLevel = TLSLevel.PLAIN
     crt: str | None = None
     key_file: str | None = None
-    wire: str = "native"
+    wire: str = NATIVE
     given: frozenset[str] = frozenset()
     warnings: tuple[str, ...] = ()
     url: str = field(default="", repr=False)
@@ -176,16 +203,20 @@ class MasterConfig:
 Config = ServerConfig | ClientConfig | MasterConfig
 
 
-def _spell_query(config: Config | RoleConfig) -> str:
-    """Return every parameter that has a value."""
+def _spell_query(config: Config | RoleConfig, *, secrets: bool = False) -> str:
+    """Return every parameter that has a value; keys are hidden unless asked for."""
     query = []
     for parameter in PARAMETERS:
         if config.core not in parameter.cores:
             continue
-        value = getattr(config, parameter.field) if parameter.field else parameter.default_value
-        if value is not None:
-            text = quote(show_value(value), safe="/:", errors="surrogateescape")
-            query.append(f"{parameter.name}={text}")
+        value = getattr(config, parameter.field)
+        if value is None:
+            continue
+        if parameter.field == "oldkey" and not secrets:
+            text = HIDDEN
+        else:
+            text = quote(show_value(value), safe="/:,", errors="surrogateescape")
+        query.append(f"{parameter.name}={text}")
     return "&".join(query)
 
 
@@ -223,6 +254,8 @@ def _parse_role(url: str, parts: URLParts, key: str | None) -> ServerConfig | Cl
     tunnel, targets = _parse_addresses(parts)
     values, warnings = parse_query(parts.core, parts.query)
     values["flow_read"] = values.get("read") or None
+    if parts.core == "client":
+        _settle_min(values)
     warnings += _settle_files(parts.core, values)
     if own_key is None and key == "":
         warnings.append(f"the key from {ENVIRONMENT} is empty: it counts as none")
@@ -238,7 +271,7 @@ def _parse_role(url: str, parts: URLParts, key: str | None) -> ServerConfig | Cl
     )
     _check_dialed_ports(config)
     _check_circles(config)
-    return config
+    return evolve(config, warnings=config.warnings + _check_wire(config))
 
 
 def _parse_master(url: str, parts: URLParts) -> MasterConfig:
@@ -339,6 +372,27 @@ def _check_circles(config: ServerConfig | ClientConfig) -> None:
                 f"target address '{target}': with mode=1 that is where this client itself "
                 "listens, so it would forward to itself for ever; accepted: another port or host"
             )
+
+
+def _settle_min(values: dict[str, Any]) -> None:
+    """Without a `min` there is one for each kind of server that the client may meet."""
+    wire = values.get("wire", NATIVE)
+    if "min" in values:
+        values["old_min"] = values["min"]
+    elif wire != ANY and NATIVE not in wire.split(","):
+        values["min"] = OLD_MIN
+
+
+def _check_wire(config: ServerConfig | ClientConfig) -> tuple[str, ...]:
+    if isinstance(config, ClientConfig) and config.mode is Mode.ONE:
+        return ()  # a plain forwarder
+    return dialects.check(
+        config.wire,
+        config.key,
+        config.oldkey,
+        config.tunnel.port,
+        serves=isinstance(config, ServerConfig),
+    )
 
 
 def _loopback(bound: Address) -> tuple[str, ...]:

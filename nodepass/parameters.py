@@ -13,6 +13,8 @@ from typing import Any
 
 from attrs import frozen
 
+from nodepass import dialects
+from nodepass.dialects import NATIVE
 from nodepass.duration import DURATION_EXAMPLES, format_duration, parse_duration
 from nodepass.logs import Level
 
@@ -26,9 +28,6 @@ _MOST = 1_000_000
 MOST_WORKERS = 1024
 #: The value of `workers` that asks for one process a core.
 AUTO = "auto"
-
-#: What `wire` will name once there is more than one dialect.
-_OLD_DIALECTS = ("2.0", "1.14", "1.6", "1.6-raw")
 
 
 class TLSLevel(IntEnum):
@@ -53,7 +52,7 @@ class Parameter:
 
     :ivar name: as in the URL.
     :ivar cores: the schemes that it applies to.
-    :ivar field: the configuration's field, or None where this version has one answer only.
+    :ivar field: the configuration's field.
     :ivar accepts: the accepted values, in words.
     :ivar default: the value of an absent parameter, as in a URL; "" for none.
     :ivar summary: what it does, in one line.
@@ -63,7 +62,7 @@ class Parameter:
 
     name: str
     cores: tuple[str, ...]
-    field: str | None
+    field: str
     accepts: str
     default: str
     summary: str
@@ -112,19 +111,11 @@ def _file(text: str) -> str:
     return text
 
 
-def _wire(text: str) -> str:
-    dialects = text.split(",")
-    for dialect in dialects:
-        if dialect in _OLD_DIALECTS:
-            raise ValueError(f"this version does not speak {dialect} yet")
-    if not set(dialects) <= {"native", "any"}:
-        raise ValueError
-    return "native"
-
-
 def _workers(text: str) -> int | str:
     return text if text == AUTO else _integer(1, MOST_WORKERS)(text)
 
+
+_WIRES = "native, 2.0, 1.14, 1.6 or 1.6-raw, several with commas; or any"
 
 _BOTH = ("server", "client")
 _ALL = ("server", "client", "master")
@@ -259,28 +250,28 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         name="wire",
         cores=_BOTH,
-        field=None,
-        accepts="native or any",
-        default="native",
-        summary="dialects spoken",
-        parse=_wire,
+        field="wire",
+        accepts=_WIRES,
+        default=NATIVE,
+        summary="dialects spoken; a client tries them in this order",
+        parse=dialects.parse,
     ),
     Parameter(
         name="wire",
         cores=("master",),
         field="wire",
-        accepts="native or any",
-        default="native",
+        accepts=_WIRES,
+        default=NATIVE,
         summary="dialects of instances that give none",
-        parse=_wire,
+        parse=dialects.parse,
     ),
     Parameter(
         name="oldkey",
         cores=_BOTH,
-        field=None,
+        field="oldkey",
         accepts="any text",
         default="",
-        summary="key for old dialects; ignored by this version, which speaks native alone",
+        summary="key for old dialects (default: the key)",
         parse=str,
     ),
     Parameter(

@@ -29,6 +29,7 @@ from nodepass.config import (
     TLSLevel,
     parse_url,
 )
+from nodepass.dialects import NATIVE
 from nodepass.errors import ConfigError, FatalError
 from nodepass.health import Health
 from nodepass.keys import outside_key
@@ -410,12 +411,14 @@ def _check_files(config: Config) -> None:
 def _key_warnings(config: ServerConfig | ClientConfig) -> list[str]:
     if isinstance(config, ClientConfig) and config.mode is Mode.ONE:
         return []
-    if not config.key:
+    # An end without native has no use for the native key.
+    key = config.key if NATIVE in config.dialects else config.key_for_old
+    if not key:
         return [
             "no key: anyone who reaches the tunnel port may join; give both ends the same one, by "
             "NODEPASS_KEY, --key-file, or KEY@ before the tunnel host (nodepass key makes one)"
         ]
     # Four bits a character is what hex digits hold; words hold less, and random letters more.
-    if 4 * len(config.key) < STRONG_KEY_BITS:
+    if 4 * len(key) < STRONG_KEY_BITS:
         return [f"the key is short (under {STRONG_KEY_BITS} bits); nodepass key makes a strong one"]
     return []

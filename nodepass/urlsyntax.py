@@ -113,11 +113,7 @@ def parse_query(core: str, query: str) -> tuple[dict[str, Any], list[str]]:
         if parameter is None:
             warnings.append(_explain_ignored(core, name))
             continue
-        value = _parse_value(parameter, text)
-        if parameter.field is not None:
-            values[parameter.field] = value
-        elif name == "oldkey":
-            warnings.append("parameter oldkey: ignored, this version speaks native alone")
+        values[parameter.field] = _parse_value(parameter, text)
     return values, warnings
 
 

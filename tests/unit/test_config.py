@@ -72,17 +72,26 @@ def test_client_defaults() -> None:
     assert (config.min, config.tls, config.ca) == (8, None, None)
 
 
+GIVEN_AWAY = (
+    "wire={}: old dialects give the key away to who hears a handshake, and it opens the native "
+    "wire too; give old nodes another key, and name it in oldkey="
+)
+LENGTH_ALONE = (
+    "wire={}: a client of 1.6 proves the length of its key alone, so anyone who reaches the tunnel "
+    "port may join; let a firewall admit your clients only"
+)
+
+
 @pytest.mark.parametrize("config_type", [ServerConfig, ClientConfig])
 def test_table_and_records_agree(config_type: type[RoleConfig]) -> None:
     """The default that the table documents is the one the configuration has, field by field."""
     record = config_type(tunnel=Address("", 1), targets=(Address("", 2),))
     rows = [row for row in PARAMETERS if config_type.core in row.cores]
     for row in rows:
-        if row.field is not None:
-            assert getattr(record, row.field) == row.default_value, row.name
+        assert getattr(record, row.field) == row.default_value, row.name
     fields = {field.name for field in attrs.fields(config_type)}
-    settable = fields - {"tunnel", "targets", "key", "flow_read", "warnings", "url"}
-    assert settable == {row.field for row in rows if row.field}
+    settable = fields - {"tunnel", "targets", "key", "flow_read", "old_min", "warnings", "url"}
+    assert settable == {row.field for row in rows}
 
 
 def test_every_parameter_is_documented() -> None:
@@ -97,8 +106,9 @@ def test_all_parameters_of_a_server() -> None:
     """Each parameter of a server reaches its field."""
     config = server(
         "server://secret@0.0.0.0:1/t:2?log=event&tls=2&crt=/c.pem&key=/k.pem&max=7&mode=2"
-        "&read=1h30m&rate=100&slot=0&proxy=1&wire=any&workers=4"
+        "&read=1h30m&rate=100&slot=0&proxy=1&wire=2.0,native&oldkey=other&workers=4"
     )
+    assert (config.wire, config.oldkey) == ("native,2.0", "other")
     assert (config.key, config.workers) == ("secret", 4)
     assert (config.log, config.tls, config.mode) == (Level.EVENT, TLSLevel.FILES, Mode.TWO)
     assert (config.crt, config.key_file, config.max) == ("/c.pem", "/k.pem", 7)
@@ -111,6 +121,7 @@ def test_all_parameters_of_a_client() -> None:
     config = client("client://h:1/t:2?log=none&tls=2&ca=/ca.pem&min=3&mode=1&read=0&wire=native")
     assert (config.log, config.tls, config.ca) == (Level.NONE, TLSLevel.FILES, "/ca.pem")
     assert (config.min, config.mode, config.read) == (3, Mode.ONE, 0.0)
+    assert (config.wire, config.oldkey) == ("native", None)
     assert config.warnings == ()
 
 
@@ -237,10 +248,31 @@ def test_bad_target_lists() -> None:
             "read=30: not a duration; accepted: 0 for none, or a duration up to 8760h, "
             "such as 300ms, 30s, 5m or 1h30m",
         ),
-        ("server://:1/t:2?wire=quic", "wire=quic: accepted: native or any"),
         (
-            "server://:1/t:2?wire=native,1.14",
-            "wire=native,1.14: this version does not speak 1.14 yet; accepted: native or any",
+            "server://:1/t:2?wire=quic",
+            "wire=quic: accepted: native, 2.0, 1.14, 1.6 or 1.6-raw, several with commas; or any",
+        ),
+        (
+            "server://:1/t:2?wire=native,",
+            "wire=native,: accepted: native, 2.0, 1.14, 1.6 or 1.6-raw, several with commas; "
+            "or any",
+        ),
+        (
+            "server://:1/t:2?wire=1.6-raw,1.6",
+            "wire=1.6-raw,1.6: 1.6-raw is 1.6 with link numbers in another form: a node has one of "
+            "them; accepted: native, 2.0, 1.14, 1.6 or 1.6-raw, several with commas; or any",
+        ),
+        (
+            "client://:1/t:2?wire=1.6",
+            "wire=1.6: 1.6 can't be spoken with the key that the port gives: character 3 of the "
+            "key turns the ':' of 'np://' into a line feed, which breaks the line; accepted: "
+            "another key on both ends, or wire without 1.6",
+        ),
+        (
+            "client://dull@:1/t:2?wire=native,1.6",
+            "wire=native,1.6: 1.6 can't be spoken with this key: character 1 of the key turns the "
+            "'n' of 'np://' into a line feed, which breaks the line; accepted: another key on both "
+            "ends, or wire without 1.6",
         ),
         (
             "server://:1/t:2?workers=0",
@@ -403,7 +435,26 @@ def test_empty_values_count_as_absent() -> None:
         ),
         (
             "client://:1/t:2?oldkey=hush",
-            ("parameter oldkey: ignored, this version speaks native alone",),
+            ("parameter oldkey: ignored, wire admits no old dialect",),
+        ),
+        ("client://k@:1/t:2?wire=native,1.14&oldkey=other", ()),
+        ("client://:1/t:2?wire=any&oldkey=other", ()),
+        ("server://k@:1/t:2?wire=1.14", ()),
+        ("server://k@:1/t:2?wire=1.14&oldkey=k", ()),
+        ("client://k@:1/t:2?wire=1.6", ()),
+        ("client://dull@:1/t:2?wire=1.6&mode=1", ()),
+        ("client://:1/t:2?wire=native,1.14", ()),
+        ("client://k@:1/t:2?wire=native,1.14", (GIVEN_AWAY.format("native,1.14"),)),
+        ("client://k@:1/t:2?wire=native,2.0&oldkey=k", (GIVEN_AWAY.format("native,2.0"),)),
+        ("server://k@:1/t:2?wire=1.6", (LENGTH_ALONE.format("1.6"),)),
+        ("server://k@:1/t:2?wire=1.6-raw", (LENGTH_ALONE.format("1.6-raw"),)),
+        ("server://k@:1/t:2?wire=any", (LENGTH_ALONE.format("any"), GIVEN_AWAY.format("any"))),
+        (
+            "server://k@:1/t:2?wire=any&oldkey=dull",
+            (
+                "wire=any: 1.6 is left out, as it can't be spoken with this key: character 1 of "
+                "the key turns the 'n' of 'np://' into a line feed, which breaks the line",
+            ),
         ),
         ("client://:1/t:2?workers=auto", ()),
     ],
@@ -479,10 +530,42 @@ def test_effective_url() -> None:
         "server://***@:1/a:2,[::1]:3?log=info&tls=0&max=5&mode=0&read=1h&rate=0&slot=65536"
         "&proxy=0&wire=native&workers=1"
     )
-    assert parse_url("client://h:1/t:2?tls=1&workers=auto&wire=any").effective_url() == (
+    assert parse_url("client://h:1/t:2?tls=1&workers=auto&wire=1.14,native").effective_url() == (
         "client://h:1/t:2?log=info&tls=1&min=8&mode=0&read=1h&rate=0&slot=65536"
-        "&proxy=0&wire=native&workers=auto"
+        "&proxy=0&wire=native,1.14&workers=auto"
     )
+    shown = parse_url("client://h:1/t:2?wire=any&oldkey=hush").effective_url()
+    assert shown.endswith("&wire=any&oldkey=***&workers=1")
+
+
+def test_dialects() -> None:
+    """They come in the order in which a client tries them; `any` has what the key allows."""
+    assert client("client://h:1/t:2").dialects == ("native",)
+    assert client("client://h:1/t:2?wire=1.14,2.0,native").dialects == ("native", "2.0", "1.14")
+    every = ("native", "2.0", "1.14", "1.6")
+    assert client("client://k@h:1/t:2?wire=any").dialects == every
+    assert client("client://k@h:1/t:2?wire=native,any").dialects == every
+    assert client("client://dull@h:1/t:2?wire=any").dialects == every[:-1]
+    assert client("client://dull@h:1/t:2?wire=any&oldkey=k").dialects == every
+    # The key of a tunnel without one comes from its port: that of port 1 has "0" in third place.
+    assert client("client://h:1/t:2?wire=any").dialects == every[:-1]
+    assert client("client://h:443/t:2?wire=any").dialects == every
+
+
+def test_key_for_old_nodes() -> None:
+    """They have the one that is theirs, or the key, or none."""
+    assert client("client://k@h:1/t:2?wire=1.14&oldkey=o%26").key_for_old == "o&"
+    assert client("client://k@h:1/t:2?wire=1.14").key_for_old == "k"
+    assert client("client://h:1/t:2?wire=1.14").key_for_old is None
+
+
+def test_idle_links_for_old_servers() -> None:
+    """A `min` holds for every server; without one, old servers get more, as links are used up."""
+    found = [
+        client(f"client://k@h:1/t:2?{query}")
+        for query in ("", "wire=any", "wire=1.14", "wire=1.14&min=3", "wire=native,1.14&min=3")
+    ]
+    assert [(each.min, each.old_min) for each in found] == [(8, 64)] * 2 + [(64, 64)] + [(3, 3)] * 2
 
 
 KEYS = st.text(min_size=1, max_size=20).filter(
@@ -528,8 +611,11 @@ def test_effective_url_round_trip(config: ServerConfig | ClientConfig) -> None:
     """An effective URL, read again, gives the same configuration, the key apart, and no warning."""
     url = config.effective_url()
     key = None if config.key is None else "***"
-    # A `read` that is spelled out holds for UDP sessions too.
-    assert parse_url(url) == attrs.evolve(config, key=key, url=url, flow_read=config.read or None)
+    # A `read` that is spelled out holds for UDP sessions too, and a `min` for all dialects.
+    expected = attrs.evolve(config, key=key, url=url, flow_read=config.read or None)
+    if isinstance(expected, ClientConfig):
+        expected = attrs.evolve(expected, old_min=expected.min)
+    assert parse_url(url) == expected
 
 
 PIECES = st.sampled_from(

@@ -60,7 +60,7 @@ def test_config_spells_everything_out() -> None:
     """With the key and password as they are, and the master's wire."""
     config = accept("server://k:p@:1/:2?slot=5", master("master://:1?wire=any")).config
     assert config.startswith("server://k:p@:1/:2?log=info&tls=0&max=1024&")
-    assert "slot=5" in config and "wire=native" in config
+    assert "slot=5" in config and "wire=any" in config
 
 
 @pytest.mark.parametrize(
@@ -91,4 +91,4 @@ def test_empty_values_count_as_none_everywhere() -> None:
     found = accept("server://:1/:2?tls=&log=", master("master://:1?tls=1&log=debug&wire=any"))
     assert found.url == "server://:1/:2?log=debug&tls=1"
     assert "log=debug&tls=1&" in found.config
-    assert found.hosted == "server://:1/:2?log=debug&tls=1&wire=native"
+    assert found.hosted == "server://:1/:2?log=debug&tls=1&wire=any"

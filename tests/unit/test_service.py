@@ -9,11 +9,11 @@ from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from nodepass.config import parse_url
+from nodepass.config import MasterConfig, parse_url
 from nodepass.errors import ConfigError, FatalError
 from nodepass.logs import Level, Log
 from nodepass.meter import Stats
-from nodepass.service import RoleService, makeService
+from nodepass.service import RoleService, _key_warnings, makeService
 
 URL = "client://127.0.0.1:1/127.0.0.1:2?mode=1&log=none"
 
@@ -250,3 +250,24 @@ def test_stopped_while_it_is_retried() -> None:
     assert stopping is not None and not stopping.called
     service.made[0].stopped.callback(None)
     assert outcome(stopping) is None and len(service.made) == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "warned"),
+    [
+        ("client://h:443/t:2", "no key"),
+        ("client://:443/t:2?mode=1", None),
+        ("client://short@h:443/t:2", "the key is short"),
+        ("client://long-enough@h:443/t:2", None),
+        # An end that speaks no native has the old nodes' key alone.
+        ("client://h:443/t:2?wire=native,1.14&oldkey=long-enough", "no key"),
+        ("client://h:443/t:2?wire=1.14&oldkey=long-enough", None),
+        ("client://long-enough@h:443/t:2?wire=1.14&oldkey=short", "the key is short"),
+    ],
+)
+def test_weak_keys(url: str, warned: str | None) -> None:
+    """No key and a short one draw a warning, about the key that the node uses."""
+    config = parse_url(url)
+    assert not isinstance(config, MasterConfig)
+    warnings = _key_warnings(config)
+    assert [warning.startswith(warned or "") for warning in warnings] == [True] * bool(warned)
