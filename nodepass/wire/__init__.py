@@ -7,9 +7,8 @@ calls the role's `Host` methods. A role never asks which dialect it speaks.
 from __future__ import annotations
 
 from enum import Enum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from attrs import frozen
 from twisted.internet.defer import Deferred
 
 from nodepass.address import Endpoint
@@ -27,8 +26,7 @@ class Flow(Enum):
 UNKNOWN = Endpoint("unknown", 0)
 
 
-@frozen
-class Opening:
+class Opening(NamedTuple):
     """What the dialing side is told of a visitor.
 
     :ivar target: 0 leaves the choice to the dialing side; n takes the nth target of its list.

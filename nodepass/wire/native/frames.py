@@ -23,7 +23,7 @@ from functools import lru_cache
 from ipaddress import ip_address
 from socket import AF_INET, AF_INET6, inet_pton
 
-from attrs import frozen
+from attrs import define
 
 from nodepass.address import Endpoint
 from nodepass.errors import PeerError
@@ -56,32 +56,38 @@ MAX_SMALL = 64
 #: Hosts whose other form is remembered: those of the visitors who come again and again.
 HOSTS_KEPT = 1024
 
+# As plain numbers: to ask an enumeration for its members takes longer than to compare them.
+_OPEN, _DATA, _FIN, _RESET, _FLOW_OPEN, _DATAGRAM, _FLOW_CLOSE, _DONE = map(int, FrameType)
+
 _LIMITS = {
-    FrameType.OPEN: MAX_SMALL,
-    FrameType.DATA: MAX_DATA,
-    FrameType.FIN: MAX_SMALL,
-    FrameType.RESET: MAX_SMALL,
-    FrameType.FLOW_OPEN: MAX_SMALL,
-    FrameType.DATAGRAM: 4 + MAX_DATAGRAM,
-    FrameType.FLOW_CLOSE: MAX_SMALL,
-    FrameType.DONE: MAX_SMALL,
+    _OPEN: MAX_SMALL,
+    _DATA: MAX_DATA,
+    _FIN: MAX_SMALL,
+    _RESET: MAX_SMALL,
+    _FLOW_OPEN: MAX_SMALL,
+    _DATAGRAM: 4 + MAX_DATAGRAM,
+    _FLOW_CLOSE: MAX_SMALL,
+    _DONE: MAX_SMALL,
 }
 
 _NO_CAUSE = 255
 _WORD = struct.Struct(">I")
-_U16 = struct.Struct(">H")
-_OPEN_HEAD = struct.Struct(">IH")
-_RESET = struct.Struct(">IB")
-_DATAGRAM_HEAD = struct.Struct(">II")
-_DATA = FrameType.DATA << 24
-_DATAGRAM = FrameType.DATAGRAM << 24
+_TWO_WORDS = struct.Struct(">II")
+_PORT = struct.Struct(">H")
+_NUMBER_AND_TARGET = struct.Struct(">IH")
+_NUMBER_AND_CAUSE = struct.Struct(">IB")
+# An opening with two addresses of IPv4: number, target, visitor (family, host, port), local.
+_OPENING_V4 = struct.Struct(">IHB4sH7s")
+
+_DATA_WORD = _DATA << 24
+_DATAGRAM_WORD = _DATAGRAM << 24
 
 
 class FrameError(PeerError):
     """The peer sent what is no frame."""
 
 
-@frozen
+@define(unsafe_hash=True)
 class Open:
     """A session begins."""
 
@@ -89,21 +95,21 @@ class Open:
     opening: Opening
 
 
-@frozen
+@define(unsafe_hash=True)
 class Data:
     """Bytes of the current session; a long frame arrives in several of these."""
 
     data: Chunk
 
 
-@frozen
+@define(unsafe_hash=True)
 class Fin:
     """The sender has no more bytes for this session."""
 
     session: int
 
 
-@frozen
+@define(unsafe_hash=True)
 class Reset:
     """The sender gave the session up."""
 
@@ -111,7 +117,7 @@ class Reset:
     cause: Cause
 
 
-@frozen
+@define(unsafe_hash=True)
 class FlowOpen:
     """A UDP flow begins."""
 
@@ -119,7 +125,7 @@ class FlowOpen:
     opening: Opening
 
 
-@frozen
+@define(unsafe_hash=True)
 class Datagrams:
     """Datagrams of a flow, each a frame: those that came together, in their order."""
 
@@ -127,7 +133,7 @@ class Datagrams:
     batch: list[bytes]
 
 
-@frozen
+@define(unsafe_hash=True)
 class FlowClose:
     """A flow ended."""
 
@@ -135,7 +141,7 @@ class FlowClose:
     cause: Cause | None
 
 
-@frozen
+@define(unsafe_hash=True)
 class Done:
     """The session is over at the serving end too; the link may be taken again."""
 
@@ -147,7 +153,7 @@ Frame = Open | Data | Fin | Reset | FlowOpen | Datagrams | FlowClose | Done
 
 def data_header(length: int) -> bytes:
     """What goes before `length` bytes of a session; at most `MAX_DATA`."""
-    return _WORD.pack(_DATA | length)
+    return _WORD.pack(_DATA_WORD | length)
 
 
 def datagrams(flow: int, batch: list[bytes]) -> bytes:
@@ -157,48 +163,40 @@ def datagrams(flow: int, batch: list[bytes]) -> bytes:
     for data in batch:
         if len(data) != size:
             size = len(data)
-            head = _DATAGRAM_HEAD.pack(_DATAGRAM | (4 + size), flow)
+            head = _TWO_WORDS.pack(_DATAGRAM_WORD | (4 + size), flow)
         parts += (head, data)
     return b"".join(parts)
 
 
 def encode(frame: Frame) -> bytes:
     """A whole frame, or those of several datagrams."""
+    if isinstance(frame, Fin):
+        return _TWO_WORDS.pack(_FIN << 24 | 4, frame.session)
+    if isinstance(frame, Done):
+        return _TWO_WORDS.pack(_DONE << 24 | 4, frame.session)
     if isinstance(frame, Datagrams):
         return datagrams(frame.flow, frame.batch)
     kind, body = _body(frame)
     return _WORD.pack(kind << 24 | len(body)) + body
 
 
-def _body(
-    frame: Open | Data | Fin | Reset | FlowOpen | FlowClose | Done,
-) -> tuple[FrameType, bytes]:
+def _body(frame: Open | Data | Reset | FlowOpen | FlowClose) -> tuple[int, bytes]:
     if isinstance(frame, Open):
-        return FrameType.OPEN, _pack_opening(frame.session, frame.opening)
+        return _OPEN, _pack_opening(frame.session, frame.opening)
     if isinstance(frame, Data):
-        return FrameType.DATA, bytes(frame.data)
-    if isinstance(frame, Fin):
-        return FrameType.FIN, _WORD.pack(frame.session)
+        return _DATA, bytes(frame.data)
     if isinstance(frame, Reset):
-        return FrameType.RESET, _RESET.pack(frame.session, frame.cause)
+        return _RESET, _NUMBER_AND_CAUSE.pack(frame.session, frame.cause)
     if isinstance(frame, FlowOpen):
-        return FrameType.FLOW_OPEN, _pack_opening(frame.flow, frame.opening)
-    if isinstance(frame, Done):
-        return FrameType.DONE, _WORD.pack(frame.session)
+        return _FLOW_OPEN, _pack_opening(frame.flow, frame.opening)
     cause = _NO_CAUSE if frame.cause is None else frame.cause
-    return FrameType.FLOW_CLOSE, _RESET.pack(frame.flow, cause)
+    return _FLOW_CLOSE, _NUMBER_AND_CAUSE.pack(frame.flow, cause)
 
 
 def _pack_opening(number: int, opening: Opening) -> bytes:
-    return (
-        _OPEN_HEAD.pack(number, opening.target)
-        + _pack_address(opening.visitor)
-        + _pack_address(opening.local)
-    )
-
-
-def _pack_address(endpoint: Endpoint) -> bytes:
-    return _pack_host(endpoint.host) + _U16.pack(endpoint.port)
+    host, port = opening.visitor
+    head = _NUMBER_AND_TARGET.pack(number, opening.target)
+    return head + _pack_host(host) + _PORT.pack(port) + _pack_local(opening.local)
 
 
 @lru_cache(HOSTS_KEPT)
@@ -209,27 +207,42 @@ def _pack_host(host: str) -> bytes:
     return b"\4" + inet_pton(AF_INET, host)
 
 
+@lru_cache(HOSTS_KEPT)
+def _pack_local(local: Endpoint) -> bytes:
+    return _pack_host(local.host) + _PORT.pack(local.port)
+
+
+def _unpack_opening(body: bytes) -> tuple[int, Opening]:
+    if len(body) == _OPENING_V4.size:
+        number, target, family, host, port, local = _OPENING_V4.unpack(body)
+        if family == 4:
+            visitor = Endpoint(_unpack_host(host), port)
+            return number, Opening(visitor, _unpack_local(local), target)
+    number, target = _NUMBER_AND_TARGET.unpack_from(body)
+    visitor, at = _unpack_address(body, _NUMBER_AND_TARGET.size)
+    return number, Opening(visitor, _unpack_local(body[at:]), target)
+
+
+@lru_cache(HOSTS_KEPT)
+def _unpack_local(packed: bytes) -> Endpoint:
+    local, end = _unpack_address(packed, 0)
+    if end != len(packed):
+        raise FrameError("an opening of a wrong length")
+    return local
+
+
 def _unpack_address(body: bytes, at: int) -> tuple[Endpoint, int]:
     size = {4: 4, 6: 16}.get(body[at])
     if size is None:
         raise FrameError(f"unknown address family {body[at]}")
     end = at + 1 + size
-    (port,) = _U16.unpack_from(body, end)
+    (port,) = _PORT.unpack_from(body, end)
     return Endpoint(_unpack_host(body[at + 1 : end]), port), end + 2
 
 
 @lru_cache(HOSTS_KEPT)
 def _unpack_host(packed: bytes) -> str:
     return str(ip_address(packed))
-
-
-def _unpack_opening(body: bytes) -> tuple[int, Opening]:
-    number, target = _OPEN_HEAD.unpack_from(body)
-    visitor, at = _unpack_address(body, _OPEN_HEAD.size)
-    local, at = _unpack_address(body, at)
-    if at != len(body):
-        raise FrameError("an opening of a wrong length")
-    return number, Opening(visitor=visitor, local=local, target=target)
 
 
 def _cause(number: int) -> Cause:
@@ -241,20 +254,21 @@ def _cause(number: int) -> Cause:
 
 def _decode(kind: int, body: bytes) -> Frame:
     try:
-        if kind == FrameType.FIN:
+        if kind == _FIN:
             return Fin(_WORD.unpack(body)[0])
-        if kind == FrameType.DONE:
+        if kind == _DONE:
             return Done(_WORD.unpack(body)[0])
-        if kind == FrameType.RESET:
-            number, cause = _RESET.unpack(body)
+        if kind == _OPEN:
+            return Open(*_unpack_opening(body))
+        if kind == _RESET:
+            number, cause = _NUMBER_AND_CAUSE.unpack(body)
             return Reset(number, _cause(cause))
-        if kind == FrameType.FLOW_CLOSE:
-            number, cause = _RESET.unpack(body)
+        if kind == _FLOW_CLOSE:
+            number, cause = _NUMBER_AND_CAUSE.unpack(body)
             return FlowClose(number, None if cause == _NO_CAUSE else _cause(cause))
-        number, opening = _unpack_opening(body)
+        return FlowOpen(*_unpack_opening(body))
     except (struct.error, IndexError, ValueError) as error:
         raise FrameError(f"a {FrameType(kind).name} frame of a wrong form") from error
-    return (Open if kind == FrameType.OPEN else FlowOpen)(number, opening)
 
 
 def _take_datagrams(data: Chunk, at: int, end: int, frames: list[Frame]) -> int:
@@ -264,8 +278,8 @@ def _take_datagrams(data: Chunk, at: int, end: int, frames: list[Frame]) -> int:
     batch: list[bytes] = []
     last = -1
     while end - at >= 8:
-        word, flow = _DATAGRAM_HEAD.unpack_from(data, at)
-        size = word - _DATAGRAM - 4
+        word, flow = _TWO_WORDS.unpack_from(data, at)
+        size = word - _DATAGRAM_WORD - 4
         stop = at + 8 + size
         if not 0 <= size <= MAX_DATAGRAM or stop > end:
             break  # another frame, one that is not whole, or one that is none
@@ -310,7 +324,7 @@ class FrameReader:
             if size <= self.left:
                 self.left -= size
                 return data
-        elif size > 4 and not self._held and _WORD.unpack_from(data)[0] == _DATA + size - 4:
+        elif size > 4 and not self._held and _WORD.unpack_from(data)[0] == _DATA_WORD + size - 4:
             return data[4:]
         return None
 
@@ -342,7 +356,7 @@ class FrameReader:
                 raise FrameError(f"a {FrameType(kind).name} frame of {length} bytes")
             body = at + 4
             have = end - body
-            if kind == FrameType.DATA:
+            if kind == _DATA:
                 if have < length:
                     if have:
                         frames.append(Data(data[body:]))
@@ -352,7 +366,7 @@ class FrameReader:
                     frames.append(Data(data[body : body + length]))
             elif have < length:
                 break
-            elif kind == FrameType.DATAGRAM and length >= 4:
+            elif kind == _DATAGRAM and length >= 4:
                 at = _take_datagrams(data, at, end, frames)
                 continue
             else:

@@ -42,33 +42,31 @@ class End(Enum):
     RESET = "reset"
 
 
+# To ask an enumeration for its members takes longer than all else that is done with them.
+_OPEN, _FIN, _RESET = End
+
+
 class LinkState:
     """One end of a data link, without I/O: actions return bytes to send, frames are judged.
 
     :ivar takes: this end opens sessions; the other end serves them.
     :ivar number: the current session, or the last one; 0 before the first.
     :ivar done: DONE of this session was sent, or at the taking end came.
+    :ivar over: no session is under way at this end.
+    :ivar receiving: bytes of the current session may come and are wanted.
     """
 
-    __slots__ = ("datagrams", "done", "got", "number", "sent", "takes")
+    __slots__ = ("datagrams", "done", "got", "number", "over", "receiving", "sent", "takes")
 
     def __init__(self, takes: bool) -> None:
         self.takes = takes
         self.number = 0
-        self.sent = End.FIN
-        self.got = End.FIN
+        self.sent = _FIN
+        self.got = _FIN
+        self.over = True
+        self.receiving = False
         self.done = True
         self.datagrams = False
-
-    @property
-    def over(self) -> bool:
-        """Whether no session is under way at this end."""
-        return self.sent is not End.OPEN and self.got is not End.OPEN
-
-    @property
-    def receiving(self) -> bool:
-        """Whether bytes of the current session may come and are wanted."""
-        return self.got is End.OPEN and self.sent is not End.RESET
 
     @property
     def idle(self) -> bool:
@@ -86,16 +84,18 @@ class LinkState:
 
     def finish(self) -> bytes:
         """Say that no more bytes follow in the current session."""
-        if self.sent is not End.OPEN:
+        if self.sent is not _OPEN:
             return b""
-        self.sent = End.FIN
+        self.sent = _FIN
+        self._look()
         return encode(Fin(self.number)) + self.conclude()
 
     def reset(self, cause: Cause) -> bytes:
         """Give the current session up; what the peer still sends of it is dropped."""
-        if self.sent is End.RESET or self.over:
+        if self.sent is _RESET or self.over:
             return b""
-        self.sent = End.RESET
+        self.sent = _RESET
+        self._look()
         return encode(Reset(self.number, cause)) + self.conclude()
 
     def conclude(self) -> bytes:
@@ -116,9 +116,9 @@ class LinkState:
         :raises LinkError: the peer broke a rule; the link must be closed.
         """
         if isinstance(frame, Data):
-            if self.got is not End.OPEN:
+            if self.got is not _OPEN:
                 raise LinkError("bytes outside a session")
-            return None if self.sent is End.RESET else frame
+            return None if self.sent is _RESET else frame
         if isinstance(frame, (Datagrams, FlowClose)):
             if not self.datagrams:
                 raise LinkError("a datagram on a link that carries none")
@@ -134,10 +134,11 @@ class LinkState:
             self._begin(frame.session)
             return frame
         if isinstance(frame, Fin):
-            if frame.session != self.number or self.got is not End.OPEN:
+            if frame.session != self.number or self.got is not _OPEN:
                 raise LinkError(f"session {frame.session} ended out of turn")
-            self.got = End.FIN
-            return None if self.sent is End.RESET else frame
+            self.got = _FIN
+            self._look()
+            return None if self.sent is _RESET else frame
         if isinstance(frame, Done):
             if not self.takes or frame.session != self.number or self.done or not self.over:
                 raise LinkError(f"session {frame.session} done out of turn")
@@ -148,12 +149,19 @@ class LinkState:
     def _receive_reset(self, frame: Reset) -> Frame | None:
         if frame.session != self.number:
             raise LinkError(f"session {frame.session} reset out of turn")
-        if self.got is End.RESET or self.over:
+        if self.got is _RESET or self.over:
             return None
-        self.got = End.RESET
-        return None if self.sent is End.RESET else frame
+        self.got = _RESET
+        self._look()
+        return None if self.sent is _RESET else frame
 
     def _begin(self, number: int) -> None:
         self.number = number
-        self.sent = self.got = End.OPEN
+        self.sent = self.got = _OPEN
         self.done = False
+        self._look()
+
+    def _look(self) -> None:
+        """See what is to be made of `sent` and `got`."""
+        self.over = self.sent is not _OPEN and self.got is not _OPEN
+        self.receiving = self.got is _OPEN and self.sent is not _RESET
