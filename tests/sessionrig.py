@@ -23,6 +23,7 @@ from nodepass.relay.stream import Cause, Stream
 from nodepass.wire import Opening
 from nodepass.wire.native.datalink import DataLink
 from tests.enginerig import SMALL, Rig, descriptors
+from tests.streams import FakeOwner
 
 #: More than what is held anywhere on the way, so that both ends have to wait for each other.
 BULK = random.Random(7).randbytes(6 << 20)
@@ -31,7 +32,7 @@ NOWHERE = Endpoint("127.0.0.1", 1)
 
 
 @define
-class Joined:
+class Joined(FakeOwner):
     """Two sockets of other programs, with the engine between them.
 
     :ivar over: how each session on the way has ended.
@@ -154,9 +155,7 @@ class SessionTestCase(SynchronousTestCase):
             clock=self.loop, log=self.rig.log, meter=self.meter, read=0,
             inbound=self.inbound, outbound=self.outbound,
         )  # fmt: skip
-        session = Session(
-            near, far, context=context, describe=lambda: "tcp", done=joined.over.append
-        )
+        session = Session(near, far, context=context, owner=joined)
         joined.sessions.append(session)
         session.start()
 

@@ -2,7 +2,24 @@
 
 from __future__ import annotations
 
+from nodepass.relay.session import Session
 from nodepass.relay.stream import Cause, Sink
+
+
+class FakeOwner:
+    """Who a session belongs to: notes how it ended, and has no other stream for it.
+
+    @ivar over: the causes of the sessions that ended, in order.
+    """
+
+    def __init__(self) -> None:
+        self.over: list[Cause | None] = []
+
+    def another(self, cause: Cause) -> None:
+        pass
+
+    def session_over(self, session: Session, cause: Cause | None) -> None:
+        self.over.append(cause)
 
 
 class FakeStream:

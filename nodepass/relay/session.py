@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Optional
+from typing import Protocol
 
 from attrs import frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
-from nodepass.logs import Log
+from nodepass.logs import Level, Log
 from nodepass.meter import Meter
 from nodepass.rate import RateLimiter, Waiter
 
@@ -20,8 +19,15 @@ from .stream import DIAL_FAILURES, Cause, Chunk, Pipe, Stream
 #: many bytes: an ordinary request fits.
 REPLAY_LIMIT = 65536
 
-#: Asks for another far stream after a dial failed; None when there is no other client to try.
-Retry = Callable[[Cause], Optional["Deferred[Stream]"]]
+
+class SessionOwner(Protocol):
+    """Who a session belongs to."""
+
+    def another(self, cause: Cause) -> Deferred[Stream] | None:
+        """Another far stream, after a dial failed; None when there is no other client to try."""
+
+    def session_over(self, session: Session, cause: Cause | None) -> None:
+        """Nothing is left of the session. Called once, with the cause or None."""
 
 
 @frozen(kw_only=True)
@@ -168,21 +174,21 @@ class Session:
 
     :param near: the visitor's stream, or the target's.
     :param far: the stream of a data link; in a plain forwarder the target's.
-    :param describe: names the session in the log, made only when a line is written.
-    :param done: called once, when nothing is left of the session, with the cause or None.
-    :param retry: asks for another far stream when the dial failed before a byte came back.
+    :param owner: hears of its end.
+    :param name: names the session in the log, by its text; the owner unless given.
+    :param movable: the owner is asked for another far stream when the dial failed before a byte
+        came back.
     """
 
     __slots__ = (
-        "_done",
         "_moved",
+        "_name",
         "_over",
+        "_owner",
         "_quiet_since",
         "_replayed",
-        "_retry",
         "_retrying",
         "context",
-        "describe",
         "far",
         "meter",
         "near",
@@ -197,9 +203,9 @@ class Session:
         far: Stream,
         *,
         context: SessionContext,
-        describe: Callable[[], str],
-        done: Callable[[Cause | None], None],
-        retry: Retry | None = None,
+        owner: SessionOwner,
+        name: object = None,
+        movable: bool = False,
     ) -> None:
         self.context = context
         self.meter = context.meter
@@ -207,22 +213,26 @@ class Session:
         self.far = _Half(self, far, context.outbound, False)
         self.near.other = self.far
         self.far.other = self.near
-        self.describe = describe
-        self._done = done
-        self._retry = retry
+        self._owner = owner
+        self._name = name
         #: What another client would have to be given; None when the session stays where it is.
-        self.replays: list[bytes] | None = [] if retry is not None else None
+        self.replays: list[bytes] | None = [] if movable else None
         self._replayed = 0
         self._retrying: Deferred[Stream] | None = None
         self._over = False
         self.received = 0
         self.sent = 0
-        self._moved = 0  # bytes, when they were looked at last
-        self._quiet_since = context.clock.seconds()
+        self._moved = -1  # bytes, when they were looked at last
+        self._quiet_since = 0.0
+
+    def __str__(self) -> str:
+        return str(self._owner if self._name is None else self._name)
 
     def start(self) -> None:
         """Begin to move bytes."""
-        self.context.log.debug("session {session()}: started", session=self.describe)
+        log = self.context.log
+        if log.level <= Level.DEBUG:
+            log.debug("session {session}: started", session=str(self))
         self.far.stream.attach(self.far)
         if not self._over:
             self.near.stream.attach(self.near)
@@ -275,12 +285,11 @@ class Session:
 
     def _try_again(self, cause: Cause) -> bool:
         """Look for another client after the dial failed; False when there is none."""
-        if cause not in DIAL_FAILURES or self.replays is None or self._retry is None:
+        if cause not in DIAL_FAILURES or self.replays is None:
             return False
-        retrying = self._retry(cause)
+        retrying = self._owner.another(cause)
         if retrying is None:
             return False
-        self._retry = None  # once
         self._retrying = retrying
         if not self.near.blocked and self.near.waiter is None:
             self.near.stream.pause()
@@ -333,16 +342,17 @@ class Session:
         if retrying is not None:
             retrying.cancel()
         self.replays = None
-        describe, done, near, far = self.describe, self._done, self.near, self.far
-        self.context.log.debug(
-            "session {session()}: {how}, {received} bytes received, {sent} sent",
-            session=describe,
-            how="ended" if cause is None else f"reset ({cause.words})",
-            received=self.received,
-            sent=self.sent,
-        )
+        log = self.context.log
+        if log.level <= Level.DEBUG:
+            log.debug(
+                "session {session}: {how}, {received} bytes received, {sent} sent",
+                session=str(self),
+                how="ended" if cause is None else f"reset ({cause.words})",
+                received=self.received,
+                sent=self.sent,
+            )
         # What knows each other lets go: a session is freed at its end, not by the garbage
         # collector.
-        del self.describe, self._done, self._retry
-        del near.session, near.other, far.session, far.other
-        done(cause)
+        owner, near, far = self._owner, self.near, self.far
+        del self._owner, near.session, near.other, far.session, far.other
+        owner.session_over(self, cause)

@@ -95,14 +95,7 @@ class Carrier:
     # Destination
 
     def carry(self, stream: Stream, opening: Opening) -> None:
-        visitor = _Visitor(self, self._instance, stream, opening)
-        if self.undialed > self._instance.tuning.semaphore_limit:
-            self._instance.log.limited(
-                "waiting", "NP_SEMAPHORE_LIMIT: too many visitors wait; one was refused"
-            )
-            visitor.give_up(Cause.NO_SLOT)
-        else:
-            visitor.place()
+        _Visitor(self, self._instance, stream, opening).place()
 
     def open_flow(self, opening: Opening) -> Channel | None:
         peer = self.choose()
@@ -131,10 +124,22 @@ class Carrier:
 
 
 class _Visitor:
-    """A TCP visitor from its arrival until it is gone.
+    """A TCP visitor from its arrival until it is gone. It owns the session.
 
     While it waits it is the sink of its own stream, to notice that the visitor has left.
     """
+
+    __slots__ = (
+        "_carrier",
+        "_instance",
+        "_opened",
+        "_opening",
+        "_over",
+        "_peer",
+        "_stream",
+        "_timer",
+        "_told",
+    )
 
     def __init__(
         self, carrier: Carrier, instance: Instance, stream: Stream, opening: Opening
@@ -145,16 +150,12 @@ class _Visitor:
         self._opening = opening
         self._peer: Peer | None = None
         self._opened: Deferred[Stream] | None = None
-        self._session: Session | None = None
         self._told: Cause | None = None  # the dial failure of this peer that was logged
         self._over = False
-        self._settled = False
-        self._timer: IDelayedCall | None = None
-        carrier.undialed += 1
-        stream.attach(self)
+        self._timer: IDelayedCall | None = None  # there is one as long as it waits
 
     def __str__(self) -> str:
-        return f"{self._opening.visitor} through {self._peer}"
+        return f"tcp {self._opening.visitor} through {self._peer}"
 
     def place(self) -> None:
         """Give the visitor to a peer, or let it wait."""
@@ -164,41 +165,51 @@ class _Visitor:
         far = None if peer is None else peer.take(self._opening)
         if far is not None:
             self._join(far)
-            return
-        if self._timer is None:
-            self._timer = self._instance.reactor.callLater(
-                self._instance.tuning.pool_get_timeout, self._timed_out
-            )
-        if peer is not None:
-            self._opened = opened = peer.open(self._opening)
-            opened.addCallbacks(self._join, self._not_opened)
-        elif not self._carrier.wait(self):
-            self.give_up(Cause.STOPPED)
+        elif self._timer is not None or self._begin_to_wait():
+            self._wait_for(peer)
 
     def give_up(self, cause: Cause) -> None:
         """Reset the visitor that waits."""
         if self._end():
             self._stream.abort(cause)
 
+    def _begin_to_wait(self) -> bool:
+        """Whether it may wait, and is still there."""
+        carrier, instance = self._carrier, self._instance
+        if carrier.undialed >= instance.tuning.semaphore_limit:
+            instance.log.limited(
+                "waiting", "NP_SEMAPHORE_LIMIT: too many visitors wait; one was refused"
+            )
+            self.give_up(Cause.NO_SLOT)
+            return False
+        carrier.undialed += 1
+        self._timer = instance.reactor.callLater(instance.tuning.pool_get_timeout, self._timed_out)
+        self._stream.attach(self)
+        return not self._over
+
+    def _wait_for(self, peer: Peer | None) -> None:
+        if peer is not None:
+            self._opened = opened = peer.open(self._opening)
+            opened.addCallbacks(self._join, self._not_opened)
+        elif not self._carrier.wait(self):
+            self.give_up(Cause.STOPPED)
+
     def _join(self, far: Stream) -> None:
         self._opened = None
         self._settle()
-        session = self._session = Session(
-            self._stream,
-            far,
-            context=self._instance.context,
-            describe=lambda: f"tcp {self}",
-            done=self._done,
-            retry=self._elsewhere,
+        instance = self._instance
+        instance.sessions.start(
+            Session(self._stream, far, context=instance.context, owner=self, movable=True)
         )
-        self._instance.sessions.start(session)
 
     def _not_opened(self, failure: Failure) -> None:
         self._opened = None
         if not self._over and failure.check(CancelledError) is None:
             self.place()  # the peer went before it had a link
 
-    def _elsewhere(self, cause: Cause) -> Deferred[Stream] | None:
+    # SessionOwner
+
+    def another(self, cause: Cause) -> Deferred[Stream] | None:
         """The dial failed before a byte came back: another peer, if there is one."""
         self._tell_failure(cause)
         assert self._peer is not None
@@ -209,6 +220,16 @@ class _Visitor:
             self._instance.tuning.pool_get_timeout, self._instance.reactor
         )
         return opened.addCallback(self._moved, other)
+
+    def session_over(self, session: Session, cause: Cause | None) -> None:
+        """The session has ended."""
+        self._instance.sessions.discard(session)
+        if cause in DIAL_FAILURES and cause is not self._told:
+            assert cause is not None
+            self._tell_failure(cause)
+        elif session.sent and self._peer is not None:
+            self._carrier.dial_worked(self._peer)
+        self._end()
 
     def _moved(self, far: Stream, peer: Peer) -> Stream:
         self._peer = peer
@@ -228,17 +249,6 @@ class _Visitor:
             cause=cause.words,
         )
 
-    def _done(self, cause: Cause | None) -> None:
-        session, self._session = self._session, None
-        if session is not None:
-            self._instance.sessions.discard(session)
-        if cause in DIAL_FAILURES and cause is not self._told:
-            assert cause is not None
-            self._tell_failure(cause)
-        elif session is not None and session.sent and self._peer is not None:
-            self._carrier.dial_worked(self._peer)
-        self._end()
-
     def _timed_out(self) -> None:
         self._instance.log.limited(
             "no link",
@@ -254,7 +264,6 @@ class _Visitor:
             return False
         self._over = True
         self._settle()
-        self._carrier.stop_waiting(self)
         if self._opened is not None:
             self._opened.cancel()
         self._instance.release_tcp()
@@ -262,11 +271,11 @@ class _Visitor:
 
     def _settle(self) -> None:
         """It waits no more."""
-        if not self._settled:
-            self._settled = True
+        timer, self._timer = self._timer, None
+        if timer is not None:
             self._carrier.undialed -= 1
-            timer, self._timer = self._timer, None
-            if timer is not None and timer.active():
+            self._carrier.stop_waiting(self)
+            if timer.active():
                 timer.cancel()
 
     # Sink, while it waits

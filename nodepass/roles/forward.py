@@ -22,7 +22,7 @@ from nodepass.wire import Opening
 
 from .instance import Limits
 from .role import Role, closed
-from .targets import TargetDialer
+from .targets import TargetDialer, Way
 
 
 class ForwardRole(Role):
@@ -120,11 +120,8 @@ class ForwardRole(Role):
     # Destination
 
     def carry(self, stream: Stream, opening: Opening) -> None:
-        self.instance.start_session(
-            stream,
-            self.dialer.connect(opening),
-            lambda: f"tcp {opening.visitor} to {self.dialer.names}",
-        )
+        near, far = stream, self.dialer.connect(opening)
+        self.instance.start_session(near, far, Way(opening.visitor, "", self.dialer.names))
 
     def open_flow(self, opening: Opening) -> Channel | None:
         return self.dialer.connect_flow()

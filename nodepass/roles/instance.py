@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from attrs import frozen
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
@@ -103,16 +101,22 @@ class Instance:
         self.watch.stop()
         self.resolver.stop()
 
-    def start_session(self, near: Stream, far: Stream, describe: Callable[[], str]) -> None:
-        """Join two streams in a slot that was taken; it is given back when the session ends."""
-        session: Session
+    def start_session(self, near: Stream, far: Stream, name: object) -> None:
+        """Join two streams in a slot that was taken; it is given back when the session ends.
 
-        def done(_: Cause | None) -> None:
-            self.sessions.discard(session)
-            self.release_tcp()
+        :param name: names the session in the log, by its text.
+        """
+        self.sessions.start(Session(near, far, context=self.context, owner=self, name=name))
 
-        session = Session(near, far, context=self.context, describe=describe, done=done)
-        self.sessions.start(session)
+    # SessionOwner
+
+    def another(self, cause: Cause) -> None:
+        """There is no other way to a target."""
+
+    def session_over(self, session: Session, cause: Cause | None) -> None:
+        """A session that was started here has ended."""
+        self.sessions.discard(session)
+        self.release_tcp()
 
     def release_tcp(self) -> None:
         """Give back the slot of a TCP session, or of a visitor who waited for one."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
 
 from nodepass.address import Address, Endpoint
 from nodepass.proxyheader import proxy_v1
@@ -11,6 +13,18 @@ from nodepass.relay.stream import Cause, Channel, Stream
 from nodepass.wire import Opening
 
 from .instance import Instance
+
+
+class Way(NamedTuple):
+    """Names a session in the log: whose it is, and where it leads."""
+
+    visitor: Endpoint
+    peer: str
+    target: object
+
+    def __str__(self) -> str:
+        of = f" of {self.peer}" if self.peer else ""
+        return f"tcp {self.visitor}{of} to {self.target}"
 
 
 class TargetDialer:
@@ -47,9 +61,7 @@ class TargetDialer:
             far.abort(Cause.NO_SLOT)
             return
         near = self.connect(opening, targets)
-        instance.start_session(
-            near, far, lambda: f"tcp {opening.visitor} of {peer} to {targets[0]}"
-        )
+        instance.start_session(near, far, Way(opening.visitor, peer, targets[0]))
 
     def dial_flow(self, opening: Opening, far: Channel, peer: str) -> None:
         """A visitor's UDP flow wants a target."""
@@ -69,13 +81,12 @@ class TargetDialer:
     def connect(self, opening: Opening, targets: Sequence[Address] | None = None) -> Stream:
         """A stream to a target, with the PROXY header where the URL asks for one."""
 
-        def header(target: Endpoint) -> bytes:
-            return proxy_v1(opening.visitor, opening.local, target)
-
-        return self._instance.relay.dial_tcp(
-            targets or self._choose(0),
-            self._instance.tuning.tcp_dial_timeout,
-            header if self._instance.config.proxy else None,
+        instance = self._instance
+        header = (
+            partial(proxy_v1, opening.visitor, opening.local) if instance.config.proxy else None
+        )
+        return instance.relay.dial_tcp(
+            targets or self._choose(0), instance.tuning.tcp_dial_timeout, header
         )
 
     def connect_flow(self, targets: Sequence[Address] | None = None) -> Channel:
@@ -95,6 +106,8 @@ class TargetDialer:
         """The targets to try, in order; empty when there is none of this index."""
         if index:
             return self._targets[index - 1 : index]
+        if len(self._targets) == 1:
+            return self._targets
         turn = self._turn % len(self._targets)
         self._turn += 1
         return self._targets[turn:] + self._targets[:turn]

@@ -40,6 +40,7 @@ from nodepass.wire.native.datalink import LONG_FRAME, DataLink
 from nodepass.wire.native.frames import Fin, Open, Reset, data_header, encode
 from tests.enginerig import Rig, descriptors, reset
 from tests.sessionrig import BULK, NOWHERE, Joined, Owner, SessionTestCase
+from tests.streams import FakeOwner
 
 #: What a read copies here, bytes; no less than what of a frame is not worth a pipe.
 READ = LONG_FRAME
@@ -696,10 +697,7 @@ class ChoiceTests(SynchronousTestCase):
             EngineTransport(rig.poller, near).begin(stream)
             streams.append(stream)
         context = SessionContext(clock=rig.loop, log=rig.log, meter=Meter(), read=0)
-        session = Session(
-            *streams, context=context, describe=lambda: "tcp", done=lambda cause: None,
-            retry=lambda cause: None,
-        )  # fmt: skip
+        session = Session(*streams, context=context, owner=FakeOwner(), movable=True)
         session.start()
         self.assertFalse(session.near.takes_pipes())
         session.near.received(b"question")

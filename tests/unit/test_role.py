@@ -141,7 +141,7 @@ def test_a_stop_goes_on_when_the_last_session_has_ended() -> None:
     role, net, _ = make("server")
     for name in ("one", "two"):
         assert role.instance.slots.acquire_tcp()
-        role.instance.start_session(FakeStream("visitor"), FakeStream(name), lambda: "a session")
+        role.instance.start_session(FakeStream("visitor"), FakeStream(name), "a session")
     assert len(role.instance.sessions) == 2
     done = drained(role)
     for session in list(role.instance.sessions):

@@ -44,21 +44,21 @@ class Case:
             self.near,
             self.far,
             context=self.context,
-            describe=lambda: "a session",
-            done=self._ended,
-            retry=self._retry if retry else None,
+            owner=self,
+            movable=retry,
         )
 
         self.sessions = Sessions(self.clock, read)
 
-    def _ended(self, cause: Cause | None) -> None:
-        self.sessions.discard(self.session)
+    def session_over(self, session: Session, cause: Cause | None) -> None:
+        assert session is self.session
+        self.sessions.discard(session)
         self.done.append(cause)
 
     def _count_cancel(self, _: object) -> None:
         self.canceled += 1
 
-    def _retry(self, cause: Cause) -> Any:
+    def another(self, cause: Cause) -> Any:
         self.asked.append(cause)
         return self.other
 
