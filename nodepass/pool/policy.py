@@ -44,6 +44,12 @@ class DemandPolicy:
             marks.append((now, in_use))
         self._forget(now)
 
+    def knows(self, now: float, in_use: int) -> bool:
+        """Whether that so many links are in use is no news: as many were lately, and what one more
+        takes, one fewer needs to be idle."""
+        marks = self._marks
+        return bool(marks) and in_use <= marks[-1][1] and now - marks[-1][0] < STEP
+
     def idle(self, now: float, in_use: int) -> int:
         """How many idle links there should be now."""
         self._forget(now)

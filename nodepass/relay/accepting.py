@@ -44,6 +44,7 @@ class Accepting:
     ) -> None:
         self._clock = clock
         self._socket = sock
+        self._kind = int(sock.family), int(sock.type), sock.proto
         self._watch = watch
         self._taken = taken
         self._complain = complain
@@ -76,11 +77,14 @@ class Accepting:
 
     def accept(self) -> None:
         """Take those who have come, a bounded number of them."""
+        listener: Any = self._socket
+        kind = self._kind
         for _ in range(MOST_ACCEPTS):
             if not self._open:
                 return
             try:
-                sock, name = self._socket.accept()
+                # As `socket.accept` does, which takes longer to find out of what kind it is.
+                fd, name = listener._accept()
             except BlockingIOError:
                 return
             except OSError as error:
@@ -89,6 +93,7 @@ class Accepting:
                 self._watch(False)
                 self._rest(error)
                 return
+            sock = socket.socket(*kind, fd)
             sock.setblocking(False)
             self._taken(sock, name)
 

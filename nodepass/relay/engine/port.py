@@ -11,7 +11,7 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IReactorTime
 from zope.interface import implementer
 
-from nodepass.address import Endpoint, unmapped
+from nodepass.address import Address, Endpoint, unmapped
 from nodepass.logs import Log
 
 from ..accepting import Accepting
@@ -41,7 +41,9 @@ class EnginePort:
         self._watch = watch
         self._log = log
         self._fd = sock.fileno()
-        self._name = sock.getsockname()
+        self._name = name = sock.getsockname()
+        # Where visitors connect to; None: they have to be asked, as it may be any of this host's.
+        self._local = None if Address(name[0], 0).wildcard else _endpoint(name)
         self._accepted = accepted
         self._accepting = Accepting(
             clock, sock, watch=self._be_told, taken=self._taken, complain=self._complain
@@ -78,18 +80,21 @@ class EnginePort:
             self._poller.remove(self._fd)
 
     def _taken(self, sock: socket.socket, peer: Any) -> None:
-        try:
-            local = sock.getsockname()
-        except OSError:
-            sock.close()
-            return
+        local = self._local
+        if local is None:
+            try:
+                local = _endpoint(sock.getsockname())
+            except OSError:
+                sock.close()
+                return
         stream = TcpStream(self._watch)
         EngineTransport(self._poller, sock).begin(stream)
-        self._accepted(stream, _endpoint(peer), _endpoint(local))
+        self._accepted(stream, _endpoint(peer), local)
 
     def _complain(self, reason: str) -> None:
         self._log.limited("accept", "can't accept visitors: {reason}; trying on", reason=reason)
 
 
 def _endpoint(name: Any) -> Endpoint:
-    return Endpoint(unmapped(name[0].partition("%")[0]), name[1])
+    host, port = name[:2]
+    return Endpoint(unmapped(host.partition("%")[0]) if ":" in host else host, port)

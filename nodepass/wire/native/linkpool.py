@@ -133,7 +133,8 @@ class LinkPool:
         if link is None:
             return None
         stream = self._take(link, opening)
-        self.balance()
+        if not self._policy.knows(self._clock.seconds(), self._in_use):
+            self.balance()
         return stream
 
     def open(self, opening: Opening) -> Deferred[Stream]:
