@@ -6,14 +6,12 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from twisted.internet.defer import maybeDeferred
-from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IDelayedCall, IListeningPort
+from twisted.internet.interfaces import IListeningPort
 
 from nodepass.address import Endpoint
 from nodepass.config import Mode, ServerConfig, TLSLevel
 from nodepass.errors import FatalError
 from nodepass.health import Health
-from nodepass.logs import Level
 from nodepass.reactor import IReactor
 from nodepass.relay.portable import listen_tcp
 from nodepass.relay.stream import Channel, Stream
@@ -26,7 +24,13 @@ from .instance import Limits
 from .register import Change
 from .role import Role, closed
 from .targets import TargetDialer
-from .visitors import fatal, why
+from .tunnelport import TunnelPort
+from .visitors import server_mode
+
+
+def _where(port: IListeningPort) -> Endpoint:
+    host: Any = port.getHost()
+    return Endpoint(host.host, host.port)
 
 
 class ServerRole(Role):
@@ -58,8 +62,15 @@ class ServerRole(Role):
             config.targets[0], self.carrier, lambda: self._check_ready()
         )
         self.flow = Flow.REVERSE
-        self._port: IListeningPort | None = None
-        self._retry: IDelayedCall | None = None
+        self._tunnel: TunnelPort[IListeningPort] = TunnelPort(
+            reactor,
+            config.tunnel,
+            tuning,
+            health,
+            listen=lambda: listen_tcp(reactor, config.tunnel, self.wires.factory()),
+            where=_where,
+            failed=failed,
+        )
         self._stopping = False
 
     # Role
@@ -71,10 +82,7 @@ class ServerRole(Role):
 
     @property
     def tunnel_address(self) -> Endpoint | None:
-        if self._port is None:
-            return None
-        host: Any = self._port.getHost()
-        return Endpoint(host.host, host.port)
+        return self._tunnel.address
 
     @property
     def visitor_address(self) -> Endpoint | None:
@@ -91,8 +99,7 @@ class ServerRole(Role):
 
     def start(self) -> None:
         super().start()
-        if self._port is None and self._retry is None:
-            self._bind_tunnel()
+        self._bind_tunnel()
         if self.flow is Flow.REVERSE:
             if self.config.proxy:
                 self.warn_proxy("clients dial the target")
@@ -104,13 +111,11 @@ class ServerRole(Role):
     async def stop_accepting(self) -> None:
         self._stopping = True
         self.wires.refuse()
-        if self._retry is not None and self._retry.active():
-            self._retry.cancel()
         for peer in self.peers:
             peer.drain()
         self.carrier.stop()
         closing = [self.visitors.stop()]
-        port, self._port = self._port, None
+        port = self._tunnel.stop()
         if port is not None:
             closing.append(maybeDeferred(port.stopListening))
         await closed(*closing)
@@ -123,56 +128,14 @@ class ServerRole(Role):
     # Which way visitors flow.
 
     def _decide_flow(self) -> None:
-        config = self.config
-        if config.mode is Mode.TWO:
-            self.flow = Flow.FORWARD
-        elif config.mode is Mode.ONE:
-            self._bind_visitors()
-        else:
-            self.flow = Flow.REVERSE if self._bind_visitors() else Flow.FORWARD
-            self.log.info(
-                "mode=0: {target} {can} be bound here, so this server is mode={mode}",
-                target=config.targets[0],
-                can="can" if self.flow is Flow.REVERSE else "can't",
-                mode=self.mode.value,
-            )
-
-    def _bind_visitors(self) -> bool:
-        """Try to bind the visitors' ports; what fails is tried again by `VisitorPorts.start`."""
-        try:
-            self.visitors.bind()
-        except CannotListenError:
-            return False
-        return True
-
-    # The tunnel port.
+        mode = server_mode(self.config, self.visitors, self.log)
+        self.flow = Flow.REVERSE if mode is Mode.ONE else Flow.FORWARD
 
     def guessed(self, host: str) -> None:
         """Somebody has guessed at the key, wrongly, which was noted."""
 
     def _bind_tunnel(self) -> None:
-        self._retry = None
-        try:
-            self._port = listen_tcp(self.instance.reactor, self.config.tunnel, self.wires.factory())
-        except CannotListenError as error:
-            hopeless = fatal(error, f"tunnel address {self.config.tunnel}")
-            if hopeless is not None:
-                self.instance.health.trouble(
-                    "tunnel port", "{error}", level=Level.ERROR, error=hopeless
-                )
-                self.failed(hopeless)
-                return
-            self.instance.health.trouble(
-                "tunnel port",
-                "can't listen for clients on {address}: {reason}; trying on",
-                address=self.config.tunnel,
-                reason=why(error),
-            )
-            cooldown = self.instance.tuning.service_cooldown
-            self._retry = self.instance.reactor.callLater(cooldown, self._bind_tunnel)
-            return
-        self.instance.health.well("tunnel port")
-        self.log.info("listening for clients on {address}", address=self.tunnel_address)
+        self._tunnel.bind()
 
     def reload(self) -> None:
         self.wires.reload()

@@ -12,8 +12,9 @@ from twisted.internet.interfaces import IDelayedCall, IListeningPort
 from twisted.python.failure import Failure
 
 from nodepass.address import Address, Endpoint
+from nodepass.config import Mode, ServerConfig
 from nodepass.errors import FatalError
-from nodepass.logs import Level
+from nodepass.logs import Level, Log
 from nodepass.relay.binding import literal
 from nodepass.relay.flow import FlowSet
 from nodepass.relay.stream import Cause, Channel, FlowSink, Stream
@@ -252,6 +253,33 @@ class VisitorPorts:
     def channel_closed(self, channel: VisitorChannel) -> None:
         """A flow is over."""
         self._channels.pop((channel.visitor, channel.local), None)
+
+
+def server_mode(config: ServerConfig, visitors: VisitorPorts, log: Log) -> Mode:
+    """The mode in effect at a server.
+
+    Where visitors arrive here their ports are bound by then; with ``mode=1`` unless they can't be,
+    which is tried again by `VisitorPorts.start`.
+    """
+    bound = config.mode is not Mode.TWO and _can_bind(visitors)
+    if config.mode is not Mode.AUTO:
+        return config.mode
+    mode = Mode.ONE if bound else Mode.TWO
+    log.info(
+        "mode=0: {target} {can} be bound here, so this server is mode={mode}",
+        target=config.targets[0],
+        can="can" if bound else "can't",
+        mode=mode.value,
+    )
+    return mode
+
+
+def _can_bind(visitors: VisitorPorts) -> bool:
+    try:
+        visitors.bind()
+    except CannotListenError:
+        return False
+    return True
 
 
 class VisitorChannel:

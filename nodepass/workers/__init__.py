@@ -6,7 +6,7 @@ children, each with a reactor of its own, and carry all bytes. Visitors reach wo
 ``SO_REUSEPORT``: the kernel spreads connections and flows over the sockets of one port. What
 arrives at the tunnel port is handed, unread, to the worker that its first bytes name.
 
-Parent: `crew` with its `member`s, on `ports` and `door`, with the voice of `speaker`. Worker:
-`worker`, with the `roles` in it. Between them: `conversation`, which carries `messages`, and the
-`board`, memory that both see. Nothing here is imported where ``workers=1``.
+Parent: `crew` with its `member`s; its `entrance`, of `ports` and a `door`; the voice of `speaker`.
+Worker: `worker`, with the `roles` in it. Between them: `conversation`, which carries `messages`,
+and the `board`, memory that both see. Nothing here is imported where ``workers=1``.
 """

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import attrs
 from twisted.internet.defer import Deferred
-from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IDelayedCall
 
 from nodepass.address import Endpoint
-from nodepass.config import ClientConfig, Mode, ServerConfig
+from nodepass.config import ClientConfig, ServerConfig
 from nodepass.errors import FatalError
 from nodepass.health import Health
-from nodepass.logs import Level
 from nodepass.meter import Stats
 from nodepass.reactor import IReactor
-from nodepass.relay.stream import Channel, Stream
-from nodepass.roles.instance import MEGABIT, Instance
-from nodepass.roles.visitors import VisitorPorts, fatal, why
+from nodepass.roles.instance import MEGABIT
+from nodepass.roles.visitors import VisitorPorts
 from nodepass.tuning import Tuning
-from nodepass.wire import Opening
 
 from .board import Board
-from .door import Door
+from .entrance import Entrance
 from .member import Member
 from .messages import (
     Begin,
@@ -34,9 +29,7 @@ from .messages import (
     Grant,
     Guess,
     Line,
-    Link,
     News,
-    Ports,
     Ready,
     Released,
     Reload,
@@ -48,7 +41,6 @@ from .messages import (
     Well,
     encode,
 )
-from .ports import SharedPorts, tunnel_socket
 from .rates import RateShares
 from .slots import SlotPool
 from .speaker import Speaker
@@ -60,16 +52,6 @@ __all__ = ["Crew"]
 STOP_PATIENCE = 5.0
 #: Starts that may fail in a row, while none has ever worked, before it is given up.
 MOST_FAILED_STARTS = 3
-
-
-class _Nobody:
-    """The destination of visitors in the parent, where none arrives."""
-
-    def carry(self, stream: Stream, opening: Opening) -> None:
-        raise AssertionError("visitors arrive at workers")
-
-    def open_flow(self, opening: Opening) -> Channel | None:
-        raise AssertionError("visitors arrive at workers")
 
 
 class Crew:
@@ -96,34 +78,27 @@ class Crew:
         self.log = health.log
         self._tuning = tuning
         self._reactor: Any = reactor
-        self._health = health
         self._ready = ready
         self._failed = failed
         self._count = count
-        # For the sake of its ports alone: no session ever comes to it.
-        self._instance = Instance(config, tuning, reactor, health)
-        self._ports = SharedPorts(reactor, count)
-        self._instance.relay = self._ports  # type: ignore[assignment]
-        self.visitors = VisitorPorts(
-            self._instance,
-            config.tunnel if self._forwards else config.targets[0],
-            _Nobody(),
-            opened=self._visitors_open,
+        self._members: list[Member] = []
+        self._entrance = Entrance(
+            config,
+            tuning,
+            reactor,
+            health,
+            members=self._members,
+            count=count,
             failed=failed,
         )
-        self._mode = config.mode
-        self._door: Door | None = None
-        self._retry: IDelayedCall | None = None
         self._checkpoint: IDelayedCall | None = None
         self._patience: IDelayedCall | None = None
         self._board: Board | None = None
         self._slots: SlotPool | None = None
         self._rates: list[RateShares] = []
-        self._members: list[Member] = []
         self._earlier = Stats()  # what workers that are no more have counted
         self._speaker = Speaker(config, health, reactor, left=self.say_checkpoint)
         self._is_ready: set[int] = set()
-        self._wanting: set[int] = set()  # workers that want visitors
         self._unreleased: set[int] = set()
         self._released: Deferred[None] | None = None
         self._over: Deferred[None] | None = None
@@ -132,29 +107,18 @@ class Crew:
         self._stopping = False
 
     @property
-    def _serves(self) -> bool:
-        return isinstance(self.config, ServerConfig)
-
-    @property
-    def _forwards(self) -> bool:
-        return not self._serves and self.config.mode is Mode.ONE
+    def visitors(self) -> VisitorPorts:
+        """The ports for visitors."""
+        return self._entrance.visitors
 
     # For the service, as a role.
 
     def bind(self) -> None:
         """Bind the ports that may need privileges."""
-        if self._serves:
-            self._decide_flow()
-            self._open_door()
-        elif self._forwards and self.visitors.bound is None:
-            try:
-                self.visitors.bind()
-            except CannotListenError:
-                pass  # tried again by start, which says why it fails
+        self._entrance.bind()
 
     def start(self) -> None:
         """Start the workers."""
-        self._instance.start()
         config = self.config
         self._board = Board(self._count)
         self._slots = SlotPool(config.slot)
@@ -164,25 +128,17 @@ class Crew:
                 for way in range(2)
             ]
         interval = self._tuning.report_interval
-        self._members = [
-            Member(self._reactor, self, number, interval) for number in range(self._count)
-        ]
+        for number in range(self._count):
+            self._members.append(Member(self._reactor, self, number, interval))
         for member in self._members:
             member.start()
-        if self._forwards or (self._serves and self._mode is Mode.ONE):
-            self.visitors.start()
+        self._entrance.start()
         self._schedule_checkpoint()
 
     async def release(self) -> None:
         """Accept nobody new: when this is over, the ports can be bound by others."""
         self._stopping = self._speaker.stopping = True
-        if self._retry is not None:
-            self._retry.cancel()
-            self._retry = None
-        if self._door is not None:
-            self._door.close()
-            self._door = None
-        closing = self.visitors.stop()
+        closing = self._entrance.close()
         self._unreleased = {member.number for member in self._members if member.here}
         for member in self._members:
             member.stop()
@@ -215,7 +171,7 @@ class Crew:
             self._slots.close()
         if self._board is not None:
             self._board.close()
-        self._instance.stop()
+        self._entrance.stop()
         self.say_checkpoint()
 
     def reload(self) -> None:
@@ -226,9 +182,7 @@ class Crew:
     @property
     def tunnel_address(self) -> Endpoint | None:
         """Where the tunnel port is bound."""
-        if self._forwards:
-            return self.visitors.bound
-        return None if self._door is None else Endpoint(*self._door.address[:2])
+        return self._entrance.tunnel_address
 
     @property
     def visitor_address(self) -> Endpoint | None:
@@ -240,7 +194,7 @@ class Crew:
         """How all of them are now."""
         rows = [self._row(member.number).read() for member in self._members]
         return attrs.evolve(
-            total([self._earlier, *rows]), mode=self._mode.value, peers=self._speaker.nodes
+            total([self._earlier, *rows]), mode=self._entrance.mode.value, peers=self._speaker.nodes
         )
 
     def say_checkpoint(self) -> None:
@@ -263,87 +217,12 @@ class Crew:
         for member in self._members:
             member.kill("it took too long to stop")
 
-    # Ports.
-
-    def _decide_flow(self) -> None:
-        bound = self._mode is not Mode.TWO and self._bind_visitors()
-        if self._mode is Mode.AUTO:
-            self._mode = Mode.ONE if bound else Mode.TWO
-            self.log.info(
-                "mode=0: {target} {can} be bound here, so this server is mode={mode}",
-                target=self.config.targets[0],
-                can="can" if bound else "can't",
-                mode=self._mode.value,
-            )
-
-    def _bind_visitors(self) -> bool:
-        try:
-            self.visitors.bind()
-        except CannotListenError:
-            return False
-        return True
-
-    def _open_door(self) -> None:
-        self._retry = None
-        address = self.config.tunnel
-        try:
-            sock = tunnel_socket(address)
-        except CannotListenError as error:
-            hopeless = fatal(error, f"tunnel address {address}")
-            if hopeless is not None:
-                self._health.trouble("tunnel port", "{error}", level=Level.ERROR, error=hopeless)
-                self._failed(hopeless)
-                return
-            self._health.trouble(
-                "tunnel port",
-                "can't listen for clients on {address}: {reason}; trying on",
-                address=address,
-                reason=why(error),
-            )
-            cooldown = self._tuning.service_cooldown
-            self._retry = self._reactor.callLater(cooldown, self._open_door)
-            return
-        self._health.well("tunnel port")
-        timeout = self._tuning.handshake_timeout
-        self._door = Door(self._reactor, self.log, sock, timeout, self._hand_over)
-        self.log.info("listening for clients on {address}", address=self.tunnel_address)
-
-    def _hand_over(self, worker: int, sock: socket.socket, waited: float) -> bool:
-        member = self._members[worker % self._count] if self._members else None
-        return member is not None and member.offer(Link(waited), [sock.fileno()])
-
-    def _visitors_open(self) -> None:
-        for member in self._members:
-            if member.number in self._wanting:
-                self._send_ports(member)
-
-    def _send_ports(self, member: Member) -> None:
-        tcp, udp = self._ports.tcp, self._ports.udp
-        if self.visitors.bound is not None and tcp is not None and udp is not None:
-            number = member.number
-            member.say(Ports(), [tcp.sockets[number].fileno(), udp.sockets[number].fileno()])
-
-    def _visit(self, member: Member, wanted: bool) -> None:
-        """A worker wants visitors, or no more. A client's workers learn so from the server."""
-        if not wanted:
-            self._wanting.discard(member.number)
-            if not self._wanting and not self._stopping and not self._serves:
-                self.visitors.stop()
-                self._health.well("visitors' port")
-            return
-        first = not self._wanting
-        self._wanting.add(member.number)
-        if self.visitors.bound is not None:
-            self._send_ports(member)
-        elif first and not self._serves and not self._forwards:
-            self.visitors.start()
-
     # Members.
 
     def begin(self, member: Member) -> tuple[bytes, Sequence[int]]:
         assert self._board is not None and self._slots is not None
         work = Work(
-            config=attrs.evolve(self.config, mode=self._mode, warnings=()),
+            config=attrs.evolve(self.config, mode=self._entrance.mode, warnings=()),
             tuning=self._tuning,
             number=member.number,
             count=self._count,
@@ -352,8 +231,7 @@ class Crew:
 
     def alive(self, member: Member) -> None:
         self._was_up = True
-        if self._door is not None:
-            self._door.try_again()
+        self._entrance.try_again()
 
     def heard(self, member: Member, message: ToParent) -> None:
         number = member.number
@@ -368,7 +246,7 @@ class Crew:
         elif isinstance(message, Well):
             self._speaker.well(number, message.cause)
         elif isinstance(message, Visit):
-            self._visit(member, message.wanted)
+            self._entrance.want(member, message.wanted)
         elif isinstance(message, Guess):
             for other in self._members:
                 if other is not member:
@@ -392,7 +270,7 @@ class Crew:
         self._earlier = attrs.evolve(
             total([self._earlier, counted]), ping=0.0, pool=0, tcps=0, udps=0
         )
-        self._wanting.discard(number)
+        self._entrance.forget(number)
         self._is_ready.discard(number)
         for rate in self._rates:
             rate.forget(number)
