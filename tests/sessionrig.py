@@ -94,7 +94,7 @@ class SessionTestCase(SynchronousTestCase):
         self.streams: list[Stream] = []
         sock = self.sized(listening(Address("127.0.0.1", 0), 100))
         self.port = EnginePort(
-            self.loop, self.rig.poller, self.watch, self.rig.log, sock,
+            self.loop, self.rig.poller, self.rig.log, sock,
             lambda stream, peer, local: self.streams.append(stream),
         )  # fmt: skip
         self.port.startListening()

@@ -112,6 +112,7 @@ class NotingSink:
     def __init__(self) -> None:
         self.heard: list[object] = []
         self.over = False
+        self.instead: object = None  # what the one that it was attached to has become
 
     def received(self, data: bytes) -> None:
         self._note(data)
@@ -124,6 +125,9 @@ class NotingSink:
 
     def drained(self) -> None:
         self._note("drained")
+
+    def became(self, stream: object) -> None:
+        self.instead = stream
 
     def closed(self, cause: Cause | None) -> None:
         self._note(("closed", cause))

@@ -28,9 +28,10 @@ from nodepass.resolver import (
 )
 
 from .binding import BACKLOG, every_interface, literal
+from .dialed import Connected, DialedStream
 from .hangup import HangupWatch
 from .stream import Cause, Channel, FlowSink, Stream
-from .tcp import DialedStream, TcpStream
+from .tcp import TcpStream
 from .udp import (
     BATCH_BYTES,
     DatagramPort,
@@ -140,10 +141,10 @@ class PortableRelay:
     def dial_tcp(self, targets: Sequence[Address], timeout: float, header: Header | None) -> Stream:
         return dialed(self._connect(targets, timeout), header)
 
-    def _connect(self, targets: Sequence[Address], timeout: float) -> Deferred[TcpStream]:
+    def _connect(self, targets: Sequence[Address], timeout: float) -> Deferred[Connected]:
         return Deferred.fromCoroutine(self._dial(targets, timeout))
 
-    async def _dial(self, targets: Sequence[Address], timeout: float) -> TcpStream:
+    async def _dial(self, targets: Sequence[Address], timeout: float) -> Connected:
         factory = Factory.forProtocol(lambda: TcpStream(self._watch))
         factory.noisy = False
         for number, target in enumerate(targets, 1):
@@ -157,7 +158,7 @@ class PortableRelay:
                     timeout,
                     self._attempt,
                 )
-                return cast(TcpStream, stream)
+                return cast(Connected, stream)
             except CancelledError:
                 raise
             except Exception as error:
@@ -209,16 +210,12 @@ class PortableRelay:
         )
 
 
-def dialed(connecting: Deferred[TcpStream], header: Header | None) -> Stream:
+def dialed(connecting: Deferred[Connected], header: Header | None) -> Stream:
     """The stream to a target that is being dialed."""
     if header is None:
         return DialedStream(connecting, _cause)
     first = header
-
-    def write_header(stream: TcpStream) -> bytes:
-        return first(endpoint_of(cast(Any, stream.transport).getPeer()))
-
-    return DialedStream(connecting, _cause, write_header)
+    return DialedStream(connecting, _cause, lambda stream: first(stream.peer))
 
 
 def take_over(transport: Any, protocol: Any, ready: Callable[[], None]) -> None:

@@ -45,55 +45,42 @@ class SessionContext:
 
 
 class _Half:
-    """One of a session's streams as a `Sink`: what it receives goes to the other half's stream."""
+    """One of a session's streams as a `Sink`: what it receives goes to the other half's stream.
+
+    Each of the two kinds has a `received` of its own, in which the interpreter meets one kind of
+    stream: that is what makes it fast.
+    """
 
     __slots__ = (
         "blocked",
         "ended_",
         "gone",
         "limiter",
-        "near",
         "other",
         "session",
         "stream",
         "waiter",
+        "write",
     )
 
     other: _Half
 
-    def __init__(
-        self, session: Session, stream: Stream, limiter: RateLimiter | None, near: bool
-    ) -> None:
+    def __init__(self, session: Session, stream: Stream, limiter: RateLimiter | None) -> None:
         self.session = session
         self.stream = stream
+        self.write = stream.write
         self.limiter = limiter
-        self.near = near
         self.ended_ = False
         self.gone = False
         self.blocked = False  # the other stream is congested
         self.waiter: Waiter | None = None  # set while the rate holds this stream back
 
     def received(self, data: Chunk) -> None:
-        # All that is moved passes here: what is not needed for most of it is elsewhere.
-        if self.gone:
-            return
-        session = self.session
-        size = len(data)
-        if self.near:
-            session.received += size
-            session.meter.tcp_rx += size
-            if session.replays is not None and not session.keep(data, size):
-                return
-        else:
-            session.sent += size
-            session.meter.tcp_tx += size
-            # The target was reached: from here on the session stays where it is.
-            session.replays = None
-        other = self.other
-        if not other.gone:
-            other.stream.write(data)
-        if self.limiter is not None:
-            self._spend(self.limiter, size)
+        raise NotImplementedError
+
+    def count(self, size: int) -> None:
+        """Bytes have come."""
+        raise NotImplementedError
 
     def takes_pipes(self) -> bool:
         # What is kept for another client, or doled out, is copied.
@@ -109,14 +96,7 @@ class _Half:
         if self.gone or self.other.gone:
             pipe.release()
             return
-        session = self.session
-        size = len(pipe)
-        if self.near:
-            session.received += size
-            session.meter.tcp_rx += size
-        else:
-            session.sent += size
-            session.meter.tcp_tx += size
+        self.count(len(pipe))
         self.other.stream.write_pipe(pipe)
 
     def _spend(self, limiter: RateLimiter, size: int) -> None:
@@ -154,6 +134,10 @@ class _Half:
             if source.waiter is None and not source.gone:
                 source.stream.resume()
 
+    def became(self, stream: Stream) -> None:
+        self.stream = stream
+        self.write = stream.write
+
     def closed(self, cause: Cause | None) -> None:
         if not self.gone:
             self.release()
@@ -164,6 +148,59 @@ class _Half:
         if self.waiter is not None:
             self.waiter.cancel()
             self.waiter = None
+
+
+class _Near(_Half):
+    """The half whose bytes count as received."""
+
+    __slots__ = ()
+
+    def received(self, data: Chunk) -> None:
+        # All that is moved passes here, or there: what is not needed for most of it is elsewhere.
+        if self.gone:
+            return
+        session = self.session
+        size = len(data)
+        session.received += size
+        session.meter.tcp_rx += size
+        if session.replays is not None and not session.keep(data, size):
+            return
+        other = self.other
+        if not other.gone:
+            write = other.write
+            write(data)
+        if self.limiter is not None:
+            self._spend(self.limiter, size)
+
+    def count(self, size: int) -> None:
+        self.session.received += size
+        self.session.meter.tcp_rx += size
+
+
+class _Far(_Half):
+    """The half whose bytes count as sent."""
+
+    __slots__ = ()
+
+    def received(self, data: Chunk) -> None:
+        if self.gone:
+            return
+        session = self.session
+        size = len(data)
+        session.sent += size
+        session.meter.tcp_tx += size
+        # The target was reached: from here on the session stays where it is.
+        session.replays = None
+        other = self.other
+        if not other.gone:
+            write = other.write
+            write(data)
+        if self.limiter is not None:
+            self._spend(self.limiter, size)
+
+    def count(self, size: int) -> None:
+        self.session.sent += size
+        self.session.meter.tcp_tx += size
 
 
 class Session:
@@ -209,8 +246,8 @@ class Session:
     ) -> None:
         self.context = context
         self.meter = context.meter
-        self.near = _Half(self, near, context.inbound, True)
-        self.far = _Half(self, far, context.outbound, False)
+        self.near: _Half = _Near(self, near, context.inbound)
+        self.far: _Half = _Far(self, far, context.outbound)
         self.near.other = self.far
         self.far.other = self.near
         self._owner = owner
@@ -303,7 +340,7 @@ class Session:
             stream.abort(Cause.RESET)
             return
         del self.far.session, self.far.other
-        self.far = _Half(self, stream, self.context.outbound, False)
+        self.far = _Far(self, stream, self.context.outbound)
         self.far.other = self.near
         self.near.other = self.far
         self.near.blocked = False  # the new stream says by itself when it is congested

@@ -75,6 +75,9 @@ class Sink(Protocol):
     def drained(self) -> None:
         """Writing may go on."""
 
+    def became(self, stream: Stream) -> None:
+        """Another stream has taken this one's place, with all that was asked of it."""
+
     def closed(self, cause: Cause | None) -> None:
         """The stream is gone; the last call. None: both directions had ended."""
 

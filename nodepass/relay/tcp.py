@@ -1,18 +1,18 @@
-"""TCP connections to visitors and targets as streams, on the engine's transports or Twisted's."""
+"""TCP connections to visitors and targets as streams, on Twisted's transports."""
 
 from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
+
+from nodepass.address import Endpoint, endpoint_of
 
 from .hangup import HangupWatch
 from .stream import Cause, Chunk, Pipe, Sink
@@ -37,13 +37,6 @@ KEEPALIVE_OPTIONS = tuple(
 # SO_LINGER for "closing resets" and for "closing sends what is left, then FIN".
 LINGER_RESET = struct.pack("ii", 1, 0)
 LINGER_OFF = struct.pack("ii", 0, 0)
-
-#: Bytes that come by one pipe: as many as a DATA frame may have.
-MOST_PIPED = 1 << 20
-
-#: Bytes that a visitor may send while its target is still being dialed, before it is asked to wait;
-#: the read that reaches it is kept whole.
-DIAL_BUFFER = 65536
 
 
 def tune(transport: Any) -> None:
@@ -74,7 +67,6 @@ class TcpStream(Protocol):
         self._watch = watch
         self._sink: Sink | None = None
         self._fd = -1
-        self._ours = False  # the transport is the engine's
         self._congested = False
         self._read_ended = False
         self._finished = False  # no more will be written
@@ -86,6 +78,11 @@ class TcpStream(Protocol):
     def gone(self) -> bool:
         """Whether the connection has ended."""
         return bool(self._lost)
+
+    @property
+    def peer(self) -> Endpoint:
+        """Where the other program is."""
+        return endpoint_of(self.transport.getPeer())
 
     # Stream
 
@@ -105,10 +102,10 @@ class TcpStream(Protocol):
         self.transport.write(data)
 
     def takes_pipes(self) -> bool:
-        return getattr(self.transport, "takes_pipes", False)
+        return False
 
     def write_pipe(self, pipe: Pipe) -> None:
-        self.transport.write_pipe(b"", pipe)
+        raise AssertionError("it takes none")
 
     def finish(self) -> None:
         if self._finished or self._lost or self._aborted:
@@ -154,12 +151,10 @@ class TcpStream(Protocol):
     # Protocol
 
     def connectionMade(self) -> None:
-        self._ours = getattr(self.transport, "ours", False)
-        if not self._ours:
-            tune(self.transport)
-            # The system closes the sockets of a process that is killed, and a cut stream must not
-            # look like a whole one.
-            self._linger(LINGER_RESET)
+        tune(self.transport)
+        # The system closes the sockets of a process that is killed, and a cut stream must not look
+        # like a whole one.
+        self._linger(LINGER_RESET)
         self._fd = self.transport.fileno()
         self.transport.registerProducer(self, True)
         self.pause()
@@ -169,22 +164,8 @@ class TcpStream(Protocol):
         if sink is not None:
             sink.received(data)
 
-    # For a transport of the engine that sees many bytes come.
-
-    def next_bytes(self) -> tuple[int, bool]:
-        """How many bytes to read next, and whether as a pipe; 0: as many as there are, copied."""
-        sink = self._sink
-        return (MOST_PIPED, True) if sink is not None and sink.takes_pipes() else (0, False)
-
-    def piped(self, pipe: Pipe) -> None:
-        """Many bytes came."""
-        if self._sink is not None:
-            self._sink.piped(pipe)
-        else:
-            pipe.release()
-
     def readConnectionLost(self) -> None:
-        if not self._ours and self._has_error():
+        if self._has_error():
             # The reactor had the event while reading was paused, and takes any hang-up for an
             # orderly end where reading has been resumed since.
             self._was_reset()
@@ -229,109 +210,3 @@ class TcpStream(Protocol):
 
     def stopProducing(self) -> None:
         pass  # connectionLost follows
-
-
-class DialedStream:
-    """A stream to a target that is still being dialed: it holds what is written until then.
-
-    :param connecting: fires with the connected stream; its failure closes this stream with the
-        cause that `cause_of` finds in it.
-    :param header: makes what is written before anything else, such as a PROXY line.
-    """
-
-    def __init__(
-        self,
-        connecting: Deferred[TcpStream],
-        cause_of: Callable[[Failure], Cause],
-        header: Callable[[TcpStream], bytes] | None = None,
-    ) -> None:
-        self._connecting: Deferred[TcpStream] | None = connecting
-        self._cause_of = cause_of
-        self._header = header
-        self._stream: TcpStream | None = None
-        self._sink: Sink | None = None
-        self._held: list[bytes] = []
-        self._size = 0
-        self._congested = False
-        self._finished = False
-        self._reading = False
-        self._cause: Cause | None = None
-        connecting.addCallbacks(self._connected, self._failed)
-
-    def attach(self, sink: Sink) -> None:
-        self._sink = sink
-        if self._cause is not None:
-            sink.closed(self._cause)
-        elif self._stream is not None:
-            self._stream.attach(sink)
-
-    def write(self, data: Chunk) -> None:
-        if self._stream is not None:
-            self._stream.write(data)
-            return
-        self._held.append(bytes(data))
-        self._size += len(data)
-        if self._size >= DIAL_BUFFER and not self._congested and self._sink is not None:
-            self._congested = True
-            self._sink.congested()
-
-    def takes_pipes(self) -> bool:
-        return self._stream is not None and self._stream.takes_pipes()
-
-    def write_pipe(self, pipe: Pipe) -> None:
-        assert self._stream is not None, "it takes none before it is connected"
-        self._stream.write_pipe(pipe)
-
-    def finish(self) -> None:
-        self._finished = True
-        if self._stream is not None:
-            self._stream.finish()
-
-    def abort(self, cause: Cause) -> None:
-        self._sink = None
-        self._held.clear()
-        if self._stream is not None:
-            self._stream.abort(cause)
-        elif self._connecting is not None:
-            self._connecting.cancel()
-
-    def pause(self) -> None:
-        self._reading = False
-        if self._stream is not None:
-            self._stream.pause()
-
-    def resume(self) -> None:
-        self._reading = True
-        if self._stream is not None:
-            self._stream.resume()
-
-    def _connected(self, stream: TcpStream) -> None:
-        self._connecting = None
-        self._stream = stream
-        if self._header is not None:
-            stream.write(self._header(stream))
-        for data in self._held:
-            stream.write(data)
-        self._held.clear()
-        if self._finished:
-            stream.finish()
-        # It hears of all from the stream itself from now on.
-        sink, self._sink = self._sink, None
-        if sink is not None:
-            stream.attach(sink)
-            if not stream.gone:
-                if self._reading:
-                    stream.resume()
-                if self._congested and not stream.congested:
-                    sink.drained()
-
-    def _failed(self, failure: Failure) -> None:
-        self._connecting = None
-        if failure.check(CancelledError) is not None and self._sink is None:
-            return  # our own abort
-        self._cause = self._cause_of(failure)
-        failure.cleanFailure()  # the frames in it know this stream
-        self._held.clear()
-        sink, self._sink = self._sink, None
-        if sink is not None:
-            sink.closed(self._cause)

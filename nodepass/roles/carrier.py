@@ -298,5 +298,8 @@ class _Visitor:
     def drained(self) -> None:
         pass  # nothing is written yet
 
+    def became(self, stream: Stream) -> None:
+        raise AssertionError("a visitor's stream is what it is")
+
     def closed(self, cause: Cause | None) -> None:
         self._end()

@@ -17,8 +17,8 @@ if sys.platform != "linux":
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.trial.unittest import SynchronousTestCase
 
+from nodepass.relay.engine import connection as module
 from nodepass.relay.engine import poller as poller_module
-from nodepass.relay.engine import transport as module
 from nodepass.relay.engine.poller import MOST_ROUNDS
 from nodepass.relay.engine.transport import EngineTransport
 from tests.enginerig import Halves, Plain, Rig, descriptors, reset

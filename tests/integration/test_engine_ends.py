@@ -16,7 +16,6 @@ if sys.platform != "linux":
     pytest.skip("the engine is for Linux", allow_module_level=True)
 
 from twisted.internet.error import CannotListenError, TimeoutError
-from twisted.internet.protocol import Factory
 from twisted.logger import formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -28,7 +27,7 @@ from nodepass.relay.engine.dialer import Dialer
 from nodepass.relay.engine.port import EnginePort
 from nodepass.relay.engine.relay import EngineRelay
 from nodepass.relay.engine.sockets import listening
-from nodepass.relay.engine.transport import EngineTransport
+from nodepass.relay.engine.stream import EngineStream
 from nodepass.relay.hangup import HangupWatch
 from nodepass.relay.portable import PortableRelay
 from nodepass.relay.stream import Cause, Stream
@@ -37,10 +36,9 @@ from nodepass.relay.tcp import (
     KEEPALIVE_INTERVAL,
     KEEPALIVE_PROBES,
     LINGER_RESET,
-    TcpStream,
 )
 from nodepass.resolver import CachingResolver, dial_cause
-from tests.enginerig import Halves, Rig, descriptors, reset
+from tests.enginerig import Rig, descriptors, reset
 
 SESSIONS = int(os.environ.get("NP_TEST_SESSIONS", "1000"))
 
@@ -64,6 +62,9 @@ class Ears:
 
     def drained(self) -> None:
         pass
+
+    def became(self, stream: Stream) -> None:
+        self.stream = stream
 
     def closed(self, cause: Cause | None) -> None:
         self.over = (cause,)
@@ -90,12 +91,10 @@ class EndsTestCase(SynchronousTestCase):
 
     def listen(self, host: str = "127.0.0.1", accepted: Any = None) -> tuple[EnginePort, int]:
         """A port of the engine, and its number."""
-        watch = HangupWatch(self.loop)
         sock = listening(Address(host, 0), 4096)
         port = EnginePort(
             self.loop,
             self.rig.poller,
-            watch,
             self.rig.log,
             sock,
             accepted or (lambda *visitor: self.visitors.append(visitor)),
@@ -136,7 +135,7 @@ class AcceptTests(EndsTestCase):
         _, number = self.listen()
         self.visit(number)
         self.loop.until(lambda: self.visitors)
-        handle = self.visitors[0][0].transport.getHandle()
+        handle = self.visitors[0][0].getHandle()
         tcp = socket.IPPROTO_TCP
         self.assertEqual(handle.getsockopt(tcp, socket.TCP_NODELAY), 1)
         self.assertEqual(handle.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE), 1)
@@ -277,8 +276,6 @@ class DialTests(EndsTestCase):
     def setUp(self) -> None:
         super().setUp()
         self.dialer = Dialer(self.loop, self.rig.poller)
-        self.factory = Factory.forProtocol(Halves)
-        self.factory.noisy = False
 
     def server(self, host: str = "127.0.0.1", backlog: int = 5) -> tuple[socket.socket, int]:
         """A target outside the loop, and its number."""
@@ -290,26 +287,32 @@ class DialTests(EndsTestCase):
         return sock, sock.getsockname()[1]
 
     def dial(self, host: str, number: int) -> list[Any]:
-        """A list that gets the outcome: a protocol, or a failure."""
+        """A list that gets the outcome: one that hears the stream, or a failure."""
         outcome: list[Any] = []
-        self.dialing = self.dialer.connect(host, number, self.factory, 5.0)
-        self.dialing.addBoth(outcome.append)
+        self.dialing = self.dialer.connect(host, number, 5.0)
+        self.dialing.addCallback(self.hear).addBoth(outcome.append)
         return outcome
+
+    def hear(self, stream: Stream) -> Ears:
+        """Read what a stream says."""
+        ears = Ears(stream)
+        stream.attach(ears)
+        stream.resume()
+        return ears
 
     def check_exchange(self, host: str) -> None:
         server, number = self.server(host)
         outcome = self.dial(host, number)
         self.loop.until(lambda: outcome and not self.loop.getDelayedCalls())
-        protocol = outcome[0]
+        ears = outcome[0]
         far, _ = server.accept()
         self.addCleanup(far.close)
-        peer = protocol.transport.getPeer()
-        self.assertEqual((peer.host, peer.port), (host, number))
-        protocol.transport.write(b"question")
+        self.assertEqual(ears.stream.peer, Endpoint(host, number))
+        ears.stream.write(b"question")
         self.assertEqual(far.recv(8), b"question")
         far.sendall(b"answer")
-        self.loop.until(lambda: protocol.data == b"answer")
-        protocol.transport.abortConnection()
+        self.loop.until(lambda: ears.data == b"answer")
+        ears.stream.abort(Cause.STOPPED)
 
     def test_ipv4(self) -> None:
         """Both ends hear each other."""
@@ -337,9 +340,9 @@ class DialTests(EndsTestCase):
     def test_at_once(self) -> None:
         """Who has answered needs not be waited for."""
         _, number = self.server()
-        protocol = self.dialer.dial("127.0.0.1", number, self.factory, 5.0)
-        self.assertIsInstance(protocol, Halves)
-        protocol.transport.abortConnection()
+        stream = self.dialer.dial("127.0.0.1", number, 5.0)
+        assert isinstance(stream, EngineStream)
+        stream.abort(Cause.STOPPED)
 
     def test_timed_out(self) -> None:
         """A target whose queue is full does not answer."""
@@ -351,7 +354,7 @@ class DialTests(EndsTestCase):
         self.assertEqual(outcome, [])
         self.loop.advance(5)
         self.assertIsNotNone(outcome[0].check(TimeoutError))
-        waiting[0].transport.abortConnection()
+        waiting[0].stream.abort(Cause.STOPPED)
 
     def test_cancelled(self) -> None:
         """Nothing is left of it, and nobody is told later."""
@@ -365,7 +368,7 @@ class DialTests(EndsTestCase):
         self.assertEqual(descriptors(), before)
         self.loop.advance(10)
         self.assertEqual(len(outcome), 1)
-        waiting[0].transport.abortConnection()
+        waiting[0].stream.abort(Cause.STOPPED)
 
     def test_no_descriptor(self) -> None:
         """A dial that the system has no descriptor for fails as a dial."""
@@ -391,10 +394,9 @@ class DialTests(EndsTestCase):
         far.shutdown(socket.SHUT_WR)
         self.addCleanup(far.close)
         self.loop.until(lambda: outcome)
-        protocol = outcome[0]
-        self.loop.until(lambda: protocol.told)
-        self.assertEqual((bytes(protocol.data), protocol.told), (b"banner", ["read ended"]))
-        protocol.transport.abortConnection()
+        ears = outcome[0]
+        self.loop.until(lambda: ears.over)
+        self.assertEqual((ears.data, ears.over), (b"banner", (None,)))
 
     def test_a_target_that_resets_at_once(self) -> None:
         """It is a failed dial or a lost connection, never silence."""
@@ -419,7 +421,7 @@ class DistantDialTests(DialTests):
         outcome = self.dial("127.0.0.1", number)
         self.assertEqual(outcome, [])
         self.loop.until(lambda: outcome)
-        outcome[0].transport.abortConnection()
+        outcome[0].stream.abort(Cause.STOPPED)
 
 
 class DistantSocket(socket.socket):
@@ -443,9 +445,7 @@ class LeftoversTests(EndsTestCase):
         """Streams that end in order, or by a reset, are freed at once, without a collection."""
         _, number = self.listen()
         dialer = Dialer(self.loop, self.rig.poller)
-        factory = Factory.forProtocol(lambda: TcpStream(HangupWatch(self.loop)))
-        factory.noisy = False
-        kinds = (EngineTransport, TcpStream, Ears)
+        kinds = (EngineStream, Ears)
         gc.collect()
 
         def alive() -> list[int]:
@@ -457,7 +457,7 @@ class LeftoversTests(EndsTestCase):
 
         def session(abort: bool) -> None:
             outcome: list[Any] = []
-            dialer.connect("127.0.0.1", number, factory, 5.0).addBoth(outcome.append)
+            dialer.connect("127.0.0.1", number, 5.0).addBoth(outcome.append)
             self.loop.until(lambda: outcome and self.visitors)
             ends = [Ears(outcome.pop()), Ears(self.visitors.pop()[0])]
             for ears in ends:

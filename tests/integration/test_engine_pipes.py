@@ -27,10 +27,12 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from nodepass.meter import Meter
 from nodepass.rate import RateLimiter
+from nodepass.relay.engine import connection as connection_module
 from nodepass.relay.engine import pipes as pipes_module
-from nodepass.relay.engine import transport as transport_module
+from nodepass.relay.engine.connection import FULL_READS, EngineConnection
 from nodepass.relay.engine.pipes import MOST_IDLE, PIPE_SIZE, EnginePipe, Pipes
-from nodepass.relay.engine.transport import FULL_READS, EngineTransport
+from nodepass.relay.engine.stream import EngineStream
+from nodepass.relay.engine.transport import EngineTransport
 from nodepass.relay.hangup import HangupWatch
 from nodepass.relay.session import Session, SessionContext
 from nodepass.relay.stream import Cause
@@ -67,8 +69,8 @@ class PipeTestCase(SessionTestCase):
     buffers = 1 << 20
 
     def setUp(self) -> None:
-        self.patch(transport_module, "READ_SIZE", READ)
-        self.patch(transport_module, "_buffer", memoryview(bytearray(READ)))
+        self.patch(connection_module, "READ_SIZE", READ)
+        self.patch(connection_module, "_buffer", memoryview(bytearray(READ)))
         self.piped = 0
         fill = EnginePipe.fill
 
@@ -86,7 +88,7 @@ class PipeTestCase(SessionTestCase):
     def transports(self) -> list[Any]:
         """All connections of the engine."""
         watched = self.rig.poller._watched.values()
-        return [each for each in watched if isinstance(each, EngineTransport)]
+        return [each for each in watched if isinstance(each, EngineConnection)]
 
     def waiting(self) -> list[EnginePipe]:
         """The pipes whose bytes wait to leave."""
@@ -231,7 +233,7 @@ class ForwardingTests(PipeTestCase):
             lost = [
                 each._pipe
                 for each in self.transports()
-                if each._pipe is not None and isinstance(each._protocol, TcpStream)
+                if each._pipe is not None and isinstance(each, EngineStream)
             ]
             reset(ends[number // 2])
             self.loop.until(lambda: len(self.joined.over) == self.nodes)
@@ -325,9 +327,9 @@ class ForwardingTests(PipeTestCase):
             for ends in (False, True):
                 joined = self.join()
                 near = joined.sessions[0].near.stream
-                assert isinstance(near, TcpStream)
+                assert isinstance(near, EngineStream)
                 if bulk:
-                    near.transport._much = FULL_READS
+                    near._much = FULL_READS
                 joined.near.send(BULK[:20_000])
                 joined.near.send(b"!", socket.MSG_OOB)
                 joined.near.send(BULK[20_000:50_000])
@@ -693,9 +695,7 @@ class ChoiceTests(SynchronousTestCase):
         streams: list[Any] = []
         for _ in range(2):
             near, _far = rig.sockets()
-            stream = TcpStream(HangupWatch(rig.loop))
-            EngineTransport(rig.poller, near).begin(stream)
-            streams.append(stream)
+            streams.append(EngineStream(rig.poller, near))
         context = SessionContext(clock=rig.loop, log=rig.log, meter=Meter(), read=0)
         session = Session(*streams, context=context, owner=FakeOwner(), movable=True)
         session.start()
@@ -704,8 +704,9 @@ class ChoiceTests(SynchronousTestCase):
         self.assertFalse(session.near.takes_pipes())
         session.far.received(b"answer")
         self.assertTrue(session.near.takes_pipes())
-        streams[1].takes_pipes = lambda: False
+        session.far.stream = TcpStream(HangupWatch(rig.loop))
         self.assertFalse(session.near.takes_pipes())
+        session.far.stream = streams[1]
         session.abort(Cause.STOPPED)
         rig.loop.settle()
 

@@ -41,8 +41,8 @@ if sys.platform != "linux":
 from twisted.trial.unittest import SynchronousTestCase
 
 from nodepass.relay.engine import pipes
+from nodepass.relay.engine.connection import READ_SIZE
 from nodepass.relay.engine.pipes import MOST_IDLE, PIPE_SIZE, EnginePipe, Pipes
-from nodepass.relay.engine.transport import READ_SIZE
 from tests.enginerig import Rig, descriptors, reset
 from tests.sessionrig import BULK, SessionTestCase
 

@@ -196,7 +196,7 @@ def slow_to_drain(case: Case) -> Stream:
     stream.write(b"last bytes")
     stream.finish()
     case.flush()
-    assert stream._sink is None, "the visitor was told"
+    assert stream.sink is None, "the visitor was told"
     return far
 
 
@@ -474,7 +474,7 @@ def test_closing_resets_and_refuses() -> None:
     """All links, all who wait; fires when nothing is left."""
     case = start(2)
     stream = case.visit().result
-    heard = stream._sink.heard
+    heard = stream.sink.heard
     failures: list[Any] = []
     case.visit()
     case.visit().addErrback(failures.append)

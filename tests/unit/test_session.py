@@ -152,7 +152,7 @@ def test_a_stream_that_closes_inside_attach(side: str) -> None:
 def test_a_session_given_up_while_it_receives() -> None:
     """What ends a session from inside a write or a rate check is no error."""
     case = Case(rate=8).start()
-    case.far.write = lambda data: case.session.abort(Cause.LOST)  # type: ignore[method-assign]
+    case.session.far.write = lambda data: case.session.abort(Cause.LOST)
     case.near.receive(b"x" * 1000)
     case.over(Cause.LOST)
 

@@ -18,9 +18,10 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from nodepass.relay import hangup
+from nodepass.relay.dialed import DIAL_BUFFER, DialedStream
 from nodepass.relay.hangup import LOOK_INTERVAL, HangupWatch
 from nodepass.relay.stream import Cause
-from nodepass.relay.tcp import DIAL_BUFFER, DialedStream, TcpStream
+from nodepass.relay.tcp import TcpStream
 from tests.streams import NotingSink
 
 
@@ -396,6 +397,7 @@ def test_what_was_written_meanwhile_goes_first_and_in_order() -> None:
     transport = dial.connect()
     dial.stream.write(b"c")
     assert transport.sent == b"PROXY abc"
+    assert dial.sink.instead is dial.case.stream, "what goes on has nothing to pass through"
 
 
 def test_a_finish_meanwhile_is_kept() -> None:

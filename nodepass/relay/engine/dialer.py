@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IReactorTime
 from .deadlines import Deadlines
 from .poller import Poller
 from .sockets import stream_socket
-from .transport import EngineTransport
+from .stream import EngineStream
 
 __all__ = ["Dialer"]
 
@@ -31,20 +31,19 @@ class Dialer:
         self._poller = poller
         self._deadlines: dict[float, Deadlines] = {}  # of a role, one or two
 
-    def connect(self, host: str, port: int, factory: Any, timeout: float) -> Deferred[Any]:
+    def connect(self, host: str, port: int, timeout: float) -> Deferred[EngineStream]:
         """As `dial`, with a Deferred in any case."""
-        outcome = self.dial(host, port, factory, timeout)
+        outcome = self.dial(host, port, timeout)
         return outcome if isinstance(outcome, Deferred) else succeed(outcome)
 
-    def dial(self, host: str, port: int, factory: Any, timeout: float) -> Any:
+    def dial(self, host: str, port: int, timeout: float) -> EngineStream | Deferred[EngineStream]:
         """Connect to one address.
 
         :param host: an IP literal, with a zone or without.
-        :param factory: has `buildProtocol`; it is not told of anything else.
         :param timeout: seconds.
-        :returns: the protocol that the factory built, connected, where the target has answered by
-            now, as one on this host has; else a Deferred that fires with it. That fails as
-            Twisted's endpoints do, with a ConnectError, and may be cancelled.
+        :returns: the connection, where the target has answered by now, as one on this host has;
+            else a Deferred that fires with it. That fails as Twisted's endpoints do, with a
+            ConnectError, and may be cancelled.
         """
         sock = None
         try:
@@ -54,20 +53,15 @@ class Dialer:
             if status == errno.EINPROGRESS:
                 status = sock.connect_ex(name)  # asks how far that is
             if status in _UNDER_WAY:
-                return _Attempt(self._poller, sock, name, factory, self._within(timeout)).connected
+                return _Attempt(self._poller, sock, name, self._within(timeout)).connected
             if not status:
-                transport = EngineTransport(self._poller, sock, peer=name)
-                self._poller.add(sock.fileno(), transport)
+                return EngineStream(self._poller, sock, peer=name)
         except OSError as error:
             if sock is not None:
                 sock.close()
             return fail(getConnectError((error.errno or 0, str(error))))
-        if status:
-            sock.close()
-            return fail(_refused(status))
-        protocol = factory.buildProtocol(None)
-        transport.begin(protocol, told=select.EPOLLOUT)
-        return protocol
+        sock.close()
+        return fail(_refused(status))
 
     def _within(self, seconds: float) -> Deadlines:
         deadlines = self._deadlines.get(seconds)
@@ -84,16 +78,14 @@ class _Attempt:
         poller: Poller,
         sock: socket.socket,
         name: Any,
-        factory: Any,
         deadlines: Deadlines,
     ) -> None:
         self._poller = poller
         self._socket = sock
         self._fd = sock.fileno()
         self._name = name
-        self._factory = factory
         poller.add(self._fd, self)
-        self.connected: Deferred[Any] = Deferred(self._cancelled)
+        self.connected: Deferred[EngineStream] = Deferred(self._cancelled)
         self._deadlines = deadlines
         deadlines.add(self._timed_out)
 
@@ -108,16 +100,14 @@ class _Attempt:
             self.connected.errback(_refused(status))
             return
         self._deadlines.remove(self._timed_out)
-        protocol = self._factory.buildProtocol(None)
-        transport = EngineTransport(self._poller, self._socket, peer=self._name)
-        transport.begin(protocol, told=events)
-        self.connected.callback(protocol)
+        stream = EngineStream(self._poller, self._socket, peer=self._name, told=events)
+        self.connected.callback(stream)
 
     def _timed_out(self) -> None:
         self._end()
         self.connected.errback(TimeoutError())
 
-    def _cancelled(self, _: Deferred[Any]) -> None:
+    def _cancelled(self, _: Deferred[EngineStream]) -> None:
         self._end()
 
     def _end(self) -> None:

@@ -26,8 +26,8 @@ __all__ = ["Poller", "Watched"]
 #: the reactor's timers and other sockets are heard in between.
 MOST_EVENTS = 256
 
-#: Times that the kernel is asked before the reactor has its turn: what has become ready meanwhile
-#: is heard of at the cost of one call, instead of a whole round of the reactor.
+#: Times that the kernel is asked before a reactor that knows nothing of the relay has its turn:
+#: what has become ready meanwhile is heard of at the cost of one call, instead of a round of it.
 MOST_ROUNDS = 4
 #: Events in one answer from which it is worth to ask again.
 BUSY = 2
@@ -157,8 +157,9 @@ class Poller:
                 # the socket before. The new one is told of at the next poll.
                 if changed and fd in changed:
                     continue
-                owner = watched.get(fd)
-                if owner is None:
+                try:
+                    owner = watched[fd]
+                except KeyError:
                     others.append((fd, events))
                     continue
                 try:
@@ -179,8 +180,14 @@ class Poller:
         """For the reactor's messages."""
         return "relay"
 
+    @property
+    def has_more(self) -> bool:
+        """Whether there is something to call; `hear` does."""
+        return bool(self._soon or self._last)
+
     def _see_to_it(self) -> None:
-        if not self._polling and self._call is None:
+        # A reactor with the relay's sockets in its own epoll looks at `has_more` instead.
+        if self._nested and not self._polling and self._call is None:
             self._call = self._reactor.callLater(0, self._late)
 
     def _late(self) -> None:

@@ -15,11 +15,10 @@ from nodepass.address import Address, Endpoint, unmapped
 from nodepass.logs import Log
 
 from ..accepting import Accepting
-from ..hangup import HangupWatch
 from ..portable import Accepted
-from ..tcp import TcpStream
+from .connection import address_of
 from .poller import Poller
-from .transport import EngineTransport, address_of
+from .stream import EngineStream
 
 __all__ = ["EnginePort"]
 
@@ -32,13 +31,11 @@ class EnginePort:
         self,
         clock: IReactorTime,
         poller: Poller,
-        watch: HangupWatch,
         log: Log,
         sock: socket.socket,
         accepted: Accepted,
     ) -> None:
         self._poller = poller
-        self._watch = watch
         self._log = log
         self._fd = sock.fileno()
         self._name = name = sock.getsockname()
@@ -80,15 +77,12 @@ class EnginePort:
             self._poller.remove(self._fd)
 
     def _taken(self, sock: socket.socket, peer: Any) -> None:
-        local = self._local
-        if local is None:
-            try:
-                local = _endpoint(sock.getsockname())
-            except OSError:
-                sock.close()
-                return
-        stream = TcpStream(self._watch)
-        EngineTransport(self._poller, sock).begin(stream)
+        try:
+            local = self._local or _endpoint(sock.getsockname())
+            stream = EngineStream(self._poller, sock, peer=peer)
+        except OSError:
+            sock.close()
+            return
         self._accepted(stream, _endpoint(peer), local)
 
     def _complain(self, reason: str) -> None:

@@ -8,10 +8,11 @@ epoll of its own beneath the reactor's, and does the same, more slowly.
 
 from __future__ import annotations
 
+from twisted.internet.base import DelayedCall
 from twisted.internet.epollreactor import EPollReactor
 from twisted.python.log import callWithLogger
 
-from .poller import BUSY, MOST_EVENTS, MOST_ROUNDS, Poller
+from .poller import MOST_EVENTS, Poller
 
 __all__ = ["EngineReactor"]
 
@@ -25,21 +26,38 @@ class EngineReactor(EPollReactor):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.engine = Poller(self, self._poller)
+        self._sooner = False  # a timer was moved to an earlier time
 
     def doPoll(self, timeout: float | None) -> None:
-        """Wait for events and tell of them, as the class it extends does."""
+        """Wait for events and tell of them, as the class it extends does, until there is something
+        else to do than to pass bytes on: a round of the reactor takes as long as to pass a message
+        on, and most rounds would find nothing."""
+        engine, poll, seconds = self.engine, self._poller.poll, self.seconds
+        until = 0.0 if timeout is None else seconds() + timeout
         wait = -1 if timeout is None else timeout
-        for _ in range(MOST_ROUNDS):
+        self._sooner = False
+        while True:
             try:
-                ready = self._poller.poll(wait, MOST_EVENTS)
+                ready = poll(0 if engine.has_more else wait, MOST_EVENTS)
             except InterruptedError:
                 return
-            for fd, event in self.engine.hear(ready):
+            others = engine.hear(ready)
+            for fd, event in others:
                 selectable = self._selectables.get(fd)
                 if selectable is not None:
                     callWithLogger(selectable, self._doReadOrWrite, selectable, fd, event)
-            if len(ready) < BUSY:
+            # Timers, calls from threads (the other end of which was among the others) and the end.
+            if others or self._newTimedCalls or self._sooner or not self._started:
                 return
-            wait = 0
+            if self._justStopped:
+                return
+            if timeout is not None:
+                wait = until - seconds()
+                if wait <= 0:
+                    return
 
     doIteration = doPoll
+
+    def _moveCallLaterSooner(self, delayedCall: DelayedCall) -> None:
+        super()._moveCallLaterSooner(delayedCall)
+        self._sooner = True

@@ -6,7 +6,7 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IListeningPort
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
@@ -19,12 +19,12 @@ from ..binding import BACKLOG, literal
 from ..hangup import HangupWatch
 from ..portable import Accepted, Header, PortableRelay, dialed
 from ..stream import Stream
-from ..tcp import TcpStream
 from ..udp import DatagramPort, DatagramReceiver, TargetReceiver, TargetSocket
 from .dialer import Dialer
 from .poller import Poller
 from .port import EnginePort
 from .sockets import Interim, detach, listening, release
+from .stream import EngineStream
 from .transport import EngineTransport
 from .udp import connect_udp, listen_udp
 
@@ -38,16 +38,6 @@ else:
 __all__ = ["EngineRelay"]
 
 
-class _Streams:
-    """Makes a stream for each connection that is dialed."""
-
-    def __init__(self, watch: HangupWatch) -> None:
-        self._watch = watch
-
-    def buildProtocol(self, _: object) -> TcpStream:
-        return TcpStream(self._watch)
-
-
 class EngineRelay(PortableRelay):
     """A `Relay` that has its own sockets for visitors, targets and data links.
 
@@ -59,16 +49,20 @@ class EngineRelay(PortableRelay):
     ) -> None:
         self._poller = Poller.of(reactor)
         self._dialer = Dialer(reactor, self._poller)
-        self._streams = _Streams(watch)
-        super().__init__(reactor, resolver, watch, log, attempt=self._dialer.connect)
+        super().__init__(reactor, resolver, watch, log, attempt=self._attempt_one)
 
     def listen_tcp(self, address: Address, accepted: Accepted) -> IListeningPort:
         return self.accept_on(listening(literal(address), BACKLOG), accepted)
 
     def accept_on(self, sock: socket.socket, accepted: Accepted) -> IListeningPort:
-        port = EnginePort(self._reactor, self._poller, self._watch, self._log, sock, accepted)
+        port = EnginePort(self._reactor, self._poller, self._log, sock, accepted)
         port.startListening()
         return port
+
+    def _attempt_one(
+        self, host: str, port: int, factory: object, timeout: float
+    ) -> Deferred[EngineStream]:
+        return self._dialer.connect(host, port, timeout)
 
     def dial_tcp(self, targets: Sequence[Address], timeout: float, header: Header | None) -> Stream:
         """Nearly always a target has one address that is known, or is this host, and is reached:
@@ -79,15 +73,16 @@ class EngineRelay(PortableRelay):
         alone = len(hosts) == 1 and len(known) == 1
         if not (alone or known[:1] == LOCALHOST[:1]):
             return super().dial_tcp(targets, timeout, header)
-        outcome = self._dialer.dial(known[0], target.port, self._streams, timeout)
-        if isinstance(outcome, TcpStream):
+        outcome = self._dialer.dial(known[0], target.port, timeout)
+        if isinstance(outcome, EngineStream):
             if header is not None:
                 outcome.write(header(Endpoint(known[0], target.port)))
             return outcome
         # What comes next has the time of a dial of its own.
         rest = targets[1:] if alone else targets
-        outcome.addErrback(self._go_on, target if alone else None, rest, timeout)
-        return dialed(outcome, header)
+        connecting: Deferred[Any] = outcome
+        connecting.addErrback(self._go_on, target if alone else None, rest, timeout)
+        return dialed(connecting, header)
 
     def _go_on(
         self, failure: Failure, failed: Address | None, rest: Sequence[Address], timeout: float

@@ -15,6 +15,7 @@ from OpenSSL import SSL
 from twisted.internet.protocol import connectionDone
 
 from ..stream import Chunk
+from .connection import LOST, MOST_READS, READ_SIZE
 from .openssl import (
     WANT_READ,
     WANT_WRITE,
@@ -28,7 +29,7 @@ from .openssl import (
     ssl_write,
 )
 from .poller import Poller
-from .transport import LOST, MOST_READS, READ_SIZE, EngineTransport
+from .transport import EngineTransport
 
 __all__ = ["EngineTLSTransport"]
 
@@ -78,8 +79,8 @@ class EngineTLSTransport(EngineTransport):
         self._ending = False  # TLS's own end is to be sent behind what was written
         self._watched = _IN | _OUT if left else _IN
 
-    def begin(self, protocol: Any, *, told: int = 0) -> None:
-        self._protocol = protocol
+    def begin(self, protocol: Any) -> None:
+        self._take(protocol)
         try:
             self._poller.add(self._fd, self, self._watched)
         except OSError:
@@ -91,7 +92,7 @@ class EngineTLSTransport(EngineTransport):
             if events & _OUT:
                 self._writable()
             if events & ~_OUT:
-                if not (self._paused or self._closing or self._before):
+                if not (self._deaf or self._before):
                     self._read()
                 elif events & _BROKEN:
                     # No read will tell.
@@ -129,7 +130,7 @@ class EngineTLSTransport(EngineTransport):
                 if outcome != WANT_READ and not self._gone:
                     self._no_more(outcome)
                 return
-            if count < SMALL_RECORD or self._paused or self._closing or self._gone:
+            if count < SMALL_RECORD or self._deaf:
                 return
 
     def _no_more(self, outcome: int) -> None:
@@ -142,8 +143,9 @@ class EngineTLSTransport(EngineTransport):
             self._lose(LOST)
 
     def resumeProducing(self) -> None:
-        self._paused = False
-        self._watch(self._watched | _IN)
+        if not self._closing:
+            self._deaf = False
+            self._watch(self._watched | _IN)
 
     # Writing
 
@@ -223,13 +225,13 @@ class EngineTLSTransport(EngineTransport):
             self._end()
         elif self._throttled:
             self._throttled = False
-            self._producer.resumeProducing()
+            self._hear_room()
 
     # The end
 
     def loseConnection(self) -> None:
         if not (self._closing or self._gone):
-            self._closing = self._ending = True
+            self._closing = self._ending = self._deaf = True
             if not self._left:
                 self._poller.soon(self._end)
 

@@ -33,7 +33,7 @@ from .frames import (
     Reset,
     data_header,
 )  # fmt: skip
-from .link import LinkState
+from .link import End, LinkState
 from .linkstream import LinkStream
 
 #: Seconds after which a RESET that was not answered is repeated over the control link: what the
@@ -49,6 +49,8 @@ LONG_FRAME = 65536
 #: Bytes from which a frame's header is handed to the system beside them: to put it in front of
 #: fewer costs less than a second piece.
 SEPARATE_FROM = 4096
+
+_OPEN, _RESET = End.OPEN, End.RESET
 
 
 class LinkOwner(Interface):
@@ -147,13 +149,14 @@ class DataLink(Protocol):
 
     def write(self, data: Chunk) -> None:
         """Send bytes of the current session."""
-        if self._lost:
-            return
-        head = data_header(len(data))
+        # All that is moved passes here, or through `dataReceived`: what most of it does not need
+        # is elsewhere.
+        size = len(data)
+        head = data_header(size)
         if self._held:
             head = self._held + head
             self._held = b""
-        if len(data) < SEPARATE_FROM:
+        if size < SEPARATE_FROM:
             self.transport.write(head + data)
         else:
             self.transport.writeSequence((head, data))
@@ -252,11 +255,13 @@ class DataLink(Protocol):
         self.transport.registerProducer(self, True)
 
     def dataReceived(self, data: Chunk) -> None:
-        stream = self._stream
-        if stream is not None and self.state.receiving:
+        stream, state = self._stream, self.state
+        if stream is not None and state.got is _OPEN and state.sent is not _RESET:
             bytes_ = self._reader.bytes_only(data)
             if bytes_ is not None:
-                stream.received(bytes_)
+                sink = stream.sink
+                if sink is not None:
+                    sink.received(bytes_)
                 return
         try:
             for frame in self._reader.feed(data):

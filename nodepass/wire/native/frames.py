@@ -72,6 +72,7 @@ _LIMITS = {
 
 _NO_CAUSE = 255
 _WORD = struct.Struct(">I")
+_pack_word, _unpack_word = _WORD.pack, _WORD.unpack_from
 _TWO_WORDS = struct.Struct(">II")
 _PORT = struct.Struct(">H")
 _NUMBER_AND_TARGET = struct.Struct(">IH")
@@ -153,7 +154,7 @@ Frame = Open | Data | Fin | Reset | FlowOpen | Datagrams | FlowClose | Done
 
 def data_header(length: int) -> bytes:
     """What goes before `length` bytes of a session; at most `MAX_DATA`."""
-    return _WORD.pack(_DATA_WORD | length)
+    return _pack_word(_DATA_WORD | length)
 
 
 def datagrams(flow: int, batch: list[bytes]) -> bytes:
@@ -320,12 +321,16 @@ class FrameReader:
         """What is nearly always to be read: these bytes when they are within one DATA frame, or
         that frame's body when they are one DATA frame; else None, and `feed` is to have them."""
         size = len(data)
-        if self.left:
-            if size <= self.left:
-                self.left -= size
-                return data
-        elif size > 4 and not self._held and _WORD.unpack_from(data)[0] == _DATA_WORD + size - 4:
-            return data[4:]
+        if not self.left:
+            if (
+                size > HEADER_SIZE
+                and not self._held
+                and _unpack_word(data)[0] == _DATA_WORD + size - HEADER_SIZE
+            ):
+                return data[HEADER_SIZE:]
+        elif size <= self.left:
+            self.left -= size
+            return data
         return None
 
     def feed(self, data: Chunk) -> list[Frame]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from nodepass.relay.stream import Cause, Chunk, Pipe, Sink
@@ -13,29 +14,30 @@ __all__ = ["LinkStream"]
 
 
 class LinkStream:
-    """The current session of a data link as a stream."""
+    """The current session of a data link as a stream.
 
-    __slots__ = ("_link", "_over", "_sink", "number", "paused")
+    :ivar sink: who hears what it has to say, if anybody does.
+    :ivar write: the link's, until the session is over.
+    """
+
+    __slots__ = ("_link", "_over", "number", "paused", "sink", "write")
 
     def __init__(self, link: DataLink, number: int) -> None:
         self._link = link
         self.number = number
-        self._sink: Sink | None = None
+        self.write: Callable[[Chunk], None] = link.write
+        self.sink: Sink | None = None
         self._over: tuple[Cause | None] | None = None
         self.paused = False
 
     # Stream
 
     def attach(self, sink: Sink) -> None:
-        self._sink = sink
+        self.sink = sink
         if self._over is not None:
             sink.closed(self._over[0])
         elif self._link.congested:
             sink.congested()
-
-    def write(self, data: Chunk) -> None:
-        if self._over is None:
-            self._link.write(data)
 
     def takes_pipes(self) -> bool:
         return self._over is None and self._link.takes_pipes
@@ -51,9 +53,9 @@ class LinkStream:
             self._link.finish()
 
     def abort(self, cause: Cause) -> None:
-        self._sink = None
+        self.sink = None
         if self._over is None:
-            self._over = (cause,)
+            self._end(cause)
             self.paused = False
             self._link.reset(cause)
 
@@ -70,35 +72,43 @@ class LinkStream:
     # From the link
 
     def received(self, data: Chunk) -> None:
-        sink = self._sink
+        sink = self.sink
         if sink is not None:
             sink.received(data)
 
     @property
     def sink_takes_pipes(self) -> bool:
         """Whether bytes may come by `piped` now."""
-        return self._sink is not None and self._sink.takes_pipes()
+        return self.sink is not None and self.sink.takes_pipes()
 
     def piped(self, pipe: Pipe) -> None:
-        if self._sink is not None:
-            self._sink.piped(pipe)
+        if self.sink is not None:
+            self.sink.piped(pipe)
         else:
             pipe.release()
 
     def ended(self) -> None:
-        if self._sink is not None:
-            self._sink.ended()
+        if self.sink is not None:
+            self.sink.ended()
 
     def congested(self, congested: bool) -> None:
-        if self._sink is not None:
+        if self.sink is not None:
             if congested:
-                self._sink.congested()
+                self.sink.congested()
             else:
-                self._sink.drained()
+                self.sink.drained()
 
     def closed(self, cause: Cause | None) -> None:
         if self._over is None:
-            self._over = (cause,)
-            sink, self._sink = self._sink, None
+            self._end(cause)
+            sink, self.sink = self.sink, None
             if sink is not None:
                 sink.closed(cause)
+
+    def _end(self, cause: Cause | None) -> None:
+        self._over = (cause,)
+        self.write = _drop
+
+
+def _drop(data: Chunk) -> None:
+    pass
