@@ -198,6 +198,7 @@ def test_no_http(request_bytes: bytes) -> None:
         (answered(b"200 OK", b" " * (MAX_BODY + 1)), 200, "too long"),
         (b"HTTP/1.0 200 OK\r\nX: " + b"x" * MAX_HEAD, 0, "not HTTP"),
         (b"np://1024/-#1\r\n\r\n", 0, "not HTTP"),
+        (b"x\xff" * 500 + b"\r\n\r\n", 0, "not HTTP"),
     ],
 )
 def test_answers_that_are_no_grant(answer: bytes, status: int, reason: str) -> None:

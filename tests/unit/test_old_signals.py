@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import base64
 
+import attrs
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from nodepass.address import Endpoint
+from nodepass.dialects import DIALECTS
 from nodepass.wire.old.cipher import default_key, key_for, token, unfit_for_1_6, xor
-from nodepass.wire.old.dialect import Dialect
+from nodepass.wire.old.dialect import Dialect, Traits
 from nodepass.wire.old.lines import MAX_LINE, LineError
 from nodepass.wire.old.signals import (
     Flush,
@@ -113,6 +115,41 @@ def test_xor(data: bytes, key: bytes) -> None:
     assert xor(xor(data, key), key) == data
 
 
+def test_what_the_dialects_differ_in() -> None:
+    """The table is what the nodes of each dialect do."""
+    assert [dialect.value for dialect in OLD] == [*DIALECTS[1:]]
+    assert Dialect.V1_14.traits == Traits(
+        http=True,
+        handshake_tls=False,
+        json=True,
+        raw_id=True,
+        lost_after=15.0,
+        framed_udp=False,
+        udp_read=16384,
+        udp_silence=30.0,
+        verified=frozenset((1, 2)),
+        colons=True,
+        pools=frozenset((0, 1, 2, 3)),
+    )
+    assert Dialect.V2_0.traits == attrs.evolve(
+        Dialect.V1_14.traits,
+        handshake_tls=True,
+        framed_udp=True,
+        verified=frozenset((1,)),
+        colons=False,
+    )
+    assert Dialect.V1_6.traits == Traits(
+        http=False,
+        json=False,
+        raw_id=False,
+        lost_after=10.0,
+        udp_read=2048,
+        udp_silence=None,
+        pools=frozenset((0,)),
+    )
+    assert Dialect.V1_6_RAW.traits == attrs.evolve(Dialect.V1_6.traits, raw_id=True)
+
+
 @pytest.mark.parametrize("dialect", OLD)
 def test_as_go_writes_them(dialect: Dialect) -> None:
     """Signals are written byte for byte as a Go node does, and read wherever the bytes are cut."""
@@ -163,6 +200,10 @@ def test_other_forms_for_1_6() -> None:
     text = xor(encode(launch, Dialect.V1_6, b"-------8")[:-1], b"-------8").decode()
     assert text.startswith("np://") and text.endswith("@192.0.2.1:80/00000000#1")
     assert xor(encode(Ping(), Dialect.V1_6, b"-c-")[:-1], b"-c-") == b"a#i"
+    # Where that is not enough, zeros before the port move what is behind it.
+    launch = Launch(False, Endpoint("192.0.2.1", 93), "a6ea2981")
+    text = xor(encode(launch, Dialect.V1_6, b"303b")[:-1], b"303b")
+    assert text == b"np://aaaa@192.0.2.1:093/a6ea2981#1"
 
 
 def test_1_6_with_a_key_that_carries_nothing() -> None:
@@ -174,7 +215,16 @@ def test_1_6_with_a_key_that_carries_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("key", "character"),
-    [(b"dull", "1"), (b"az", "2"), (b"ab0d", "3"), (b"abc%", "4"), (b"abcd%", "5"), (b")", "1")],
+    [
+        (b"dull", "1"),
+        (b"az", "2"),
+        (b"ab0d", "3"),
+        (b"abc%", "4"),
+        (b"abcd%", "5"),
+        (b")", "1"),
+        (b"z", "1"),
+        (b"0a", "1"),
+    ],
 )
 def test_keys_unfit_for_1_6(key: bytes, character: str) -> None:
     """A key with which no launch arrives is refused, and the reason shows a place and no key."""
@@ -225,7 +275,10 @@ def test_unknown_fields_are_ignored() -> None:
     assert reader.feed(base64.b64encode(xor(text, JSON_KEY)) + b"\n") == [UDP]
 
 
-@pytest.mark.parametrize("line", [b"!", b"CBE", b"CBECEREdHF1BSEcEGl0EUBg", b"\0\xff", b" "])
+@pytest.mark.parametrize(
+    "line",
+    [b"!", b"CBE", b"CBEC!EREdHF1BSEcEGl0EUBg=", b"CBECEREdHF1BSEcEGl0EUBg", b"\0\xff", b" "],
+)
 def test_no_base64(line: bytes) -> None:
     """A line that is no base64, or lacks its padding, is skipped."""
     reader = SignalReader(Dialect.V1_14, JSON_KEY)
