@@ -11,8 +11,9 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
 
 from nodepass.address import Address, parse_address
+from nodepass.racing import connect_tcp, dial_cause
 from nodepass.reactor import IReactor
-from nodepass.resolver import CachingResolver, connect_tcp, dial_cause
+from nodepass.resolver import CachingResolver
 
 from . import models
 

@@ -11,7 +11,15 @@ from twisted.internet.error import CannotListenError, DNSLookupError
 from nodepass.address import Address, is_literal
 from nodepass.resolver import LOCALHOST
 
-__all__ = ["BACKLOG", "bound", "every_interface", "listening_sockets", "literal", "numeric"]
+__all__ = [
+    "BACKLOG",
+    "bound",
+    "every_interface",
+    "listening_sockets",
+    "literal",
+    "numeric",
+    "socket_address",
+]
 
 #: Connections that wait to be accepted: a burst of visitors between two turns of the reactor.
 BACKLOG = 4096
@@ -49,11 +57,18 @@ def numeric(address: Address) -> tuple[int, Any]:
     """
     host = address.host or every_interface()
     try:
-        found = socket.getaddrinfo(
-            host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
-        )[0]
+        return socket_address(host, address.port)
     except OSError as error:
         raise CannotListenError(host, address.port, error) from error
+
+
+def socket_address(host: str, port: int) -> tuple[socket.AddressFamily, Any]:
+    """The same of an IP address, its scope included; never a look-up.
+
+    :raises OSError: the host is a name.
+    """
+    flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)[0]
     return found[0], found[4]
 
 

@@ -9,14 +9,25 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
 from nodepass.address import Endpoint
+from nodepass.racing import dial_cause
 
 from .stream import Cause, Chunk, Pipe, Sink, Stream
 
-__all__ = ["Connected", "DialedStream"]
+__all__ = ["Connected", "DialedStream", "Header", "cause_of", "dialed"]
 
 #: Bytes that a visitor may send while its target is still being dialed, before it is asked to wait;
 #: the read that reaches it is kept whole.
 DIAL_BUFFER = 65536
+
+#: Makes the first bytes to a target from the target's address.
+Header = Callable[[Endpoint], bytes]
+
+_CAUSES = {
+    "refused": Cause.REFUSED,
+    "timed out": Cause.TIMED_OUT,
+    "name not found": Cause.UNREACHABLE,
+    "unreachable": Cause.UNREACHABLE,
+}
 
 
 class Connected(Stream, Protocol):
@@ -140,3 +151,16 @@ class DialedStream:
         sink, self._sink = self._sink, None
         if sink is not None:
             sink.closed(self._cause)
+
+
+def dialed(connecting: Deferred[Connected], header: Header | None) -> Stream:
+    """The stream to a target that is being dialed."""
+    if header is None:
+        return DialedStream(connecting, cause_of)
+    first = header
+    return DialedStream(connecting, cause_of, lambda stream: first(stream.peer))
+
+
+def cause_of(failure: Failure) -> Cause:
+    """What a dial, or a look-up, has failed of."""
+    return _CAUSES[dial_cause(failure)]

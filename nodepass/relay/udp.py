@@ -1,9 +1,9 @@
-"""Sockets for datagrams: one that visitors write to, and one per flow, connected to a target.
+"""The socket for datagrams that visitors write to.
 
-They move whole datagrams and hold no policy. What has come is read in bounded batches, and passed
-on as a list for each flow, so that all that is not a system call is done once a batch. Both drop
-what can't be sent at once, as any router does; both tell of datagrams larger than their limit
-instead of cutting them short.
+It moves whole datagrams and holds no policy. What has come is read in bounded batches, and passed
+on as a list for each visitor, so that all that is not a system call is done once a batch. What
+can't be sent at once is dropped, as any router does; datagrams larger than the limit are told of
+instead of being cut short.
 """
 
 from __future__ import annotations
@@ -16,26 +16,21 @@ from typing import Any, Protocol, cast
 
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
-from twisted.internet.error import CannotListenError, ConnectionDone
-from twisted.internet.interfaces import IReactorFDSet, IReadDescriptor
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IReactorFDSet
 from twisted.internet.protocol import DatagramProtocol
 from twisted.internet.udp import Port
 from twisted.logger import Logger
-from twisted.python.failure import Failure
-from zope.interface import implementer
 
 from nodepass.address import Address, Endpoint, mapped, unmapped
 
 from . import pktinfo
-from .binding import every_interface
+from .binding import every_interface, socket_address
 from .pktinfo import Ancillary
 
 #: Asked of the system for the visitors' socket, in bytes, so that a burst survives while TCP has
 #: its turn; the system may grant less.
 VISITOR_BUFFER = 4 * 1024 * 1024
-
-#: The same for a target's socket: it carries one flow, and there may be many of them.
-TARGET_BUFFER = 1024 * 1024
 
 #: Most datagrams that one socket gives before others have their turn. More would cost them latency,
 #: fewer the datagrams throughput.
@@ -48,10 +43,7 @@ BATCH_BYTES = 256 * 1024
 _CACHED_VISITORS = 4096
 
 # What Windows says where others cut short; elsewhere EMSGSIZE tells of a datagram that was sent.
-_CUT_SHORT: int | None = getattr(errno, "WSAEMSGSIZE", None)
-
-# Pending errors that an ICMP message left on a connected socket.
-_REFUSED = {errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ECONNRESET}
+CUT_SHORT: int | None = getattr(errno, "WSAEMSGSIZE", None)
 
 
 class DatagramReceiver(Protocol):
@@ -69,22 +61,6 @@ class DatagramReceiver(Protocol):
 
     def oversized(self, visitor: Endpoint | None) -> None:
         """A datagram over the limit came and was dropped; ``visitor`` where it is known."""
-
-
-class TargetReceiver(Protocol):
-    """Who hears what a target sends."""
-
-    def datagrams(self, batch: list[bytes]) -> None:
-        """Datagrams came, at least one, in this order; the list is the receiver's to keep."""
-
-    def oversized(self) -> None:
-        """A datagram over the limit came and was dropped."""
-
-    def lost(self) -> None:
-        """The reactor gave the socket up; it is closed."""
-
-    def refused(self) -> None:
-        """The target, or a router before it, said that nobody is there. The socket stays."""
 
 
 class DatagramPort(Port):
@@ -130,7 +106,7 @@ class DatagramPort(Port):
             if self.addressFamily == socket.AF_INET6 and socket.has_dualstack_ipv6():
                 skt.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
             self._ask_local(skt)
-        _enlarge_buffers(skt, VISITOR_BUFFER)
+        enlarge_buffers(skt, VISITOR_BUFFER)
         return skt
 
     def _ask_local(self, skt: socket.socket) -> None:
@@ -149,7 +125,7 @@ class DatagramPort(Port):
         try:
             if skt is None:
                 skt = self.createInternetSocket()
-                skt.bind(_numeric(self.interface, self.port)[-1])
+                skt.bind(socket_address(self.interface, self.port)[1])
             elif self._wildcard:
                 self._ask_local(skt)
         except OSError as error:
@@ -196,7 +172,7 @@ class DatagramPort(Port):
                 # An answer that was refused shows here on Windows; it concerns nobody any more.
                 if isinstance(error, ConnectionError):
                     continue
-                if error.errno is not None and error.errno == _CUT_SHORT:
+                if error.errno is not None and error.errno == CUT_SHORT:
                     self._deliver_oversized(None)
                     continue
                 # Nothing more to read; or an error that reading has cleared.
@@ -277,138 +253,6 @@ class DatagramPort(Port):
             self._log.failure("a datagram's receiver failed")
 
 
-@implementer(IReadDescriptor)
-class TargetSocket:
-    """A UDP socket connected to one target, for one flow; made by :func:`connect_udp`.
-
-    Not a Twisted ``Port``: there is one per flow, and a port takes a log line, a protocol object
-    and a reactor's turn to come and go.
-    """
-
-    _log = Logger()
-
-    def __init__(
-        self, reactor: IReactorFDSet, skt: socket.socket, receiver: TargetReceiver, limit: int
-    ) -> None:
-        self._reactor = reactor
-        self._socket = skt
-        self._receiver = receiver
-        self._limit = limit
-        self._open = True
-        self._start_reading()
-
-    def _start_reading(self) -> None:
-        self._reactor.addReader(self)
-
-    def _stop_reading(self) -> None:
-        self._reactor.removeReader(self)
-
-    def send(self, batch: list[bytes]) -> Sequence[bytes]:
-        """Send datagrams to the target; those that were dropped are returned."""
-        return [data for data in batch if not self._send_one(data)]
-
-    def _send_one(self, data: bytes) -> bool:
-        if not self._open:
-            return False
-        try:
-            self._socket.send(data)
-            return True
-        except BlockingIOError:
-            return False
-        except OSError as error:
-            first = error
-        # The error may have been that of an earlier datagram, and have kept this one from leaving.
-        try:
-            self._socket.send(data)
-            sent = True
-        except OSError:
-            sent = False
-        self._heard(first)
-        return sent
-
-    def _heard(self, error: OSError) -> None:
-        """The system refused to send; it may be because of an earlier datagram."""
-        if error.errno in _REFUSED:
-            self._tell_refused()
-
-    def close(self) -> None:
-        """Close the socket at once; nothing is delivered from now on. Harmless when repeated."""
-        if self._open:
-            self._open = False
-            self._stop_reading()
-            self._socket.close()
-
-    def fileno(self) -> int:
-        """For the reactor: the descriptor, -1 when closed."""
-        return self._socket.fileno()
-
-    def logPrefix(self) -> str:
-        """For the reactor: who is at fault when reading fails."""
-        return type(self).__name__
-
-    def doRead(self) -> None:
-        """For the reactor: deliver what has come, a bounded batch of it."""
-        batch: list[bytes] = []
-        oversized = 0
-        size = self._limit + 1  # one byte more, to notice what is larger
-        room = BATCH_BYTES
-        receive = self._socket.recv
-        for _ in range(BATCH):
-            try:
-                data = receive(size)
-            except OSError as error:
-                if error.errno in _REFUSED:
-                    self._tell_refused()
-                    continue
-                if error.errno is not None and error.errno == _CUT_SHORT:
-                    oversized += 1
-                    continue
-                # Nothing more to read; an error that reading has cleared; or closed meanwhile.
-                break
-            room -= len(data)
-            if len(data) == size:
-                oversized += 1
-            else:
-                batch.append(data)
-            if room <= 0:
-                break
-        try:
-            for _ in range(oversized):
-                self._receiver.oversized()
-            if batch and self._open:
-                self._receiver.datagrams(batch)
-        except Exception:
-            self._log.failure("a datagram's receiver failed")
-
-    def doWrite(self) -> None:
-        """For the reactor: nothing.
-
-        It is asked when an event of the descriptor's last owner, a connection that was being made,
-        is left in the round in which this socket got the descriptor.
-        """
-
-    def connectionLost(self, reason: Failure) -> None:
-        """For the reactor: it has stopped watching the socket.
-
-        Reactors on epoll and poll take a pending error for the end of a connection. Here it is an
-        ICMP message, and the next datagram may get through.
-        """
-        if not self._open:
-            return
-        if reason.check(ConnectionDone):
-            self._reactor.addReader(self)
-            self.doRead()
-        else:
-            self.close()
-            self._receiver.lost()
-
-    def _tell_refused(self) -> None:
-        try:
-            self._receiver.refused()
-        except Exception:
-            self._log.failure("a datagram's receiver failed")
-
-
 def listen_udp(
     reactor: IReactorFDSet,
     address: Address,
@@ -430,44 +274,6 @@ def listen_udp(
     return port
 
 
-def connect_udp(
-    reactor: IReactorFDSet, host: str, port: int, receiver: TargetReceiver, limit: int
-) -> TargetSocket:
-    """Open a socket that talks to one target only.
-
-    :param host: an IP address, with its scope where it is link-local.
-    :param limit: the largest datagram delivered, in bytes.
-    :raises OSError: as :func:`connected`.
-    """
-    return TargetSocket(reactor, connected(host, port), receiver, limit)
-
-
-def connected(host: str, port: int) -> socket.socket:
-    """Make a socket that is connected to a target.
-
-    :raises OSError: there is no route to the target, no descriptor left, or the host is a name.
-    """
-    family, target = _numeric(host, port)
-    skt = socket.socket(family, socket.SOCK_DGRAM)
-    try:
-        skt.setblocking(False)
-        _enlarge_buffers(skt, TARGET_BUFFER)
-        skt.connect(target)
-    except OSError:
-        skt.close()
-        raise
-    return skt
-
-
-def _numeric(host: str, port: int) -> tuple[socket.AddressFamily, tuple[Any, ...]]:
-    """The family and the socket address of an IP address, its scope included; never a look-up."""
-    flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
-    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM, flags=flags)[
-        0
-    ]
-    return family, address
-
-
 @lru_cache(_CACHED_VISITORS)
 def _visitor(peer: tuple[Any, ...]) -> Endpoint:
     """A sender as the system names it."""
@@ -484,7 +290,8 @@ def _destination(visitor: Endpoint) -> tuple[str, int, int, int]:
     return host, visitor.port, 0, int(scope or 0)
 
 
-def _enlarge_buffers(skt: socket.socket, size: int) -> None:
+def enlarge_buffers(skt: socket.socket, size: int) -> None:
+    """Ask for buffers of so many bytes."""
     for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
         try:
             skt.setsockopt(socket.SOL_SOCKET, option, size)

@@ -14,9 +14,9 @@ from nodepass.address import Endpoint
 from nodepass.config import ClientConfig, Mode
 from nodepass.errors import FatalError
 from nodepass.health import Health
+from nodepass.racing import connect_tcp
 from nodepass.reactor import IReactor
 from nodepass.relay.stream import Channel, Stream
-from nodepass.resolver import connect_tcp
 from nodepass.tuning import Tuning
 from nodepass.wire import Opening
 

@@ -8,8 +8,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocol, IProtocolFactory
 
 from nodepass.config import ClientConfig, TLSLevel
+from nodepass.racing import connect_tcp
 from nodepass.relay.stream import Cause
-from nodepass.resolver import connect_tcp
 from nodepass.tls import ClientTLS
 
 from . import Flow, Host, Peer

@@ -9,7 +9,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol
 from twisted.trial.unittest import TestCase
 
-from nodepass.resolver import CachingResolver, connect_tcp, dial_cause
+from nodepass.racing import connect_tcp, dial_cause
+from nodepass.resolver import CachingResolver
 
 SYSTEM: Any = reactor
 

@@ -20,6 +20,7 @@ from twisted.logger import formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from nodepass.address import Address, Endpoint
+from nodepass.racing import dial_cause
 from nodepass.relay.accepting import ACCEPT_PAUSE
 from nodepass.relay.choice import choose_relay
 from nodepass.relay.engine import dialer as dialer_module
@@ -37,7 +38,7 @@ from nodepass.relay.tcp import (
     KEEPALIVE_PROBES,
     LINGER_RESET,
 )
-from nodepass.resolver import CachingResolver, dial_cause
+from nodepass.resolver import CachingResolver
 from tests.enginerig import Rig, descriptors, reset
 
 SESSIONS = int(os.environ.get("NP_TEST_SESSIONS", "1000"))

@@ -21,13 +21,8 @@ from zope.interface.verify import verifyObject
 
 from nodepass.address import Address, Endpoint
 from nodepass.relay import pktinfo
-from nodepass.relay.udp import (
-    BATCH,
-    DatagramPort,
-    TargetSocket,
-    connect_udp,
-    listen_udp,
-)
+from nodepass.relay.udp import BATCH, DatagramPort, listen_udp
+from nodepass.relay.udptarget import TargetSocket, connect_udp
 
 reactor = cast(Any, global_reactor)
 

@@ -15,7 +15,7 @@ from twisted.internet.protocol import DatagramProtocol
 from nodepass.address import Endpoint
 from nodepass.config import parse_url
 from nodepass.meter import Meter
-from nodepass.relay.udp import TargetSocket
+from nodepass.relay.udptarget import TargetSocket
 from nodepass.service import RoleService, makeService
 from nodepass.wire.native.datalink import DataLink
 from nodepass.wire.native.linkpool import LinkPool

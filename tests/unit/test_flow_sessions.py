@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from itertools import pairwise
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from twisted.internet.defer import Deferred
+from twisted.internet.error import DNSLookupError
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 
@@ -16,17 +18,13 @@ from nodepass.logs import Level, Log
 from nodepass.meter import Meter
 from nodepass.rate import RateLimiter
 from nodepass.relay import flow as flow_module
-from nodepass.relay import portable
+from nodepass.relay import targetchannel
 from nodepass.relay.flow import DELAYED_OVERHEAD, EXPIRY_BATCH, FlowLimits, FlowSession, FlowSet
-from nodepass.relay.portable import (
-    LOOKUP_BYTES,
-    LOOKUP_DATAGRAMS,
-    LOOKUP_FLOW_BYTES,
-    PortableRelay,
-)
+from nodepass.relay.portable import PortableRelay
 from nodepass.relay.session import SessionContext
 from nodepass.relay.stream import Cause, FlowSink
 from nodepass.relay.tally import INTERVAL
+from nodepass.relay.targetchannel import LOOKUP_BYTES, LOOKUP_DATAGRAMS, LOOKUP_FLOW_BYTES
 from nodepass.slots import Slots
 
 IDLE = 120.0
@@ -245,8 +243,8 @@ def test_what_flows_hold_during_a_look_up_is_bounded(monkeypatch: pytest.MonkeyP
         look_ups.append(Deferred())
         return await look_ups[-1]
 
-    monkeypatch.setattr(portable, "resolve_udp", resolve)
-    monkeypatch.setattr(portable, "LOOKUP_BYTES", 1000)
+    monkeypatch.setattr(targetchannel, "resolve_udp", resolve)
+    monkeypatch.setattr(targetchannel, "LOOKUP_BYTES", 1000)
     nothing: Any = None
     relay = PortableRelay(Clock(), nothing, nothing, Log(Level.NONE))
     channels = [relay.dial_udp(Address("x.test", 53), 10.0, 65507, lambda: None) for _ in range(4)]
@@ -266,7 +264,7 @@ def test_what_one_flow_holds_during_a_look_up_is_bounded(monkeypatch: pytest.Mon
     async def resolve(*arguments: object) -> Any:
         return await Deferred()
 
-    monkeypatch.setattr(portable, "resolve_udp", resolve)
+    monkeypatch.setattr(targetchannel, "resolve_udp", resolve)
     nothing: Any = None
     relay = PortableRelay(Clock(), nothing, nothing, Log(Level.NONE))
     few, many = [relay.dial_udp(Address("x.test", 53), 10.0, 65507, lambda: None) for _ in "12"]
@@ -276,3 +274,37 @@ def test_what_one_flow_holds_during_a_look_up_is_bounded(monkeypatch: pytest.Mon
     assert 2 * LOOKUP_FLOW_BYTES <= LOOKUP_BYTES
     for channel in (few, many):
         channel.close()
+
+
+@pytest.mark.parametrize(
+    "error, cause, words",
+    [
+        (DNSLookupError("x.test: no address"), Cause.UNREACHABLE, "name not found"),
+        (None, Cause.TIMED_OUT, "timed out"),
+    ],
+)
+def test_a_flow_whose_target_is_not_found(
+    monkeypatch: pytest.MonkeyPatch, error: Exception | None, cause: Cause, words: str
+) -> None:
+    """It ends with the cause, which the log says with the target; what it held is gone."""
+    looking: Deferred[Any] = Deferred()
+
+    async def resolve(*arguments: object) -> Any:
+        return await looking
+
+    monkeypatch.setattr(targetchannel, "resolve_udp", resolve)
+    nothing: Any = None
+    clock, sink = Clock(), Mock()
+    with capturedLogs() as events:
+        relay = PortableRelay(clock, nothing, nothing, Log(Level.INFO))
+        channel = relay.dial_udp(Address("x.test", 53), 10.0, 65507, lambda: None)
+        channel.attach(sink)
+        assert not channel.send([b"held"])
+        if error is None:
+            clock.advance(10)
+        else:
+            looking.errback(error)
+    sink.closed.assert_called_once_with(cause)
+    assert [formatEvent(event) for event in events] == [f"UDP target x.test:53: {words}"]
+    assert channel.send([b"late"]) == [b"late"]
+    assert not clock.getDelayedCalls()

@@ -23,8 +23,8 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from nodepass.address import Endpoint
+from nodepass.racing import ATTEMPT_DELAY, connect_tcp, dial_cause
 from nodepass.resolver import (
-    ATTEMPT_DELAY,
     FRESH,
     MAX_ADDRESSES,
     MAX_CACHED,
@@ -35,8 +35,6 @@ from nodepass.resolver import (
     THREADS,
     CachingResolver,
     LookupTimeout,
-    connect_tcp,
-    dial_cause,
     resolve_udp,
 )
 

@@ -16,10 +16,12 @@ from nodepass.logs import Log
 from nodepass.resolver import LOCALHOST, CachingResolver
 
 from ..binding import BACKLOG, literal
+from ..dialed import Header, dialed
 from ..hangup import HangupWatch
-from ..portable import Accepted, Header, PortableRelay, dialed
+from ..portable import Accepted, PortableRelay
 from ..stream import Stream
-from ..udp import DatagramPort, DatagramReceiver, TargetReceiver, TargetSocket
+from ..udp import DatagramPort, DatagramReceiver
+from ..udptarget import TargetReceiver, TargetSocket
 from .dialer import Dialer
 from .poller import Poller
 from .port import EnginePort

@@ -12,7 +12,8 @@ from twisted.internet.interfaces import IReactorFDSet
 from nodepass.address import Address
 
 from ..pktinfo import Ancillary
-from ..udp import DatagramPort, DatagramReceiver, TargetReceiver, TargetSocket, connected
+from ..udp import DatagramPort, DatagramReceiver
+from ..udptarget import TargetReceiver, TargetSocket, connected
 from .poller import Poller
 from .segments import Runs, segments
 
@@ -141,7 +142,7 @@ def connect_udp(
     receiver: TargetReceiver,
     limit: int,
 ) -> TargetSocket:
-    """Open a socket that talks to one target only, as `nodepass.relay.udp.connect_udp` does."""
+    """Open a socket that talks to one target only, as that of `nodepass.relay.udptarget` does."""
     skt = connected(host, port)
     try:
         return EngineTargetSocket(reactor, poller, skt, receiver, limit)
