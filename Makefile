@@ -14,7 +14,7 @@ RELAYED := $(patsubst %,tests/scenarios/test_%.py,first_byte tcp_bytes tcp_endin
 MINUTES ?= 10
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-scenarios test-parts test-portable soak lint types docs bench bench-growth bench-latency bench-master bench-memory bench-workers dist check-install clean
+.PHONY: help install demo test test-scenarios test-parts test-portable soak interop lint types docs bench bench-growth bench-latency bench-master bench-memory bench-workers dist check-install clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
@@ -43,6 +43,9 @@ soak: $(STAMP) ## the long forms of tests: 20,000 sessions, floods of 10,000; mi
 	  tests/scenarios/test_master_floods.py $(ARGS)
 	NP_TEST_EXAMPLES=200 $(BIN)/python -m pytest tests/integration/test_master_openapi.py $(ARGS)
 	$(BIN)/python -m benchmarks.soak --minutes $(MINUTES)
+
+interop: $(STAMP) ## ours with the Go programs that NODEPASS_GO names, beside two of them; ARGS="-k tcp" for a part
+	$(BIN)/python -m pytest -p twisted tests/interop $(ARGS)
 
 lint: $(STAMP) ## style and common mistakes
 	$(BIN)/ruff check .

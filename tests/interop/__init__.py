@@ -1,0 +1,1 @@
+"""Our nodes together with the Go programs that ``NODEPASS_GO`` names; see ``make interop``."""
