@@ -9,7 +9,8 @@ from typing import Any
 
 from twisted.internet.interfaces import IReactorFDSet
 
-from nodepass.config import ClientConfig, ServerConfig
+from nodepass.config import ClientConfig, Mode, ServerConfig
+from nodepass.dialects import NATIVE
 from nodepass.parameters import AUTO
 
 __all__ = ["worker_count"]
@@ -40,4 +41,7 @@ def _missing(config: ServerConfig | ClientConfig, reactor: Any) -> str:
         return "the reactor can't watch descriptors"
     if isinstance(config, ServerConfig) and not config.key:
         return "a server without a key serves one client at a time; set a key on both ends"
+    forwards = isinstance(config, ClientConfig) and config.mode is Mode.ONE
+    if not forwards and config.dialects != (NATIVE,):
+        return "nodes of old dialects know of one process at the other end; write wire=native"
     return ""
