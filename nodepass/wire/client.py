@@ -8,6 +8,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocol, IProtocolFactory
 
 from nodepass.config import ClientConfig, TLSLevel
+from nodepass.dialects import NATIVE
 from nodepass.racing import connect_tcp
 from nodepass.relay.stream import Cause
 from nodepass.tls import ClientTLS
@@ -56,7 +57,9 @@ class ClientWires:
         # The first one leads: it learns how many workers the server has, and says what is wrong
         # with it.
         self._leader = NativeConnector(self._terms(worker), around.health)
-        self._ways: list[Way] = [self._leader]
+        self._ways: list[Way] = [
+            self._leader if name == NATIVE else self._old_way(name) for name in config.dialects
+        ]
         self._search = Search(self._ways, around.reactor, around.health)
         self._others: dict[int, NativeConnector] = {}  # by the worker of the server
 
@@ -107,6 +110,21 @@ class ClientWires:
                 connector.control_lost()
                 return
         self._search.lost()
+
+    # Old dialects
+
+    def _old_way(self, name: str) -> Way:
+        # Not at the top: few nodes speak an old dialect.
+        from .old.connector import OldConnector
+
+        return OldConnector(name, self._config, self._around, self._host, self._dial, self._tls_for)
+
+    def _tls_for(self, level: TLSLevel) -> ClientTLS:
+        """What asks a server's certificate for as much as this level says."""
+        config = self._config
+        if level is TLSLevel.FILES and config.tls is not level:
+            return ClientTLS(level, config.tunnel.host, config.ca)
+        return self.tls
 
     # Native
 

@@ -30,6 +30,8 @@ from nodepass.logs import Log
 from nodepass.tls import tls_reason
 
 from . import Peer
+from .clienthello import HANDSHAKE
+from .old.firstbytes import Knock, knock
 
 #: Unproven connections held at once; the oldest goes when one more comes.
 LOBBY_SIZE = 512
@@ -45,7 +47,6 @@ SILENCE = 0.03
 #: Largest first TLS record, bytes: what RFC 8446 5.1 allows. A ClientHello takes 200 to 2,000.
 MAX_HELLO_RECORD = 16384
 
-_TLS_HANDSHAKE = 0x16
 _RECORD_HEADER = 5
 
 
@@ -206,9 +207,16 @@ class Dialect:
     def encrypted(self, guest: Guest, alpn: bytes | None) -> Protocol | None:
         """The protocol for a TLS connection with this ALPN, or None."""
 
-    def inside(self, guest: Guest, first: bytes) -> Protocol | None:
-        """The protocol for a TLS connection whose ALPN nobody knew, and that began with these
-        bytes, or None."""
+    @property
+    def nameless(self) -> bool:
+        """Whether TLS connections may be its own whose ALPN nobody knows."""
+        return False
+
+    def inside(self, guest: Guest, first: bytes, web: bool) -> Protocol | None:
+        """The protocol for a `nameless` connection that began with these bytes, or None.
+
+        :param web: it offered the names that browsers offer.
+        """
 
     def waits(self, guest: Guest, encrypted: bool) -> bool:
         """Whether a connection from there may be waiting for this end to speak first."""
@@ -251,14 +259,14 @@ class TunnelFactory(Factory):
     def buildProtocol(self, addr: IAddress | None) -> Protocol:
         return _Knock(self)
 
-    def refuse(self, guest: Guest, what: str) -> None:
+    def refuse(self, guest: Guest, who: Knock) -> None:
         """Turn somebody away who speaks no dialect of this node."""
         self.log.limited(
-            ("refused", what, guest.address.host),
-            "access denied to {address}: it sent {what}, which is not the native wire; "
-            "nodes that speak it connect with wire=native",
+            ("refused", who),
+            "access denied to {address}: {what}, which this server does not admit{cure}",
             address=guest.address.host,
-            what=what,
+            what=who.what,
+            cure=f"; {who.cure}" if who.cure else "",
         )
         guest.turn_away()
 
@@ -324,34 +332,37 @@ class _Knock(Protocol):
         assert guest is not None
         if self._silence is not None:
             self._silence.end()
+        owner = self._owner
         data = self._hello + data
-        if data[0] != _TLS_HANDSHAKE:
-            self._hand_over(self._owner.first(lambda each: each.plain(guest, data)), data)
+        if data[0] != HANDSHAKE:
+            protocol = owner.first(lambda each: each.plain(guest, data))
+            if protocol is not None:
+                self._hand_over(protocol, data)
+                return
+        elif int.from_bytes(data[3:_RECORD_HEADER], "big") > MAX_HELLO_RECORD:
+            owner.refuse(guest, Knock.STRANGER)
             return
-        size = int.from_bytes(data[3:_RECORD_HEADER], "big")
-        if size > MAX_HELLO_RECORD:
-            self._owner.refuse(guest, "unknown bytes")
-        elif len(data) < _RECORD_HEADER or len(data) < _RECORD_HEADER + size:
-            self._hello = data
+        who = knock(data)
+        self._hello = data if who is None else b""
+        if who is None:
+            return
+        nameless = any(dialect.nameless for dialect in owner.dialects)
+        if data[0] != HANDSHAKE or who is Knock.HTTP2 or (who is Knock.TLS and not nameless):
+            owner.refuse(guest, who)
         else:
-            self._hello = b""
-            guest.begin_tls(lambda: self._hand_over(self._tls(guest), data))
+            guest.begin_tls(lambda: self._hand_over(self._tls(guest, who), data))
 
-    def _tls(self, guest: Guest) -> Protocol:
+    def _tls(self, guest: Guest, who: Knock) -> Protocol:
         owner, transport = self._owner, self.transport
-        inner = Factory.forProtocol(lambda: _EncryptedKnock(owner, guest))
+        inner = Factory.forProtocol(lambda: _EncryptedKnock(owner, guest, who))
         inner.noisy = False
         factory = TLSMemoryBIOFactory(owner.context(), False, inner, owner.lobby.clock)
         protocol: Protocol = factory.buildProtocol(cast(Any, transport).getPeer())
         return protocol
 
-    def _hand_over(self, protocol: Protocol | None, data: bytes) -> None:
+    def _hand_over(self, protocol: Protocol, data: bytes) -> None:
         """Let somebody else go on with this connection."""
         transport: Any = self.transport
-        if protocol is None:
-            assert self._guest is not None
-            self._owner.refuse(self._guest, _what_is(data))
-            return
         transport.protocol = protocol
         protocol.makeConnection(transport)
         if data:
@@ -369,9 +380,11 @@ class _EncryptedKnock(Protocol):
     """A TLS connection before its handshake is complete, and where its ALPN says nothing, before
     its first bytes."""
 
-    def __init__(self, owner: TunnelFactory, guest: Guest) -> None:
+    def __init__(self, owner: TunnelFactory, guest: Guest, who: Knock) -> None:
         self._owner = owner
         self._guest = guest
+        self._who = who
+        self._first = b""
         self._silence: _Silence | None = None
 
     def handshakeCompleted(self) -> None:
@@ -382,8 +395,8 @@ class _EncryptedKnock(Protocol):
         protocol = owner.first(lambda dialect: dialect.encrypted(guest, alpn))
         if protocol is not None:
             self._hand_over(protocol)
-        elif alpn is not None or len(owner.dialects) == 1:
-            owner.refuse(guest, "TLS without ALPN of the native wire")
+        elif alpn is not None or not any(dialect.nameless for dialect in owner.dialects):
+            owner.refuse(guest, self._who)
         elif any(dialect.waits(guest, True) for dialect in owner.dialects):
             self._silence = _Silence(owner.lobby.clock, self._silent)
 
@@ -396,12 +409,17 @@ class _EncryptedKnock(Protocol):
     def dataReceived(self, data: bytes) -> None:
         if self._silence is not None:
             self._silence.end()
-        protocol = self._owner.first(lambda dialect: dialect.inside(self._guest, data))
-        if protocol is None:
-            self._owner.refuse(self._guest, _what_is(data))
-        else:
+        owner, guest = self._owner, self._guest
+        data = self._first = self._first + data
+        web = self._who is Knock.HTTPS
+        protocol = owner.first(lambda dialect: dialect.inside(guest, data, web))
+        if protocol is not None:
             self._hand_over(protocol)
             protocol.dataReceived(data)
+            return
+        who = knock(data)
+        if who is not None:
+            owner.refuse(guest, self._who if who is Knock.HANDSHAKE else who)
 
     def _hand_over(self, protocol: Protocol) -> None:
         transport: Any = self.transport
@@ -421,13 +439,3 @@ class _EncryptedKnock(Protocol):
                 address=self._guest.address.host,
                 reason=tls_reason(reason),
             )
-
-
-def _what_is(first: bytes) -> str:
-    """A name for what somebody sent, for the log."""
-    method = first.partition(b" ")[0]
-    if method in (b"GET", b"POST", b"HEAD", b"PUT", b"OPTIONS", b"CONNECT"):
-        return "an HTTP request (NodePass 1.14 begins like that)"
-    if first.rstrip(b"\n") == b"\0" * len(first.rstrip(b"\n")):
-        return "a handshake of NodePass 1.6"
-    return "unknown bytes"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from twisted.internet.interfaces import IDelayedCall
 
 from nodepass.config import ServerConfig, TLSLevel
+from nodepass.dialects import NATIVE
 from nodepass.errors import ConfigError
 from nodepass.tls import Identity, ServerTLS
 
@@ -61,8 +62,12 @@ class ServerWires:
 
     def begin(self, flow: Flow, dials: str) -> None:
         """It is decided which way visitors go, and what this node dials, for log lines."""
+        named = self._config.dialects
         self._native = self._make_native(flow, dials)
-        self._dialects = [self._native]
+        self._dialects = [self._native] if NATIVE in named else []
+        old = [name for name in named if name != NATIVE]
+        if old:
+            self._dialects.append(self._make_old(flow, old))
 
     def _make_native(self, flow: Flow, dials: str) -> NativeAcceptor:
         config, around = self._config, self._around
@@ -89,6 +94,14 @@ class ServerWires:
             guessed=self._guessed,
         )
         return NativeAcceptor(terms, settings, around.log)
+
+    def _make_old(self, flow: Flow, names: Collection[str]) -> Dialect:
+        # Not at the top: few nodes speak an old dialect.
+        from .old.acceptor import OldAcceptor
+
+        return OldAcceptor(
+            self._config, self._around, self._host, flow, names, lambda: self.tls.identity.pin
+        )
 
     @property
     def peers(self) -> Iterable[Peer]:

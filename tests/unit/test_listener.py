@@ -32,6 +32,7 @@ SERVER = ServerTLS(TLSLevel.SELF_SIGNED, [])
 def client_hello() -> bytes:
     """What a TLS client says first."""
     client = SSL.Connection(SSL.Context(SSL.TLS_METHOD), None)
+    client.set_alpn_protos([b"some-wire"])
     client.set_connect_state()
     with pytest.raises(SSL.WantReadError):
         client.do_handshake()

@@ -394,7 +394,7 @@ def knock(net: MemoryNet, server: Server) -> Raw:
 
 
 @pytest.mark.parametrize("said, name", [
-    (b"GET / HTTP/1.1\r\n\r\n", "HTTP request"), (b"\0" * 8 + b"\n", "NodePass 1.6"),
+    (b"GET / HTTP/1.1\r\n\r\n", "a browser"), (b"\0" * 8 + b"\n", "NodePass 1.6"),
     (b"SSH-2.0\r\n", "unknown bytes"), (b"NP3D", "unknown bytes"),
 ])  # fmt: skip
 def test_strangers_are_turned_away(

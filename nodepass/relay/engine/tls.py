@@ -49,7 +49,8 @@ _BROKEN = select.EPOLLERR | select.EPOLLHUP
 class EngineTLSTransport(EngineTransport):
     """A connected socket with TLS on it.
 
-    It has no half-close: links, which are all that uses it, have frames for that.
+    Its half-close is TLS's own end, for protocols that want to hear of one: links of old dialects.
+    Those of the native wire have frames for that.
 
     It is level-triggered, unlike others, and rules 2 and 3 of theirs are not for it:
 
@@ -136,21 +137,25 @@ class EngineTLSTransport(EngineTransport):
     def _no_more(self, outcome: int) -> None:
         """TLS's own end has come, or an error."""
         # At once: what else is told of in this round may ask for a link, and must not get this one.
-        if outcome == ZERO_RETURN:
-            self._lose(connectionDone)
-        else:
+        if outcome != ZERO_RETURN:
             # The other end's FIN too: without TLS's own end it may be anybody's doing.
             self._lose(LOST)
+        elif self._half_closes:
+            self._read_ended = self._deaf = True
+            self._watch(self._watched & ~_IN)
+            self._hear_end()
+        else:
+            self._lose(connectionDone)
 
     def resumeProducing(self) -> None:
-        if not self._closing:
+        if not (self._closing or self._read_ended):
             self._deaf = False
             self._watch(self._watched | _IN)
 
     # Writing
 
     def write(self, data: Chunk) -> None:
-        if self._closing or self._gone or not data:
+        if self._closing or self._ends_writing or self._gone or not data:
             return
         if self._left:
             self._left += data
@@ -229,6 +234,13 @@ class EngineTLSTransport(EngineTransport):
 
     # The end
 
+    def loseWriteConnection(self) -> None:
+        """Send TLS's own end behind what was written, and read on."""
+        if not (self._ends_writing or self._closing or self._gone):
+            self._ends_writing = self._ending = True
+            if not self._left:
+                self._poller.soon(self._end)
+
     def loseConnection(self) -> None:
         if not (self._closing or self._gone):
             self._closing = self._ending = self._deaf = True
@@ -236,13 +248,16 @@ class EngineTLSTransport(EngineTransport):
                 self._poller.soon(self._end)
 
     def _end(self) -> None:
-        """Send TLS's own end behind all that was written, and close."""
+        """Send TLS's own end behind all that was written, and close if that was asked for."""
         if self._gone or not self._ending:
             return
         if self._before or not self._said_end():
             self._watch(self._watched | _OUT)
-        else:
+        elif self._closing:
             self._lose(connectionDone)
+        else:
+            self._ending = False
+            self._hear_finished()
 
     def _said_end(self) -> bool:
         count = ssl_shutdown(self._connection)

@@ -1,0 +1,351 @@
+"""The server's side of the old dialects: lets clients in, and gives their links numbers."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Collection
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+
+from nodepass.config import ServerConfig
+from nodepass.errors import PeerError
+from nodepass.parameters import TLSLevel
+from nodepass.relay.stream import Cause
+from nodepass.wire import Flow, Host, Peer
+from nodepass.wire.listener import Dialect as Wire
+from nodepass.wire.listener import Guest
+from nodepass.wire.native.budget import GuessLimit
+from nodepass.wire.surroundings import Surroundings
+
+from .cipher import key_for
+from .dialect import Dialect
+from .fingerprint import fingerprint
+from .handshake import Grant, HelloReader, HTTPServerHandshake, grant_line
+from .linkid import encode_id
+from .peer import OldPeer, old_settings
+from .signals import CONTROL_ID
+
+__all__ = ["JOIN_TIMEOUT", "OldAcceptor"]
+
+#: Seconds that a client has from its grant to its control link: as long as an old server waits.
+JOIN_TIMEOUT = 10.0
+
+_TLS_REFUSED = b"HTTP/1.1 503 Service Unavailable\r\n"
+_ANSWER = b"Content-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"
+
+
+class OldAcceptor(Wire):
+    """Lets clients of old dialects in.
+
+    Their links prove nothing: they are known by the address that they come from, and by saying
+    nothing until they have their number. So there is one client for each address.
+
+    :param host: told of the clients.
+    :param flow: which way visitors go.
+    :param names: the dialects that are admitted.
+    :param pin: SHA-256 of the certificate that is shown now.
+    :ivar peers: by the client's address, those included that have no control link yet.
+    """
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        around: Surroundings,
+        host: Host,
+        flow: Flow,
+        names: Collection[str],
+        pin: Callable[[], bytes],
+    ) -> None:
+        self.settings = old_settings(around, host, key_for(config.key_for_old, config.tunnel.port))
+        self.log = around.log
+        self._admitted = [Dialect(name) for name in names]
+        self._grant = Grant(flow, config.max, config.tls)
+        self._pin = pin
+        self.peers: dict[str, OldPeer] = {}
+        self.stopping = False
+        self._guesses = GuessLimit()
+        self._timers: dict[OldPeer, IDelayedCall] = {}
+
+    # Wire
+
+    @property
+    def joined(self) -> Collection[Peer]:
+        return [peer for peer in self.peers.values() if peer.joined]
+
+    def plain(self, guest: Guest, first: bytes) -> Protocol | None:
+        if first[:1].isalpha() and Dialect.V1_14 in self._admitted:
+            return _Request(self, guest, Dialect.V1_14)
+        dialect = self._line_dialect
+        if first[0] == 0 and dialect is not None:
+            return _Hello(self, guest, dialect)
+        return None
+
+    @property
+    def _line_dialect(self) -> Dialect | None:
+        for dialect in (Dialect.V1_6, Dialect.V1_6_RAW):
+            if dialect in self._admitted:
+                return dialect
+        return None
+
+    @property
+    def nameless(self) -> bool:
+        # Links of 1.6 and 1.14, and all of 2.0.
+        return self._grant.tls is not TLSLevel.PLAIN or Dialect.V2_0 in self._admitted
+
+    def inside(self, guest: Guest, first: bytes, web: bool) -> Protocol | None:
+        dialect = Dialect.V1_14 if web else Dialect.V2_0
+        if first[:1].isalpha() and dialect in self._admitted:
+            return _Request(self, guest, dialect)
+        return None
+
+    def waits(self, guest: Guest, encrypted: bool) -> bool:
+        peer = self.peers.get(guest.address.host)
+        return peer is not None and encrypted is (peer.tls is not TLSLevel.PLAIN)
+
+    def silent(self, guest: Guest, encrypted: bool) -> Protocol | None:
+        return _NewLink(self, guest) if self.waits(guest, encrypted) else None
+
+    def refuse(self) -> None:
+        self.stopping = True
+
+    def stop(self) -> None:
+        for peer in list(self._timers):
+            peer.close(Cause.STOPPED, "the server is stopping")
+
+    # Clients
+
+    @property
+    def grant(self) -> Grant:
+        """What a client is told."""
+        return self._grant
+
+    def fingerprint(self, dialect: Dialect) -> str:
+        """Of the certificate that is shown now, as a dialect writes it; empty without TLS."""
+        plain = self._grant.tls is TLSLevel.PLAIN
+        return "" if plain else fingerprint(self._pin(), dialect)
+
+    def may_guess(self, host: str) -> bool:
+        """Whether this address may show a token."""
+        return self._guesses.allows(host, self.settings.clock.seconds())
+
+    def wrong(self, guest: Guest, why: str) -> None:
+        """A client has shown a token, or a key's length, that is wrong."""
+        host = guest.address.host
+        self._guesses.failed(host, self.settings.clock.seconds())
+        self.denied(guest, why)
+
+    def denied(self, guest: Guest, why: str) -> None:
+        """Say that a client was not let in."""
+        self.log.limited(
+            ("denied", guest.address.host, why),
+            "access denied to {address}: {error}",
+            address=guest.address.host,
+            error=why,
+        )
+
+    async def make_room(self, guest: Guest) -> None:
+        """See that the client is the one of its address.
+
+        :raises PeerError: another one is there.
+        """
+        if self.stopping:
+            raise PeerError("this server is stopping")
+        host = guest.address.host
+        other = self.peers.get(host)
+        if other is None:
+            return
+        if other.controlled and await other.probe():
+            raise PeerError(f"old dialects have one client per address, and {other.name} is there")
+        if self.peers.get(host) is other:
+            other.close(Cause.LOST, "another client came, and it does not answer")
+
+    def let_in(self, guest: Guest, dialect: Dialect) -> OldPeer:
+        """A client has shown the right key; its links may come."""
+        grant = self._grant
+        peer = OldPeer(
+            self.settings,
+            dialect,
+            flow=grant.flow,
+            tls=grant.tls,
+            server=True,
+            address=str(guest.address),
+            maximum=grant.max,
+            gone=lambda peer: self._forget(guest.address.host, peer),
+        )
+        self.peers[guest.address.host] = peer
+        self._timers[peer] = self.settings.clock.callLater(JOIN_TIMEOUT, self._too_late, peer)
+        peer.ready.addCallbacks(lambda _: self._in_time(peer), lambda _: None)
+        return peer
+
+    def _too_late(self, peer: OldPeer) -> None:
+        del self._timers[peer]
+        if not peer.controlled:
+            self.log.limited(
+                ("no control", peer.name),
+                "client {peer} of {dialect} has brought no control link within {timeout:g} s",
+                peer=peer.name,
+                dialect=peer.dialect.value,
+                timeout=JOIN_TIMEOUT,
+            )
+            peer.close(Cause.LOST, "it has brought no control link")
+
+    def _in_time(self, peer: OldPeer) -> None:
+        timer = self._timers.pop(peer, None)
+        if timer is not None and timer.active():
+            timer.cancel()
+
+    def _forget(self, host: str, peer: OldPeer) -> None:
+        self._in_time(peer)
+        if self.peers.get(host) is peer:
+            del self.peers[host]
+
+    # Links
+
+    def link(self, guest: Guest, transport: Any) -> None:
+        """A connection from a client's address waits for its number."""
+        guest.admit()
+        peer = self.peers.get(guest.address.host)
+        if peer is None or peer.links.full:
+            transport.loseConnection()
+            return
+        fingerprint = self.fingerprint(peer.dialect)
+        if not peer.controlled:
+            transport.write(encode_id(CONTROL_ID, peer.dialect))
+            peer.attach(transport, fingerprint)
+            return
+        number = secrets.token_hex(4)
+        while number == CONTROL_ID or number in peer.links:
+            number = secrets.token_hex(4)
+        transport.write(encode_id(number, peer.dialect))
+        peer.links.add(number, transport, fingerprint)
+
+
+class _NewLink(Protocol):
+    """A connection that has said nothing: it is for a link."""
+
+    def __init__(self, acceptor: OldAcceptor, guest: Guest) -> None:
+        self._acceptor = acceptor
+        self._guest = guest
+
+    def connectionMade(self) -> None:
+        self._acceptor.link(self._guest, self.transport)
+
+
+class _Request(Protocol):
+    """A client's handshake by HTTP."""
+
+    transport: Any
+
+    def __init__(self, acceptor: OldAcceptor, guest: Guest, dialect: Dialect) -> None:
+        self._acceptor = acceptor
+        self._guest = guest
+        self._dialect = dialect
+        self._handshake = HTTPServerHandshake(acceptor.settings.key, acceptor.grant)
+        self._judged = False
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._judged:
+            return
+        verdict = self._handshake.feed(data)
+        if verdict is None:
+            return
+        self._judged = True
+        acceptor, guest = self._acceptor, self._guest
+        if not verdict.granted:
+            acceptor.wrong(guest, f"{self._dialect.value} handshake: status {verdict.status}")
+            self._answer(verdict.answer)
+        elif not acceptor.may_guess(guest.address.host):
+            acceptor.denied(guest, "too many wrong keys from this address; wait a minute")
+            self._answer(_TLS_REFUSED + _ANSWER)
+        else:
+            letting = Deferred.fromCoroutine(self._let_in(verdict.answer))
+            letting.addErrback(self._failed)
+
+    async def _let_in(self, answer: bytes) -> None:
+        acceptor, guest = self._acceptor, self._guest
+        try:
+            await acceptor.make_room(guest)
+        except PeerError as error:
+            acceptor.denied(guest, str(error))
+            self._answer(_TLS_REFUSED + _ANSWER)
+            return
+        if self.transport.connected:
+            acceptor.let_in(guest, self._dialect)
+            self._answer(answer)
+
+    def _failed(self, failure: Failure) -> None:
+        self._acceptor.log.failure(
+            "handshake with {address} failed", failure, address=self._guest.address
+        )
+        self._guest.turn_away()
+
+    def _answer(self, answer: bytes) -> None:
+        self.transport.write(answer)
+        self.transport.loseConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._guest.admit()
+
+
+class _Hello(Protocol):
+    """A client's handshake of 1.6; the connection becomes the control link."""
+
+    transport: Any
+
+    def __init__(self, acceptor: OldAcceptor, guest: Guest, dialect: Dialect) -> None:
+        self._acceptor = acceptor
+        self._guest = guest
+        self._dialect = dialect
+        self._hello = HelloReader(acceptor.settings.key)
+        self._judged = False
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._judged:
+            return
+        acceptor, guest = self._acceptor, self._guest
+        try:
+            right = self._hello.feed(data)
+        except PeerError as error:
+            acceptor.denied(guest, str(error))
+            guest.turn_away()
+            return
+        if right is None:
+            return
+        self._judged = True
+        if not right:
+            acceptor.wrong(guest, "1.6 handshake: another key")
+            guest.turn_away()
+        elif not acceptor.may_guess(guest.address.host):
+            acceptor.denied(guest, "too many wrong keys from this address; wait a minute")
+            guest.turn_away()
+        else:
+            Deferred.fromCoroutine(self._let_in()).addErrback(self._failed)
+
+    async def _let_in(self) -> None:
+        acceptor, guest = self._acceptor, self._guest
+        try:
+            await acceptor.make_room(guest)
+        except PeerError as error:
+            acceptor.denied(guest, str(error))
+            guest.turn_away()
+            return
+        if not self.transport.connected:
+            return
+        peer = acceptor.let_in(guest, self._dialect)
+        guest.admit()
+        transport = self.transport
+        transport.write(grant_line(acceptor.grant, acceptor.settings.key))
+        peer.attach(transport, acceptor.fingerprint(self._dialect), self._hello.rest)
+
+    def _failed(self, failure: Failure) -> None:
+        self._acceptor.log.failure(
+            "handshake with {address} failed", failure, address=self._guest.address
+        )
+        self._guest.turn_away()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._guest.admit()

@@ -1,0 +1,363 @@
+"""The client's side of the old dialects: is let in by a server, and makes links."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import (
+    IHandshakeListener,
+    IOpenSSLClientConnectionCreator,
+    IProtocol,
+    IProtocolFactory,
+)
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from nodepass.address import Address, is_literal
+from nodepass.config import ClientConfig
+from nodepass.errors import PeerError
+from nodepass.openfiles import open_files
+from nodepass.parameters import TLSLevel
+from nodepass.relay.stream import Cause
+from nodepass.relay.tcp import tune
+from nodepass.tls import ClientTLS, peer_pin
+from nodepass.wire import Host
+from nodepass.wire.linkmaker import LinkMaker, LinkTerms
+from nodepass.wire.search import Pauses
+from nodepass.wire.surroundings import Surroundings
+
+from .acceptor import JOIN_TIMEOUT
+from .cipher import key_for
+from .dialect import Dialect
+from .fingerprint import fingerprint
+from .handshake import (
+    Grant,
+    GrantReader,
+    HandshakeError,
+    HTTPClientHandshake,
+    hello_line,
+)
+from .linkid import LinkIdReader
+from .peer import OldPeer, old_settings
+from .signals import CONTROL_ID
+
+__all__ = ["OldConnector"]
+
+#: Seconds that a link waits for its number, as long as in old nodes: their server does one
+#: handshake after the other.
+ID_TIMEOUT = 60.0
+#: Seconds before the first of the tries that follow a failure; each further pause is twice as long,
+#: up to the usual one. An old server's port is closed for a moment after each handshake, and its
+#: answer is lost now and then.
+QUICK_RETURN = 0.1
+#: Tries to make a link that fail before it is worth a word, for the same reason.
+PATIENCE = 4
+#: Most idle links, whatever a server says: what the URL accepts for `max`.
+MAX_IDLE = 1_000_000
+#: Status of an answer to a wrong token.
+UNAUTHORIZED = 401
+
+
+#: Connects to the first of some hosts that answers.
+Dial = Callable[[Sequence[str], int, IProtocolFactory], Deferred[IProtocol]]
+
+
+class OldConnector:
+    """A client's way to a server by one old dialect.
+
+    :param name: the dialect's.
+    :param host: told of the server.
+    :param tls: what asks a server's certificate for as much as a level says.
+    :ivar peer: the server; None before the first join.
+    :cvar trusted: what an old dialect proves is no proof.
+    """
+
+    trusted = False
+
+    def __init__(
+        self,
+        name: str,
+        config: ClientConfig,
+        around: Surroundings,
+        host: Host,
+        dial: Dial,
+        tls: Callable[[TLSLevel], ClientTLS],
+    ) -> None:
+        self.which = Dialect(name)
+        self.peer: OldPeer | None = None
+        self._settings = old_settings(around, host, key_for(config.key_for_old, config.tunnel.port))
+        self._server = config.tunnel
+        self._level = config.tls  # the least that is accepted
+        self._minimum = config.old_min
+        self._health = around.health
+        self._reactor = around.reactor
+        self._tuning = around.tuning
+        self._dial = dial
+        self._tls = tls
+        self._maker: OldLinkMaker | None = None
+        self._pauses = Pauses(around.tuning.service_cooldown)
+        self._quick = 0
+
+    # Way
+
+    @property
+    def dialect(self) -> str:
+        return self.which.value
+
+    @property
+    def joined(self) -> bool:
+        return self.peer is not None and self.peer.joined
+
+    def failed(self, error: Exception) -> float:
+        hopeless = isinstance(error, HandshakeError) and error.status == UNAUTHORIZED
+        pause = self._pauses.after(hopeless)
+        return pause if hopeless else self._quicker(pause)
+
+    def lost(self) -> float:
+        return self._quicker(self._tuning.service_cooldown)
+
+    def _quicker(self, pause: float) -> float:
+        quick = QUICK_RETURN * 2.0 ** min(self._quick, 16)
+        self._quick += 1
+        return min(pause, quick)
+
+    def stop(self) -> None:
+        if self._maker is not None:
+            self._maker.stop()
+
+    async def join(self) -> None:
+        asking = await self._ask()
+        grant = asking.grant
+        assert grant is not None
+        self._check(grant)
+        peer = self._new_peer(grant, asking)
+        timer = self._reactor.callLater(JOIN_TIMEOUT, self._too_late, peer)
+        try:
+            await peer.ready
+        except BaseException:
+            peer.close(Cause.LOST, "it was not joined")
+            raise
+        finally:
+            if timer.active():
+                timer.cancel()
+        self._pauses.worked()
+        self._quick = 0
+
+    def _too_late(self, peer: OldPeer) -> None:
+        if not peer.controlled:
+            peer.close(Cause.LOST, "it gave no control link")
+
+    async def _ask(self) -> _Asking:
+        """Shake hands."""
+        traits = self.which.traits
+        factory: Any = Factory.forProtocol(
+            lambda: _Asking(self.which, self._settings.key, self._host())
+        )
+        factory.noisy = False
+        if traits.handshake_tls:
+            creator = self._tls(self._level or TLSLevel.PLAIN).creator([])
+            factory = TLSMemoryBIOFactory(creator, True, factory, self._reactor)
+        protocol: Any = await self._dial(self._server.dial_hosts(), self._server.port, factory)
+        asking: _Asking = protocol.wrappedProtocol if traits.handshake_tls else protocol
+        timer = self._reactor.callLater(self._tuning.handshake_timeout, asking.time_out)
+        try:
+            await asking.answered
+        finally:
+            if timer.active():
+                timer.cancel()
+        return asking
+
+    def _host(self) -> str | None:
+        host = self._server.host
+        return None if self._server.wildcard or is_literal(host) else host
+
+    def _check(self, grant: Grant) -> None:
+        level = self._level
+        if level is not None and grant.tls < level:
+            raise HandshakeError(
+                f"it offers tls={grant.tls.value}, below the tls={level.value} of this node's URL"
+            )
+        if grant.pool != 0:
+            kind = {1: "QUIC", 2: "WebSocket", 3: "HTTP/2"}[grant.pool]
+            raise HandshakeError(
+                f"type={grant.pool}: this node does not speak {kind}; set type=0 at the server"
+            )
+
+    def _new_peer(self, grant: Grant, asking: _Asking) -> OldPeer:
+        if self._maker is not None:
+            self._maker.stop()
+        address = asking.address
+        maker = self._maker = OldLinkMaker(self._link_terms(grant), address.host, address.port)
+        maximum = min(max(1, grant.max), MAX_IDLE)
+        peer = self.peer = OldPeer(
+            self._settings,
+            self.which,
+            flow=grant.flow,
+            tls=grant.tls,
+            server=False,
+            address=str(Address(address.host, address.port)),
+            minimum=min(self._minimum, maximum),
+            maximum=maximum,
+            make_links=maker.make,
+            gone=lambda peer: maker.stop(),
+        )
+        if self.which.traits.http:
+            peer.need_links(1)  # the first of all is the control link
+        else:
+            peer.attach(asking.transport, "", asking.rest)
+        peer.fill()
+        return peer
+
+    def _link_terms(self, grant: Grant) -> LinkTerms:
+        tuning = self._tuning
+        creator: Callable[[], IOpenSSLClientConnectionCreator] | None = None
+        if grant.tls is not TLSLevel.PLAIN:
+            made = self._tls(grant.tls).creator([])
+            creator = lambda: made  # noqa: E731
+        return LinkTerms(
+            reactor=self._reactor,
+            health=self._health,
+            most=max(1, (open_files() or 2 * MAX_IDLE) // 2),
+            creator=creator,
+            dial=lambda host, port, factory: self._dial((host,), port, factory),
+            handshake_timeout=ID_TIMEOUT,
+            interval=(tuning.min_pool_interval, tuning.max_pool_interval),
+            patience=PATIENCE,
+        )
+
+
+class _Asking(Protocol):
+    """The connection on which the client asks to be let in.
+
+    :ivar grant: what it was granted.
+    :ivar answered: fires when that is there, or with what is in its way.
+    :ivar rest: what came behind it, in 1.6.
+    """
+
+    transport: Any
+
+    def __init__(self, dialect: Dialect, key: bytes, host: str | None) -> None:
+        self.grant: Grant | None = None
+        self.answered: Deferred[None] = Deferred(lambda _: self.transport.abortConnection())
+        self.rest = b""
+        self.address: Any = None
+        self._timed_out = False
+        self._http = HTTPClientHandshake(key, host) if dialect.traits.http else None
+        self._lines = GrantReader(key)
+        self._hello = hello_line(key)
+
+    def connectionMade(self) -> None:
+        self.address = self.transport.getPeer()
+        self.transport.write(self._hello if self._http is None else self._http.request())
+
+    def time_out(self) -> None:
+        """The server took too long."""
+        self._timed_out = True
+        self.transport.abortConnection()
+
+    def dataReceived(self, data: bytes) -> None:
+        if not self.answered.called:
+            self._feed(data)
+
+    def _feed(self, data: bytes) -> None:
+        try:
+            grant = (self._lines if self._http is None else self._http).feed(data)
+        except PeerError:
+            self.transport.abortConnection()
+            self.answered.errback(Failure())
+            return
+        if grant is None:
+            return
+        self.grant = grant
+        if self._http is None:
+            self.rest = self._lines.rest
+        else:
+            self.transport.loseConnection()
+        self.answered.callback(None)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self.answered.called:
+            return
+        if self._timed_out:
+            self.answered.errback(PeerError("handshake timed out"))
+            return
+        if self._http is not None:
+            self._feed(b"")
+        if not self.answered.called:
+            self.answered.errback(reason)
+
+
+class OldLinkMaker(LinkMaker[OldPeer]):
+    """Makes links of old dialects."""
+
+    async def make_one(self, peer: OldPeer, number: int) -> None:
+        terms = self.terms
+        encrypted = terms.creator is not None
+        factory: Any = Factory.forProtocol(lambda: _NewLink(peer, encrypted))
+        factory.noisy = False
+        if terms.creator is not None:
+            factory = TLSMemoryBIOFactory(terms.creator(), True, factory, terms.reactor)
+        protocol: Any = await terms.dial(self.host, self.port, factory)
+        fresh: _NewLink = protocol.wrappedProtocol if encrypted else protocol
+        timer = terms.reactor.callLater(terms.handshake_timeout, fresh.time_out)
+        try:
+            await fresh.ready
+        finally:
+            if timer.active():
+                timer.cancel()
+
+
+@implementer(IHandshakeListener)
+class _NewLink(Protocol):
+    """A link before it has its number."""
+
+    transport: Any
+
+    def __init__(self, peer: OldPeer, encrypted: bool) -> None:
+        self._peer = peer
+        self._encrypted = encrypted
+        self._fingerprint = ""
+        self._id = LinkIdReader(peer.dialect)
+        self._timed_out = False
+        self.ready: Deferred[None] = Deferred(lambda _: self.transport.abortConnection())
+
+    def connectionMade(self) -> None:
+        tune(self.transport)
+
+    def handshakeCompleted(self) -> None:
+        self._fingerprint = fingerprint(peer_pin(self.transport), self._peer.dialect)
+
+    def time_out(self) -> None:
+        """The server took too long."""
+        self._timed_out = True
+        self.transport.abortConnection()
+
+    def dataReceived(self, data: bytes) -> None:
+        number = self._id.feed(data)
+        if number is None or self.ready.called:
+            return
+        peer, transport = self._peer, self.transport
+        try:
+            if peer.closed:
+                raise PeerError("the server is gone")
+            if number != CONTROL_ID or not peer.dialect.traits.http:
+                peer.links.add(number, transport, self._fingerprint, self._id.rest)
+            elif not peer.controlled:
+                peer.attach(transport, self._fingerprint, self._id.rest)
+            else:
+                raise PeerError("a second control link")
+        except PeerError:
+            transport.abortConnection()
+            self.ready.errback(Failure())
+            return
+        self.ready.callback(None)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if not self.ready.called:
+            if self._timed_out:
+                reason = Failure(PeerError("no number came for a data link"))
+            self.ready.errback(reason)
