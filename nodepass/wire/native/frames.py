@@ -151,6 +151,9 @@ class Done:
 
 Frame = Open | Data | Fin | Reset | FlowOpen | Datagrams | FlowClose | Done
 
+# Frames that are one number: by the word that they begin with.
+_SHORT: dict[int, type[Fin] | type[Done]] = {_FIN << 24 | 4: Fin, _DONE << 24 | 4: Done}
+
 
 def data_header(length: int) -> bytes:
     """What goes before `length` bytes of a session; at most `MAX_DATA`."""
@@ -255,10 +258,6 @@ def _cause(number: int) -> Cause:
 
 def _decode(kind: int, body: bytes) -> Frame:
     try:
-        if kind == _FIN:
-            return Fin(_WORD.unpack(body)[0])
-        if kind == _DONE:
-            return Done(_WORD.unpack(body)[0])
         if kind == _OPEN:
             return Open(*_unpack_opening(body))
         if kind == _RESET:
@@ -267,9 +266,11 @@ def _decode(kind: int, body: bytes) -> Frame:
         if kind == _FLOW_CLOSE:
             number, cause = _NUMBER_AND_CAUSE.unpack(body)
             return FlowClose(number, None if cause == _NO_CAUSE else _cause(cause))
-        return FlowOpen(*_unpack_opening(body))
+        if kind == _FLOW_OPEN:
+            return FlowOpen(*_unpack_opening(body))
     except (struct.error, IndexError, ValueError) as error:
         raise FrameError(f"a {FrameType(kind).name} frame of a wrong form") from error
+    raise FrameError(f"a {FrameType(kind).name} frame of a wrong form")
 
 
 def _take_datagrams(data: Chunk, at: int, end: int, frames: list[Frame]) -> int:
@@ -351,8 +352,13 @@ class FrameReader:
             data = self._held + data
             self._held = b""
         end = len(data)
-        while end - at >= 4:
+        while end - at >= HEADER_SIZE:
             (word,) = _WORD.unpack_from(data, at)
+            short = _SHORT.get(word)
+            if short is not None and end - at >= 8:
+                frames.append(short(*_WORD.unpack_from(data, at + 4)))
+                at += 8
+                continue
             kind, length = word >> 24, word & 0xFFFFFF
             limit = _LIMITS.get(kind)
             if limit is None:
