@@ -19,7 +19,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from nodepass.relay.engine import connection as module
 from nodepass.relay.engine import poller as poller_module
-from nodepass.relay.engine.poller import MOST_ROUNDS
+from nodepass.relay.engine.poller import MOST_ROUNDS, WRITABLE
 from nodepass.relay.engine.transport import EngineTransport
 from tests.enginerig import Halves, Plain, Rig, descriptors, reset
 
@@ -420,8 +420,8 @@ class PollerTests(EngineTestCase):
                     raise AssertionError("the system gave another number")
                 poller.add(number, New())
 
-        poller.add(pairs[0][0].fileno(), Old(pairs[1][0]))
-        poller.add(pairs[1][0].fileno(), Old(pairs[0][0]))
+        poller.add(pairs[0][0].fileno(), Old(pairs[1][0]), WRITABLE)
+        poller.add(pairs[1][0].fileno(), Old(pairs[0][0]), WRITABLE)
         self.loop.turn()  # both can be written to
         self.assertEqual(heard, ["old"])
         self.loop.turn()  # an unconnected socket has hung up, and is told of in its own right

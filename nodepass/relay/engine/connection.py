@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from ..stream import Chunk
 from ..tcp import LINGER_RESET
 from .pipes import EnginePipe
-from .poller import Poller
+from .poller import READABLE, WRITABLE, Poller
 
 __all__ = ["EngineConnection", "address_of", "drop"]
 
@@ -35,7 +35,7 @@ MOST_PIPED_READS = 8
 # After these a short read is no sign that nothing is left: a read stops at an urgent byte too.
 _MORE_BEHIND = EPOLLRDHUP | EPOLLHUP | EPOLLERR | EPOLLPRI
 _READ = EPOLLIN | _MORE_BEHIND
-# Bytes came; as nearly always, there is room to write as well.
+# Bytes came; those who are told of room are told of that as well, as there nearly always is some.
 _USUAL = EPOLLIN | EPOLLOUT
 
 #: Why a connection ended that broke. One for all: nobody adds to it.
@@ -82,6 +82,7 @@ class EngineConnection:
         "_scheduled",
         "_socket",
         "_throttled",
+        "_told_of_room",
     )
 
     def __init__(
@@ -107,8 +108,9 @@ class EngineConnection:
         self._much = 0  # reads in a row that filled the buffer
         self._pipe: EnginePipe | None = None  # leaves before `_left`
         self._deaf = False  # nothing is to be read: for now, after the end of file, or at the end
-        self._readable = True
+        self._readable = False
         self._more_behind = False
+        self._told_of_room = False
         self._scheduled = False  # `_read_on` is due
         self._read_ended = False
         self._ends_writing = False
@@ -162,11 +164,13 @@ class EngineConnection:
             socket yet.
         :raises OSError: the system can't watch one more.
         """
+        self._told_of_room = bool(told or self._left)
         if told:
             self._more_behind = bool(told & _MORE_BEHIND)
+            self._readable = bool(told & _READ)
             self._poller.replace(self._fd, self)
         else:
-            self._poller.add(self._fd, self)
+            self._poller.add(self._fd, self, WRITABLE if self._told_of_room else READABLE)
 
     # Watched
 
@@ -174,7 +178,7 @@ class EngineConnection:
         try:
             if (self._left or self._pipe is not None) and events & EPOLLOUT:
                 self._flush()
-            if events == _USUAL or self._can_read(events):
+            if events | EPOLLOUT == _USUAL or self._can_read(events):
                 self._readable = True
                 if not self._deaf:
                     self._read()
@@ -373,6 +377,9 @@ class EngineConnection:
         return done
 
     def _throttle(self) -> None:
+        if not self._told_of_room:
+            self._told_of_room = True
+            self._poller.change(self._fd, WRITABLE)
         if not self._throttled:
             self._throttled = True
             self._hear_full()

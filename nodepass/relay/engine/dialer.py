@@ -13,7 +13,7 @@ from twisted.internet.error import TimeoutError, getConnectError
 from twisted.internet.interfaces import IReactorTime
 
 from .deadlines import Deadlines
-from .poller import Poller
+from .poller import WRITABLE, Poller
 from .sockets import stream_socket
 from .stream import EngineStream
 
@@ -84,7 +84,7 @@ class _Attempt:
         self._socket = sock
         self._fd = sock.fileno()
         self._name = name
-        poller.add(self._fd, self)
+        poller.add(self._fd, self, WRITABLE)
         self.connected: Deferred[EngineStream] = Deferred(self._cancelled)
         self._deadlines = deadlines
         deadlines.add(self._timed_out)

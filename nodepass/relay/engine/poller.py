@@ -1,8 +1,9 @@
 """One epoll for all sockets of the engine: the reactor's, or one that it sees as a single reader.
 
-A connection is registered once, edge-triggered, for all there is. What its owner does not want to
-hear now it remembers, and asks for later, so that a message costs no system call but the read and
-the write. Listening sockets, those for datagrams and TLS links are level-triggered.
+A connection is registered once, edge-triggered, and again when it first has to wait for room. What
+its owner does not want to hear now it remembers, and asks for later, so that a message costs no
+system call but the read and the write. Listening sockets, those for datagrams and TLS links are
+level-triggered.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from zope.interface import implementer
 
 from .pipes import Pipes
 
-__all__ = ["Poller", "Watched"]
+__all__ = ["READABLE", "WRITABLE", "Poller", "Watched"]
 
 #: Events taken from the kernel at a time: enough that the call is cheap for each, few enough that
 #: the reactor's timers and other sockets are heard in between.
@@ -32,7 +33,10 @@ MOST_ROUNDS = 4
 #: Events in one answer from which it is worth to ask again.
 BUSY = 2
 
-_EVENTS = select.EPOLLIN | select.EPOLLPRI | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+#: What a connection is told of, and what one with something to write is told of besides: as there
+#: nearly always is room, it would only be told so in vain.
+READABLE = select.EPOLLIN | select.EPOLLPRI | select.EPOLLRDHUP | select.EPOLLET
+WRITABLE = READABLE | select.EPOLLOUT
 
 
 class Watched(Interface):
@@ -80,7 +84,7 @@ class Poller:
         self._polling = False
         self._call: IDelayedCall | None = None
 
-    def add(self, fd: int, owner: Watched, events: int = _EVENTS) -> None:
+    def add(self, fd: int, owner: Watched, events: int = READABLE) -> None:
         """Watch a socket.
 
         :raises OSError: the system has no room for one more.

@@ -83,6 +83,7 @@ class EnginePort:
         except OSError:
             sock.close()
             return
+        stream.expect_bytes()
         self._accepted(stream, _endpoint(peer), local)
 
     def _complain(self, reason: str) -> None:

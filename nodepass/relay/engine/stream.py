@@ -44,6 +44,10 @@ class EngineStream(EngineConnection):
         self._deaf = True
         self._watch_socket(told)
 
+    def expect_bytes(self) -> None:
+        """They have often come by now, though nobody has told of them yet."""
+        self._readable = True
+
     # Stream; `write` is the connection's
 
     @property
@@ -106,17 +110,21 @@ class EngineStream(EngineConnection):
     def _hear_end(self) -> None:
         if self._sink is not None:
             self._sink.ended()
-        self._close_when_done()
+        if self._write_ended and not self._closing:
+            self._lose(connectionDone)
+
+    def _shut(self) -> None:
+        if not self._read_ended:
+            super()._shut()
+        elif not self._closing:
+            # Closing says as much.
+            self._hear_finished()
+            self._lose(connectionDone)
 
     def _hear_finished(self) -> None:
         self._write_ended = True
         # All that was written is the system's to deliver.
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_OFF)
-        self._close_when_done()
-
-    def _close_when_done(self) -> None:
-        if self._read_ended and self._write_ended:
-            self.loseConnection()
 
     def _hear_full(self) -> None:
         if self._sink is not None:

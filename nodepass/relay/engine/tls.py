@@ -74,6 +74,7 @@ class EngineTLSTransport(EngineTransport):
         self, poller: Poller, sock: socket.socket, tls: SSL.Connection, *, left: bytes = b""
     ) -> None:
         super().__init__(poller, sock)
+        self._told_of_room = True  # it sees to that itself
         self._tls = tls  # frees what the next one points to
         self._connection = go_on_with_socket(tls, self._fd)
         self._before = left

@@ -43,8 +43,6 @@ class EngineTransport(EngineConnection):
         except OSError:
             self._broken()
         protocol.makeConnection(self)
-        if not self._deaf:
-            self._read_soon()
 
     def _take(self, protocol: Any) -> None:
         self._protocol = protocol
