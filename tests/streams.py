@@ -27,12 +27,14 @@ class FakeStream:
 
     @ivar told: what was asked of it, in order: bytes written, and "finish", "pause", "resume", or
         the cause of an abort.
+    @ivar lasts: bytes written that may wait for "finish".
     """
 
     def __init__(self, name: str = "stream") -> None:
         self.name = name
         self.sink: Sink | None = None
         self.told: list[object] = []
+        self.lasts: list[bytes] = []
         self.paused = True  # nothing is read before the first resume
         self.finished = False
         self.over = False
@@ -46,6 +48,10 @@ class FakeStream:
         assert not self.finished, f"{self.name}: written to after finish"
         assert not self.over, f"{self.name}: written to when it was over"
         self.told.append(bytes(data))
+
+    def write_last(self, data: bytes) -> None:
+        self.write(data)
+        self.lasts.append(bytes(data))
 
     def finish(self) -> None:
         assert not self.over, f"{self.name}: finished when it was over"
@@ -74,6 +80,10 @@ class FakeStream:
         """Bytes come."""
         assert not self.paused, f"{self.name}: a paused stream does not read"
         self._sink.received(data)
+
+    def ending(self) -> None:
+        """The other program sends no more than what comes next."""
+        self._sink.ending()
 
     def end(self) -> None:
         """The other program sends no more."""
@@ -112,10 +122,14 @@ class NotingSink:
     def __init__(self) -> None:
         self.heard: list[object] = []
         self.over = False
+        self.ends = False  # "ended" was foretold
         self.instead: object = None  # what the one that it was attached to has become
 
     def received(self, data: bytes) -> None:
         self._note(data)
+
+    def ending(self) -> None:
+        self.ends = True
 
     def ended(self) -> None:
         self._note("ended")

@@ -90,6 +90,9 @@ class DialedStream:
             self._congested = True
             self._sink.congested()
 
+    def write_last(self, data: Chunk) -> None:
+        self.write(data)
+
     def takes_pipes(self) -> bool:
         return self._stream is not None and self._stream.takes_pipes()
 

@@ -111,6 +111,11 @@ class _Half:
         if not self.blocked and not self.gone:
             self.stream.resume()
 
+    def ending(self) -> None:
+        # What the rate may hold back can't wait for what follows it.
+        if not self.other.gone and self.limiter is None:
+            self.other.write = self.other.stream.write_last
+
     def ended(self) -> None:
         if not self.gone:
             self.ended_ = True

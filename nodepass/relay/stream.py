@@ -66,6 +66,9 @@ class Sink(Protocol):
     def received(self, data: Chunk) -> None:
         """Bytes came."""
 
+    def ending(self) -> None:
+        """The bytes that come next are the last, and `ended` follows them. It need not be said."""
+
     def ended(self) -> None:
         """No more bytes will come; writing may go on."""
 
@@ -90,6 +93,9 @@ class Stream(Protocol):
 
     def write(self, data: Chunk) -> None:
         """Send bytes. Never blocks; `Sink.congested` asks for a pause."""
+
+    def write_last(self, data: Chunk) -> None:
+        """Send bytes that may wait for `finish`, which is about to follow, to leave with it."""
 
     def takes_pipes(self) -> bool:
         """Whether `write_pipe` may be called now."""

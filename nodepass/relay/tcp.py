@@ -101,6 +101,9 @@ class TcpStream(Protocol):
     def write(self, data: Chunk) -> None:
         self.transport.write(data)
 
+    def write_last(self, data: Chunk) -> None:
+        self.write(data)
+
     def takes_pipes(self) -> bool:
         return False
 

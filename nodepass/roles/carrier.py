@@ -289,6 +289,9 @@ class _Visitor:
     def received(self, data: Chunk) -> None:
         raise AssertionError("a stream that was not resumed does not read")
 
+    def ending(self) -> None:
+        raise AssertionError("a stream that was not resumed does not read")
+
     def ended(self) -> None:
         raise AssertionError("a stream that was not resumed does not read")
 

@@ -29,6 +29,7 @@ from nodepass.relay.engine.port import EnginePort
 from nodepass.relay.engine.relay import EngineRelay
 from nodepass.relay.engine.sockets import listening
 from nodepass.relay.engine.stream import EngineStream
+from nodepass.relay.engine.transport import EngineTransport
 from nodepass.relay.hangup import HangupWatch
 from nodepass.relay.portable import PortableRelay
 from nodepass.relay.stream import Cause, Stream
@@ -39,7 +40,11 @@ from nodepass.relay.tcp import (
     LINGER_RESET,
 )
 from nodepass.resolver import CachingResolver
+from nodepass.wire import Opening
+from nodepass.wire.native.datalink import DataLink
+from nodepass.wire.native.frames import Data, Fin, FrameReader, Open
 from tests.enginerig import Rig, descriptors, reset
+from tests.sessionrig import BULK, NOWHERE, Owner
 
 SESSIONS = int(os.environ.get("NP_TEST_SESSIONS", "1000"))
 
@@ -54,6 +59,9 @@ class Ears:
 
     def received(self, data: bytes) -> None:
         self.data += data
+
+    def ending(self) -> None:
+        pass
 
     def ended(self) -> None:
         self.stream.finish()
@@ -437,6 +445,66 @@ class DistantSocket(socket.socket):
             return errno.EALREADY
         self.asked = True
         return super().connect_ex(address)
+
+
+class LastBytesTests(EndsTestCase):
+    """What leaves with the end behind it."""
+
+    def test_a_stream(self) -> None:
+        """The system is told that more follows, and FIN takes them along."""
+        sock, far = self.rig.sockets()
+        noting = NotingSocket(fileno=sock.detach())
+        noting.setblocking(False)
+        stream = EngineStream(self.rig.poller, noting)
+        stream.write(b"first ")
+        stream.write_last(b"last")
+        self.assertEqual(noting.flags, [0, socket.MSG_MORE])
+        stream.finish()
+        self.assertEqual(self.rig.read(far), b"first last")
+        far.close()
+        stream.attach(Ears(stream))
+        stream.resume()
+        self.loop.until(lambda: stream.gone)
+
+    def test_a_stream_that_waits_for_room(self) -> None:
+        """They come behind what waits."""
+        sock, far = self.rig.sockets(small=True)
+        stream = EngineStream(self.rig.poller, sock)
+        stream.write(BULK)
+        stream.write_last(b"last")
+        stream.finish()
+        self.assertTrue(self.rig.read(far) == BULK + b"last")
+        stream.abort(Cause.STOPPED)
+
+    def test_a_link(self) -> None:
+        """One packet has the bytes and FIN."""
+        sock, far = self.rig.sockets()
+        owner = Owner(lambda _: None)
+        watch = HangupWatch(self.loop)
+        link = DataLink(1, True, owner, self.loop, watch, self.rig.poller.soon)
+        EngineTransport(self.rig.poller, sock).begin(link)
+        stream = link.open(Opening(NOWHERE, NOWHERE))
+        self.loop.turn()
+        self.assertEqual(FrameReader().feed(far.recv(100)), [Open(1, Opening(NOWHERE, NOWHERE))])
+        stream.write_last(b"last")
+        stream.finish()
+        self.loop.turn()
+        self.assertEqual(FrameReader().feed(far.recv(100)), [Data(b"last"), Fin(1)])
+        link.abort("the test is over")
+
+
+class NotingSocket(socket.socket):
+    """Notes with which flags it sends."""
+
+    flags: list[int]
+
+    def __init__(self, **which: Any) -> None:
+        super().__init__(**which)
+        self.flags = []
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        self.flags.append(flags)
+        return super().send(data, flags)
 
 
 class LeftoversTests(EndsTestCase):

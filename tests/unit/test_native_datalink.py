@@ -125,6 +125,20 @@ def test_a_visitors_bytes_follow_at_once() -> None:
     assert case.serving.sessions[0][1].data == b"first"
 
 
+@pytest.mark.parametrize("together", [False, True])
+def test_an_end_that_came_with_the_last_bytes_is_foretold(together: bool) -> None:
+    """They may leave with it; bytes whose end comes later may not wait."""
+    case = Case()
+    (near, _), (_, heard) = case.open()
+    near.write(b"last")
+    if not together:
+        case.flush()
+    near.finish()
+    case.flush()
+    assert heard.heard == [b"last", "ended"]
+    assert heard.ends is together
+
+
 def test_a_link_is_free_when_its_last_bytes_have_arrived() -> None:
     """A target that ends early and reads slowly holds up its own session's bytes, and the link
     with them: the visitor is done with it, and the next one does not get it before DONE."""

@@ -107,6 +107,35 @@ def test_half_close_is_carried(order: str) -> None:
     case.over(None)
 
 
+@pytest.mark.parametrize("order", ["near first", "far first"])
+def test_the_last_bytes_may_wait_for_the_end(order: str) -> None:
+    """Those that were foretold, and they are counted; the other direction's leave at once."""
+    case = Case().start()
+    one, two = (case.near, case.far) if order == "near first" else (case.far, case.near)
+    one.receive(b"first")
+    one.ending()
+    one.receive(b"last")
+    one.end()
+    assert two.lasts == [b"last"]
+    assert two.told[-3:] == [b"first", b"last", "finish"]
+    two.receive(b"answer")
+    assert one.written == b"answer" and not one.lasts
+    assert {case.meter.tcp_rx, case.meter.tcp_tx} == {9, 6}
+    two.end()
+    one.close(None)
+    two.close(None)
+    case.over(None)
+
+
+def test_last_bytes_that_the_rate_holds_back_leave_at_once() -> None:
+    """The end behind them may be long in coming."""
+    case = Case(rate=1000).start()
+    case.near.ending()
+    case.near.receive(b"last")
+    assert case.far.written == b"last" and not case.far.lasts
+    case.session.abort(Cause.STOPPED)
+
+
 @pytest.mark.parametrize("side", ["near", "far"])
 @pytest.mark.parametrize("cause", Cause)
 def test_a_reset_of_one_side_resets_the_other(side: str, cause: Cause) -> None:

@@ -109,7 +109,7 @@ class EngineConnection:
         self._pipe: EnginePipe | None = None  # leaves before `_left`
         self._deaf = False  # nothing is to be read: for now, after the end of file, or at the end
         self._readable = False
-        self._more_behind = False
+        self._more_behind = 0  # of `_MORE_BEHIND`, what was told
         self._told_of_room = False
         self._scheduled = False  # `_read_on` is due
         self._read_ended = False
@@ -136,6 +136,9 @@ class EngineConnection:
     def _deliver_pipe(self, pipe: EnginePipe) -> None:
         """Many bytes came."""
         raise NotImplementedError
+
+    def _hear_ending(self) -> None:
+        """What is read now is the last, and the end is behind it."""
 
     def _hear_end(self) -> None:
         """The other end will send no more."""
@@ -166,7 +169,7 @@ class EngineConnection:
         """
         self._told_of_room = bool(told or self._left)
         if told:
-            self._more_behind = bool(told & _MORE_BEHIND)
+            self._more_behind = told & _MORE_BEHIND
             self._readable = bool(told & _READ)
             self._poller.replace(self._fd, self)
         else:
@@ -189,7 +192,7 @@ class EngineConnection:
 
     def _can_read(self, events: int) -> bool:
         if events & _MORE_BEHIND:
-            self._more_behind = True
+            self._more_behind |= events & _MORE_BEHIND
             if events & EPOLLERR and self._deaf:
                 # No read will tell.
                 self._broken()
@@ -220,6 +223,8 @@ class EngineConnection:
                     deliver = self._deliver
                     deliver(_buffer[:size])
                     return
+                if self._more_behind & EPOLLRDHUP:
+                    self._hear_ending()
             else:
                 self._much += 1
             deliver = self._deliver
@@ -254,8 +259,8 @@ class EngineConnection:
         except BlockingIOError:
             pipe.release()
             # No pipe gets past an urgent byte.
-            self._readable = self._more_behind
-            return not self._more_behind
+            self._readable = bool(self._more_behind)
+            return not self._readable
         except OSError:
             pipe.release()
             self._lose(LOST)
@@ -346,20 +351,28 @@ class EngineConnection:
             self._left += head + pipe.read()
             return
         if head:
-            try:
-                sent = self._socket.send(head, socket.MSG_MORE)
-            except BlockingIOError:
-                sent = 0
-            except OSError:
+            self._send_for_now(head)
+            if self._closing:
                 pipe.release()
-                self._broken()
                 return
-            if sent < len(head):
-                self._left = head[sent:] + pipe.read()
-                self._throttle()
+            if self._left:
+                self._left += pipe.read()
                 return
         self._pipe = pipe
         if not self._send_pipe() and not self._closing:
+            self._throttle()
+
+    def _send_for_now(self, data: Chunk) -> None:
+        """Send bytes that are to leave with what follows them."""
+        try:
+            sent = self._socket.send(data, socket.MSG_MORE)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self._broken()
+            return
+        if sent < len(data):
+            self._left = bytes(data[sent:])
             self._throttle()
 
     def _send_pipe(self) -> bool:

@@ -10,7 +10,7 @@ from twisted.python.failure import Failure
 
 from nodepass.address import Endpoint, endpoint_of
 
-from ..stream import Cause, Pipe, Sink
+from ..stream import Cause, Chunk, Pipe, Sink
 from ..tcp import LINGER_OFF
 from .connection import EngineConnection, drop
 from .pipes import PIPE_SIZE, EnginePipe
@@ -74,6 +74,12 @@ class EngineStream(EngineConnection):
         if self._throttled:
             sink.congested()
 
+    def write_last(self, data: Chunk) -> None:
+        if self._left or self._pipe is not None or self._ends_writing or self._closing:
+            self.write(data)
+        else:
+            self._send_for_now(data)
+
     def takes_pipes(self) -> bool:
         return True
 
@@ -106,6 +112,10 @@ class EngineStream(EngineConnection):
             self._sink.piped(pipe)
         else:
             pipe.release()
+
+    def _hear_ending(self) -> None:
+        if self._sink is not None:
+            self._sink.ending()
 
     def _hear_end(self) -> None:
         if self._sink is not None:

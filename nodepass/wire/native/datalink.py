@@ -161,6 +161,13 @@ class DataLink(Protocol):
         else:
             self.transport.writeSequence((head, data))
 
+    def write_last(self, data: Chunk) -> None:
+        """Send bytes of the current session that FIN follows."""
+        if len(data) < SEPARATE_FROM:
+            self._send(data_header(len(data)) + data)
+        else:
+            self.write(data)
+
     @property
     def takes_pipes(self) -> bool:
         """Whether the link's transport does."""
@@ -264,7 +271,10 @@ class DataLink(Protocol):
                     sink.received(bytes_)
                 return
         try:
-            for frame in self._reader.feed(data):
+            frames = self._reader.feed(data)
+            if stream is not None and len(frames) > 1 and isinstance(frames[1], Fin):
+                stream.ending()
+            for frame in frames:
                 if self._lost:
                     return
                 heard = self.state.receive(frame)

@@ -39,6 +39,10 @@ class LinkStream:
         elif self._link.congested:
             sink.congested()
 
+    def write_last(self, data: Chunk) -> None:
+        if self._over is None:
+            self._link.write_last(data)
+
     def takes_pipes(self) -> bool:
         return self._over is None and self._link.takes_pipes
 
@@ -86,6 +90,10 @@ class LinkStream:
             self.sink.piped(pipe)
         else:
             pipe.release()
+
+    def ending(self) -> None:
+        if self.sink is not None:
+            self.sink.ending()
 
     def ended(self) -> None:
         if self.sink is not None:
