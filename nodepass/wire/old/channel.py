@@ -118,6 +118,9 @@ class LinkChannel:
         if batch:
             self._sink.datagrams(batch)
 
+    def ending(self) -> None:
+        pass  # datagrams wait for nothing
+
     def ended(self) -> None:
         self.closed(None)
 

@@ -235,6 +235,9 @@ class _Idle:
     def received(self, data: Chunk) -> None:
         self._link.keep(data)
 
+    def ending(self) -> None:
+        pass  # what is kept waits anyway
+
     def ended(self) -> None:
         self._link.idle_ended()
 
@@ -261,6 +264,7 @@ class _Late:
         self._sink = sink
         self.heard = False
         self.takes_pipes = sink.takes_pipes
+        self.ending = sink.ending
         self.ended = sink.ended
         self.congested = sink.congested
         self.drained = sink.drained
