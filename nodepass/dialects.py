@@ -81,8 +81,8 @@ def check(
         )
     if NATIVE in dialects and key is not None and old_key == key:
         warnings.append(
-            f"wire={wire}: old dialects give the key away to who hears a handshake, and it opens "
-            "the native wire too; give old nodes another key, and name it in oldkey="
+            f"wire={wire}: old dialects give the key away to who listens, and it opens the native "
+            "wire too; give old nodes another key, and name it in oldkey="
         )
     return tuple(warnings)
 

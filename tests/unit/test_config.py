@@ -73,7 +73,7 @@ def test_client_defaults() -> None:
 
 
 GIVEN_AWAY = (
-    "wire={}: old dialects give the key away to who hears a handshake, and it opens the native "
+    "wire={}: old dialects give the key away to who listens, and it opens the native "
     "wire too; give old nodes another key, and name it in oldkey="
 )
 LENGTH_ALONE = (
