@@ -35,7 +35,7 @@ MOST_PIPED_READS = 8
 # After these a short read is no sign that nothing is left: a read stops at an urgent byte too.
 _MORE_BEHIND = EPOLLRDHUP | EPOLLHUP | EPOLLERR | EPOLLPRI
 _READ = EPOLLIN | _MORE_BEHIND
-# Bytes came; those who are told of room are told of that as well, as there nearly always is some.
+# Who is told of room is nearly always told of that as well, when bytes have come.
 _USUAL = EPOLLIN | EPOLLOUT
 
 #: Why a connection ended that broke. One for all: nobody adds to it.
@@ -181,7 +181,7 @@ class EngineConnection:
         try:
             if (self._left or self._pipe is not None) and events & EPOLLOUT:
                 self._flush()
-            if events | EPOLLOUT == _USUAL or self._can_read(events):
+            if events == EPOLLIN or events == _USUAL or self._can_read(events):
                 self._readable = True
                 if not self._deaf:
                     self._read()
@@ -351,7 +351,8 @@ class EngineConnection:
             self._left += head + pipe.read()
             return
         if head:
-            self._send_for_now(head)
+            # A small packet of its own costs less than to hold it back for what follows.
+            self._send_ahead(head)
             if self._closing:
                 pipe.release()
                 return
@@ -362,10 +363,10 @@ class EngineConnection:
         if not self._send_pipe() and not self._closing:
             self._throttle()
 
-    def _send_for_now(self, data: Chunk) -> None:
-        """Send bytes that are to leave with what follows them."""
+    def _send_ahead(self, data: Chunk, flags: int = 0) -> None:
+        """Send bytes that others follow at once."""
         try:
-            sent = self._socket.send(data, socket.MSG_MORE)
+            sent = self._socket.send(data, flags)
         except BlockingIOError:
             sent = 0
         except OSError:

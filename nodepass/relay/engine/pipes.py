@@ -7,11 +7,15 @@ import os
 import time
 from contextlib import suppress
 
-__all__ = ["PIPE_SIZE", "EnginePipe", "Pipes"]
+__all__ = ["MOST_PIPED", "PIPE_SIZE", "EnginePipe", "Pipes"]
 
 #: Bytes that a pipe holds: what a socket has ready of a fast stream, and as many as a DATA frame
 #: may have.
 PIPE_SIZE = 1 << 20
+#: Bytes asked for at a time: what fits in the pipe of the other node as well. A piece that lies
+#: across two pages takes the room of two there, as one in sixteen does, and the rest of a frame
+#: that did not fit would cost as many calls as all of it.
+MOST_PIPED = PIPE_SIZE // 16 * 15
 #: Pipes of a process at most. One is in use only while a receiver is slower than its sender, or
 #: within a read; an unprivileged user may have 64 of this size altogether (pipe-user-pages-soft),
 #: which are for several processes and other programs too.

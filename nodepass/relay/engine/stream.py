@@ -13,7 +13,7 @@ from nodepass.address import Endpoint, endpoint_of
 from ..stream import Cause, Chunk, Pipe, Sink
 from ..tcp import LINGER_OFF
 from .connection import EngineConnection, drop
-from .pipes import PIPE_SIZE, EnginePipe
+from .pipes import MOST_PIPED, EnginePipe
 from .poller import Poller
 
 __all__ = ["EngineStream"]
@@ -78,7 +78,7 @@ class EngineStream(EngineConnection):
         if self._left or self._pipe is not None or self._ends_writing or self._closing:
             self.write(data)
         else:
-            self._send_for_now(data)
+            self._send_ahead(data, socket.MSG_MORE)
 
     def takes_pipes(self) -> bool:
         return True
@@ -105,7 +105,7 @@ class EngineStream(EngineConnection):
 
     def _next_bytes(self) -> tuple[int, bool]:
         sink = self._sink
-        return (PIPE_SIZE, True) if sink is not None and sink.takes_pipes() else (0, False)
+        return (MOST_PIPED, True) if sink is not None and sink.takes_pipes() else (0, False)
 
     def _deliver_pipe(self, pipe: EnginePipe) -> None:
         if self._sink is not None:

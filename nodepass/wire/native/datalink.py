@@ -21,6 +21,7 @@ from nodepass.wire import Opening
 from .datagrams import DatagramLink
 from .frames import (
     HEADER_SIZE,
+    MAX_DATA,
     Data,
     Datagrams,
     Done,
@@ -45,7 +46,7 @@ RESET_ANSWER_TIMEOUT = 10.0
 
 
 #: Bytes of a frame that are worth a pipe: to copy fewer costs less than the calls.
-LONG_FRAME = 65536
+LONG_FRAME = 16384
 #: Bytes from which a frame's header is handed to the system beside them: to put it in front of
 #: fewer costs less than a second piece.
 SEPARATE_FROM = 4096
@@ -178,6 +179,7 @@ class DataLink(Protocol):
         if self._lost:
             pipe.release()
             return
+        assert len(pipe) <= MAX_DATA, "a pipe holds less than the longest frame"
         head, self._held = self._held + data_header(len(pipe)), b""
         self.transport.write_pipe(head, pipe)
 
