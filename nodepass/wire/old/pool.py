@@ -244,6 +244,8 @@ class OldPool:
     def launched(self, launch: Launch) -> None:
         """The peer names the link of a visitor of its own."""
         link = self._links.get(launch.id)
+        if link is not None and link in self._arriving:
+            link = None  # it has no connection yet that a session can use
         if link is not None and not link.taken:
             self._open(launch, link)
         elif link is not None or launch.id in self._awaited or len(self._awaited) >= MOST_AWAITED:

@@ -1,0 +1,121 @@
+"""The links of an old peer: which are there, and which visitor each is for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from twisted.internet.protocol import Protocol
+from twisted.internet.task import Clock
+
+from nodepass.address import Endpoint
+from nodepass.logs import Level, Log
+from nodepass.relay.hangup import HangupWatch
+from nodepass.wire.old.dialect import ID_WAIT, Dialect
+from nodepass.wire.old.link import OldLink
+from nodepass.wire.old.pool import OldPool
+from nodepass.wire.old.signals import Launch
+from tests.loopback import connect
+
+LAUNCH = Launch(False, Endpoint("192.0.2.1", 80), "a1b2c3d4")
+
+
+class Owner:
+    """A peer that notes which visitors it is told of, and on which link."""
+
+    name = "peer"
+    serves = True
+
+    def __init__(self) -> None:
+        self.sessions: list[tuple[Launch, OldLink]] = []
+
+    def launch(self, launch: Launch) -> None:
+        raise AssertionError("this end has no visitors")
+
+    def launched(self, launch: Launch, link: OldLink) -> None:
+        self.sessions.append((launch, link))
+
+    def need_links(self, count: int) -> None:
+        raise AssertionError("this end is the server")
+
+    def idle_changed(self) -> None:
+        pass
+
+
+class Pool:
+    """The pool of an end that dials, whose links get their connections when `settle` is called."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        self.clock = Clock()
+        self.owner = Owner()
+        self._moving: list[Callable[[], None]] = []
+        self.links = OldPool(
+            self.owner,
+            dialect,
+            takes=False,
+            maximum=9,
+            policy=None,
+            clock=self.clock,
+            watch=HangupWatch(self.clock),
+            log=Log(Level.NONE),
+            take_over=self._take_over,
+        )
+
+    def add(self, number: str) -> None:
+        """A link has its number."""
+        self.links.add(number, None, "")
+
+    def _take_over(self, transport: Any, protocol: Any, ready: Callable[[], None]) -> None:
+        def move() -> None:
+            connect(protocol, Protocol())
+            ready()
+
+        self._moving.append(move)
+
+    def settle(self) -> None:
+        """The connections of all links are where they belong."""
+        for move in self._moving:
+            move()
+        self._moving.clear()
+
+
+@pytest.fixture(params=[Dialect.V1_14, Dialect.V1_6])
+def pool(request: pytest.FixtureRequest) -> Pool:
+    """A pool of each kind."""
+    return Pool(request.param)
+
+
+def test_visitor_on_a_link_that_is_there(pool: Pool) -> None:
+    """A launch takes its link, once."""
+    pool.add(LAUNCH.id)
+    pool.settle()
+    pool.links.launched(LAUNCH)
+    pool.links.launched(LAUNCH)
+    assert [launch for launch, _ in pool.owner.sessions] == [LAUNCH]
+
+
+def test_visitor_on_a_link_that_is_not_there_yet(pool: Pool) -> None:
+    """A launch that overtakes its link waits for it, as long as old nodes do."""
+    pool.links.launched(LAUNCH)
+    pool.clock.advance(ID_WAIT - 0.1)
+    pool.add(LAUNCH.id)
+    pool.settle()
+    assert [launch for launch, _ in pool.owner.sessions] == [LAUNCH]
+    late = Launch(False, None, "00000007")
+    pool.links.launched(late)
+    pool.clock.advance(ID_WAIT)
+    pool.add(late.id)
+    pool.settle()
+    assert len(pool.owner.sessions) == 1
+
+
+def test_visitor_on_a_link_whose_connection_moves(pool: Pool) -> None:
+    """A launch of a link that has its number and not yet the connection that sessions use, waits
+    for that too: what a session wrote before would be lost, and the session with it."""
+    pool.add(LAUNCH.id)
+    pool.links.launched(LAUNCH)
+    assert pool.owner.sessions == []
+    pool.settle()
+    ((launch, link),) = pool.owner.sessions
+    assert launch is LAUNCH and link.taken and pool.links.idle == 0
