@@ -163,7 +163,7 @@ class Search:
                 self._lost = Deferred()
                 await self._lost
             return way.lost()
-        pause = min(way.failed(error) for way, error in failed)
+        pause, *_ = [way.failed(error) for way, error in failed]  # each counts its own
         if self._tells():
             self._health.trouble(
                 self._cause,

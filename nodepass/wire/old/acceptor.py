@@ -29,13 +29,15 @@ from .linkid import encode_id
 from .peer import OldPeer, old_settings
 from .signals import CONTROL_ID
 
-__all__ = ["JOIN_TIMEOUT", "OldAcceptor"]
+__all__ = ["JOIN_TIMEOUT", "UNAUTHORIZED", "OldAcceptor"]
 
 #: Seconds that a client has from its grant to its control link: as long as an old server waits.
 JOIN_TIMEOUT = 10.0
 
-_TLS_REFUSED = b"HTTP/1.1 503 Service Unavailable\r\n"
-_ANSWER = b"Content-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"
+#: Status of the answer to a wrong token.
+UNAUTHORIZED = 401
+
+_UNAVAILABLE = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\n\r\n"
 
 
 class OldAcceptor(Wire):
@@ -128,15 +130,17 @@ class OldAcceptor(Wire):
         plain = self._grant.tls is TLSLevel.PLAIN
         return "" if plain else fingerprint(self._pin(), dialect)
 
-    def may_guess(self, host: str) -> bool:
-        """Whether this address may show a token."""
-        return self._guesses.allows(host, self.settings.clock.seconds())
+    def may_guess(self, guest: Guest) -> bool:
+        """Whether this address may show a token: asked before it is known to be wrong."""
+        if self._guesses.allows(guest.address.host, self.settings.clock.seconds()):
+            return True
+        self.denied(guest, "too many wrong keys from this address; wait a minute")
+        return False
 
-    def wrong(self, guest: Guest, why: str) -> None:
+    def wrong(self, guest: Guest) -> None:
         """A client has shown a token, or a key's length, that is wrong."""
-        host = guest.address.host
-        self._guesses.failed(host, self.settings.clock.seconds())
-        self.denied(guest, why)
+        self._guesses.failed(guest.address.host, self.settings.clock.seconds())
+        self.denied(guest, "the client has another key")
 
     def denied(self, guest: Guest, why: str) -> None:
         """Say that a client was not let in."""
@@ -255,12 +259,14 @@ class _Request(Protocol):
             return
         self._judged = True
         acceptor, guest = self._acceptor, self._guest
-        if not verdict.granted:
-            acceptor.wrong(guest, f"{self._dialect.value} handshake: status {verdict.status}")
+        if not acceptor.may_guess(guest):
+            self._answer(_UNAVAILABLE)
+        elif verdict.status == UNAUTHORIZED:
+            acceptor.wrong(guest)
             self._answer(verdict.answer)
-        elif not acceptor.may_guess(guest.address.host):
-            acceptor.denied(guest, "too many wrong keys from this address; wait a minute")
-            self._answer(_TLS_REFUSED + _ANSWER)
+        elif not verdict.granted:
+            acceptor.denied(guest, f"status {verdict.status} for a handshake by HTTP")
+            self._answer(verdict.answer or _UNAVAILABLE)
         else:
             letting = Deferred.fromCoroutine(self._let_in(verdict.answer))
             letting.addErrback(self._failed)
@@ -271,7 +277,7 @@ class _Request(Protocol):
             await acceptor.make_room(guest)
         except PeerError as error:
             acceptor.denied(guest, str(error))
-            self._answer(_TLS_REFUSED + _ANSWER)
+            self._answer(_UNAVAILABLE)
             return
         if self.transport.connected:
             acceptor.let_in(guest, self._dialect)
@@ -316,11 +322,10 @@ class _Hello(Protocol):
         if right is None:
             return
         self._judged = True
-        if not right:
-            acceptor.wrong(guest, "1.6 handshake: another key")
+        if not acceptor.may_guess(guest):
             guest.turn_away()
-        elif not acceptor.may_guess(guest.address.host):
-            acceptor.denied(guest, "too many wrong keys from this address; wait a minute")
+        elif not right:
+            acceptor.wrong(guest)
             guest.turn_away()
         else:
             Deferred.fromCoroutine(self._let_in()).addErrback(self._failed)

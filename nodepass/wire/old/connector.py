@@ -30,7 +30,7 @@ from nodepass.wire.linkmaker import LinkMaker, LinkTerms
 from nodepass.wire.search import Pauses
 from nodepass.wire.surroundings import Surroundings
 
-from .acceptor import JOIN_TIMEOUT
+from .acceptor import JOIN_TIMEOUT, UNAUTHORIZED
 from .cipher import key_for
 from .dialect import Dialect
 from .fingerprint import fingerprint
@@ -50,16 +50,17 @@ __all__ = ["OldConnector"]
 #: Seconds that a link waits for its number, as long as in old nodes: their server does one
 #: handshake after the other.
 ID_TIMEOUT = 60.0
-#: Seconds before the first of the tries that follow a failure; each further pause is twice as long,
-#: up to the usual one. An old server's port is closed for a moment after each handshake, and its
-#: answer is lost now and then.
+#: Seconds before the first of the tries that follow a failure, and the longest such pause; each is
+#: twice as long as the one before. An old server's port is closed for a moment after each
+#: handshake, and while it starts anew, and its answer is lost now and then.
 QUICK_RETURN = 0.1
+LONGEST_QUICK_RETURN = 1.0
+#: Tries in a row that are so quick. An old server has started anew after 13 seconds at most.
+QUICK_TRIES = 20
 #: Tries to make a link that fail before it is worth a word, for the same reason.
 PATIENCE = 4
 #: Most idle links, whatever a server says: what the URL accepts for `max`.
 MAX_IDLE = 1_000_000
-#: Status of an answer to a wrong token.
-UNAUTHORIZED = 401
 
 
 #: Connects to the first of some hosts that answers.
@@ -121,7 +122,9 @@ class OldConnector:
         return self._quicker(self._tuning.service_cooldown)
 
     def _quicker(self, pause: float) -> float:
-        quick = QUICK_RETURN * 2.0 ** min(self._quick, 16)
+        if self._quick >= QUICK_TRIES:
+            return pause
+        quick = min(LONGEST_QUICK_RETURN, QUICK_RETURN * 2.0**self._quick)
         self._quick += 1
         return min(pause, quick)
 

@@ -306,7 +306,7 @@ class OldPeer:
 
     def _hear(self, signal: Signal) -> None:
         now = self.settings.clock.seconds()
-        was_available = self.available(now)
+        was_available = self.available(now) or not self.joined
         self._heard_at = now
         if isinstance(signal, Launch):
             if not self._takes:

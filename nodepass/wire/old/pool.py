@@ -125,8 +125,8 @@ class OldPool:
 
     @property
     def full(self) -> bool:
-        """Whether there are as many idle links as there may be."""
-        return len(self._idle) >= self._maximum
+        """Whether there are as many links without a session as there may be."""
+        return len(self._links) - len(self._busy) >= self._maximum
 
     @property
     def sessions(self) -> int:

@@ -1,0 +1,615 @@
+"""Old dialects at both ends: who is let in, what becomes of links, and how a session ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from twisted.internet.protocol import Protocol
+
+from nodepass.address import Endpoint
+from nodepass.logs import Level, Log
+from nodepass.relay.stream import Cause
+from nodepass.wire import UNKNOWN, Flow, Opening
+from nodepass.wire.native.budget import GUESS_BURST
+from nodepass.wire.old.acceptor import JOIN_TIMEOUT
+from nodepass.wire.old.connector import ID_TIMEOUT
+from nodepass.wire.old.dialect import ID_WAIT, INTERVAL, Dialect
+from nodepass.wire.old.handshake import HTTPClientHandshake
+from nodepass.wire.old.peer import VERIFY_TIMEOUT
+from nodepass.wire.old.signals import (
+    Flush,
+    Launch,
+    Ping,
+    Pong,
+    Signal,
+    SignalReader,
+    Verify,
+    encode,
+)
+from tests.loopback import MemoryTransport, connect
+from tests.memnet import MemoryNet
+from tests.oldnet import KEY, OldClientEnd, OldServerEnd
+from tests.streams import NotingSink
+
+OPENING = Opening(visitor=Endpoint("198.51.100.7", 4711), local=Endpoint("198.51.100.8", 80))
+FLOWS = pytest.mark.parametrize("flow", Flow)
+WIRES = pytest.mark.parametrize("wire", ["1.14", "2.0", "1.6"])
+#: More than a silent connection is watched for.
+QUIET = 0.1
+
+
+class Raw(Protocol):
+    """One end of a connection, played by the test."""
+
+    transport: Any
+
+    def __init__(self) -> None:
+        self.got = b""
+        self.lost = False
+
+    def dataReceived(self, data: bytes) -> None:
+        self.got += data
+
+    def connectionLost(self, reason: Any = None) -> None:
+        self.lost = True
+
+
+class OldNode:
+    """A client of 1.14 without TLS, played by the test."""
+
+    def __init__(self, net: MemoryNet, host: str = "192.0.2.1", key: str = KEY) -> None:
+        self.net = net
+        self.host = host
+        self.key = key.encode()
+        self.control = Raw()
+        self._reader = SignalReader(Dialect.V1_14, self.key)
+
+    def connect(self) -> Raw:
+        """A connection to the server."""
+        assert self.net.server is not None
+        raw = Raw()
+        server = self.net.server.buildProtocol(None)
+        assert server is not None
+        self.net.pairs.append(connect(raw, server, host=self.host))
+        self.net.flush()
+        return raw
+
+    def ask(self) -> bytes:
+        """Shake hands; what the server answered."""
+        raw = self.connect()
+        raw.transport.write(HTTPClientHandshake(self.key, None).request())
+        self.net.flush()
+        assert raw.lost
+        return raw.got
+
+    def link(self) -> tuple[Raw, str]:
+        """A link and its number."""
+        raw = self.connect()
+        self.net.later(QUIET, 0.01)
+        return raw, raw.got[:4].hex()
+
+    def join(self) -> OldNode:
+        """Shake hands and bring the control link."""
+        assert b"200 OK" in self.ask()
+        self.control, number = self.link()
+        assert number == "00000000"
+        self.control.got = self.control.got[4:]
+        return self
+
+    def say(self, signal: Signal) -> None:
+        """Say something on the control link."""
+        self.control.transport.write(encode(signal, Dialect.V1_14, self.key))
+        self.net.flush()
+
+    def heard(self) -> list[Signal]:
+        """What the server has said since the last time."""
+        got, self.control.got = self.control.got, b""
+        return self._reader.feed(got)
+
+
+@pytest.fixture
+def lines(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The warnings and errors that are logged from now on."""
+    found: list[str] = []
+
+    def emit(self: Log, level: Level, format: str, fields: dict[str, object]) -> None:
+        if level >= Level.WARN:
+            found.append(format.format(**fields))
+
+    monkeypatch.setattr(Log, "_emit", emit)
+    return found
+
+
+@pytest.fixture
+def net() -> Iterator[MemoryNet]:
+    return MemoryNet()  # type: ignore[return-value]
+
+
+def served(end: Any) -> tuple[Any, NotingSink]:
+    """The last stream that this end was asked to dial for, and what it has heard."""
+    stream, sink = end.host.served[-1]
+    stream.resume()
+    return stream, sink
+
+
+# Joining
+
+
+@FLOWS
+@WIRES
+@pytest.mark.parametrize("tls", [0, 1])
+def test_both_ends_join(net: MemoryNet, wire: str, flow: Flow, tls: int) -> None:
+    """And have as many idle links as the client keeps; a verify costs one, which is replaced."""
+    server = OldServerEnd(net, wire, flow, f"&tls={tls}")
+    client = OldClientEnd(net, wire).start()
+    assert server.host.told == client.host.told == ["joined"]
+    assert server.peer.idle == client.peer.idle == 2
+    assert client.peer.words == f"{wire} wire, flow {flow.value}, tls={tls}"
+    assert len(server.lobby) == 0
+    client.stop()
+    net.flush()
+    assert server.host.told == client.host.told == ["joined", "left"]
+    assert not server.acceptor.peers
+
+
+@FLOWS
+@WIRES
+def test_a_visitor_reaches_the_other_end(net: MemoryNet, wire: str, flow: Flow) -> None:
+    """His address comes along, and bytes go both ways; the link is replaced."""
+    server, client = OldServerEnd(net, wire, flow), OldClientEnd(net, wire).start()
+    near, far = (server, client) if flow is Flow.REVERSE else (client, server)
+    openings = []
+    far.host.dial = lambda peer, opening, stream: (  # type: ignore[method-assign]
+        openings.append(opening), far.host.served.append((stream, NotingSink())),
+        stream.attach(far.host.served[-1][1]))  # fmt: skip
+    stream, sink = near.peer.take(OPENING), NotingSink()
+    assert stream is not None
+    stream.attach(sink)
+    stream.resume()
+    stream.write(b"from the visitor")
+    net.flush()
+    answer, heard = served(far)
+    net.flush()
+    assert heard.data == b"from the visitor"
+    assert openings[0].visitor == OPENING.visitor and openings[0].local == UNKNOWN
+    answer.write(b"from the target")
+    net.later(1.0, 0.02)
+    assert sink.data == b"from the target"
+    assert near.peer.sessions == far.peer.sessions == 1
+    assert near.peer.idle == far.peer.idle == 2
+    stream.abort(Cause.RESET)
+    net.flush()
+    assert heard.heard[-1] == ("closed", Cause.RESET)
+    assert near.peer.sessions == far.peer.sessions == 0
+
+
+def test_several_dialects_at_one_port(net: MemoryNet) -> None:
+    """Each client is spoken to in its own."""
+    server = OldServerEnd(net, "2.0,1.14,1.6", query="&tls=1")
+    for number, wire in enumerate(("1.14", "2.0", "1.6"), 1):
+        net.host = f"192.0.2.{number}"
+        OldClientEnd(net, wire).start()
+    words = [peer.words.split()[0] for peer in server.acceptor.joined]
+    assert words == ["1.14", "2.0", "1.6"]
+
+
+def test_a_wrong_key_is_refused(net: MemoryNet, lines: list[str]) -> None:
+    """Both ends say so, and the client waits longer each time."""
+    server = OldServerEnd(net, "1.14")
+    client = OldClientEnd(net, "1.14", key="another").start()
+    assert not server.acceptor.peers
+    assert client.health.reason is not None and "wrong key" in client.health.reason
+    assert any("access denied to 192.0.2.1: the client has another key" in line for line in lines)
+    net.later(60, 1.0)
+    first = len(net.pairs)
+    net.later(60, 1.0)
+    assert len(net.pairs) - first <= 1
+
+
+def test_guessing_is_slowed_by_address(net: MemoryNet) -> None:
+    """After some wrong tokens not even the right one is judged; another address may join."""
+    OldServerEnd(net, "1.14")
+    for _ in range(GUESS_BURST):
+        assert b" 401 " in OldNode(net, key="wrong").ask()
+    assert b" 503 " in OldNode(net, key="wrong").ask()
+    assert b" 503 " in OldNode(net).ask()
+    assert b" 200 " in OldNode(net, host="192.0.2.9").ask()
+
+
+@pytest.mark.parametrize("level", [1, 2])
+def test_a_downgrade_is_refused(net: MemoryNet, level: int) -> None:
+    """A server that offers less than the client's URL asks for."""
+    OldServerEnd(net, "1.14")
+    client = OldClientEnd(net, "1.14", f"&tls={level}").start()
+    assert client.connector.peer is None
+    assert client.health.reason is not None
+    assert f"it offers tls=0, below the tls={level}" in client.health.reason
+
+
+def test_nobody_is_let_in_while_stopping(net: MemoryNet) -> None:
+    """The client asks again later."""
+    OldServerEnd(net, "1.14").acceptor.refuse()
+    assert b" 503 " in OldNode(net).ask()
+
+
+def test_a_client_without_a_control_link_is_forgotten(net: MemoryNet, lines: list[str]) -> None:
+    """Its address is free for another."""
+    server = OldServerEnd(net, "1.14")
+    assert b" 200 " in OldNode(net).ask()
+    net.later(JOIN_TIMEOUT + 1)
+    assert not server.acceptor.peers and "no control link within 10 s" in lines[-1]
+    assert server.host.told == []
+
+
+def test_a_lost_answer_is_asked_for_again(net: MemoryNet) -> None:
+    """Soon, and the session that was granted before makes room."""
+    server = OldServerEnd(net, "1.14")
+    OldNode(net).ask()
+    OldNode(net).join()
+    assert server.host.told == ["joined"]
+
+
+def test_the_second_client_of_an_address_waits(net: MemoryNet, lines: list[str]) -> None:
+    """While the first one answers; it is never taken for a link."""
+    server = OldServerEnd(net, "1.14")
+    client = OldClientEnd(net, "1.14").start()
+    idle = server.peer.idle
+    raw = OldNode(net)
+    assert b" 503 " in raw.ask()
+    assert server.peer.idle == idle and client.peer.joined
+    assert "old dialects have one client per address" in lines[-1]
+
+
+def test_a_client_that_is_gone_makes_room(net: MemoryNet) -> None:
+    """When it does not answer within a second."""
+    server = OldServerEnd(net, "1.14")
+    first, second = OldNode(net).join(), OldNode(net)
+    raw = second.connect()
+    raw.transport.write(HTTPClientHandshake(second.key, None).request())
+    net.flush()
+    net.later(2)
+    assert b" 200 " in raw.got
+    assert server.host.told == ["joined", "left"] and first.control.lost
+
+
+def test_another_address_has_a_client_of_its_own(net: MemoryNet) -> None:
+    """And links of its own."""
+    server = OldServerEnd(net, "1.14")
+    one, other = OldNode(net).join(), OldNode(net, "192.0.2.2").join()
+    one.link()
+    assert [peer.idle for peer in server.acceptor.joined] == [1, 0]
+    assert other.control.got != b""
+
+
+def test_a_silent_stranger_is_no_link(net: MemoryNet) -> None:
+    """Who has not shaken hands gets no number."""
+    OldServerEnd(net, "1.14")
+    raw, _ = OldNode(net, "192.0.2.3").link()
+    assert raw.got == b"" and not raw.lost
+
+
+# Links
+
+
+def test_the_server_keeps_its_maximum(net: MemoryNet) -> None:
+    """What is too much is closed without a number."""
+    OldServerEnd(net, "1.14", query="&max=2")
+    node = OldNode(net).join()
+    links = [node.link()[0] for _ in range(3)]
+    assert [link.lost for link in links] == [False, False, True]
+    assert links[2].got == b""
+
+
+def test_a_launch_may_come_before_its_link(net: MemoryNet) -> None:
+    """It is awaited."""
+    server = OldServerEnd(net, "1.14", Flow.FORWARD)
+    node = OldNode(net).join()
+    node.say(Launch(False, OPENING.visitor, "01020304"))
+    server.acceptor.peers["192.0.2.1"].links.add("01020304", _spare(net), "")
+    assert len(server.host.served) == 1
+
+
+def _spare(net: MemoryNet) -> MemoryTransport:
+    """A transport for a link."""
+    one, two = connect(Raw(), Raw())
+    net.pairs.append((one, two))
+    return two
+
+
+def test_launches_of_unknown_links_are_counted(net: MemoryNet) -> None:
+    """More of them than half of the idle links, and all idle ones are dropped at both ends."""
+    server = OldServerEnd(net, "1.14", Flow.FORWARD)
+    node = OldNode(net).join()
+    link, _ = node.link()
+    node.say(Launch(False, OPENING.visitor, "01020304"))
+    node.heard()
+    net.later(ID_WAIT + INTERVAL + 0.5)
+    assert Flush() in node.heard()
+    assert link.lost and server.peer.idle == 0 and server.host.served == []
+
+
+def test_a_flush_is_obeyed(net: MemoryNet) -> None:
+    """Idle links go, sessions stay; a client makes new ones."""
+    server = OldServerEnd(net, "1.14", Flow.FORWARD)
+    node = OldNode(net).join()
+    (busy, number), (idle, _) = node.link(), node.link()
+    node.say(Launch(False, OPENING.visitor, number))
+    node.say(Flush())
+    assert idle.lost and not busy.lost
+    assert len(server.host.served) == 1
+
+
+def test_a_client_makes_its_links_anew_after_a_flush(net: MemoryNet) -> None:
+    """As many as before."""
+    server = OldServerEnd(net, "1.14")
+    client = OldClientEnd(net, "1.14").start()
+    before = set(client.peer.links._idle)
+    server.peer._send(Flush())
+    server.peer.links.flush()
+    net.later(1.0, 0.02)
+    assert client.peer.idle == server.peer.idle == 2
+    assert not before & set(client.peer.links._idle)
+
+
+def test_bytes_before_the_launch_are_kept(net: MemoryNet) -> None:
+    """The visitor's first bytes may overtake the signal."""
+    server = OldServerEnd(net, "1.14", Flow.FORWARD)
+    node = OldNode(net).join()
+    link, number = node.link()
+    link.transport.write(b"early")
+    net.flush()
+    assert server.peer.idle == 0
+    node.say(Launch(False, OPENING.visitor, number))
+    link.transport.write(b" and late")
+    net.flush()
+    _, heard = served(server)
+    net.flush()
+    assert heard.data == b"early and late"
+
+
+def test_a_link_that_speaks_and_is_not_launched_goes(net: MemoryNet) -> None:
+    """It was no link, or its launch is lost."""
+    server = OldServerEnd(net, "1.14", Flow.FORWARD)
+    node = OldNode(net).join()
+    link, _ = node.link()
+    link.transport.write(b"GET / HTTP/1.1\r\n")
+    for _ in range(4):
+        net.later(INTERVAL / 2)
+        node.say(Ping())
+    net.later(INTERVAL)
+    assert link.lost and server.host.served == []
+
+
+def test_a_link_that_speaks_takes_no_visitor(net: MemoryNet) -> None:
+    """At the end with the visitors nothing may come before one."""
+    server = OldServerEnd(net, "1.14")
+    node = OldNode(net).join()
+    link, _ = node.link()
+    link.transport.write(b"GET / HTTP/1.1\r\n")
+    net.flush()
+    assert link.lost and server.peer.take(OPENING) is None
+
+
+def test_the_newest_link_is_taken_first(net: MemoryNet) -> None:
+    """Old nodes take their oldest for the verify."""
+    server = OldServerEnd(net, "1.14")
+    node = OldNode(net).join()
+    numbers = [node.link()[1] for _ in range(3)]
+    node.heard()
+    server.peer.take(OPENING)
+    net.flush()
+    assert node.heard() == [Launch(False, OPENING.visitor, numbers[-1])]
+
+
+def test_a_visitor_waits_for_a_link(net: MemoryNet) -> None:
+    """And has the next one; the first who came is served first."""
+    server = OldServerEnd(net, "1.14")
+    node = OldNode(net).join()
+    got: list[str] = []
+    server.peer.open(OPENING).addCallback(lambda _: got.append("first"))
+    server.peer.open(OPENING).addCallback(lambda _: got.append("second"))
+    third = server.peer.open(OPENING)
+    third.addErrback(lambda _: got.append("cancelled"))
+    node.link()
+    assert got == ["first"]
+    third.cancel()
+    node.link()
+    assert got == ["first", "cancelled", "second"]
+    node.link()
+    assert server.peer.idle == 1
+
+
+def test_links_that_do_not_come_are_asked_for(net: MemoryNet) -> None:
+    """A client that counts links which are not there makes new ones after a flush."""
+    server = OldServerEnd(net, "1.14")
+    node = OldNode(net).join()
+    server.peer.open(OPENING).addErrback(lambda _: None)
+    node.heard()
+    for _ in range(3):
+        net.later(INTERVAL)
+        node.say(Pong())
+    assert Flush() in node.heard()
+
+
+def test_a_link_without_a_number_is_given_up(net: MemoryNet) -> None:
+    """After a minute, and tried again."""
+    OldServerEnd(net, "1.14")
+    client = OldClientEnd(net, "1.14").start()
+    net.silent = True
+    client.peer.links.flush()
+    net.silent = False
+    net.later(ID_TIMEOUT + 5)
+    assert client.peer.idle == 2
+
+
+# Datagrams
+
+
+@FLOWS
+@WIRES
+def test_datagrams_go_both_ways(net: MemoryNet, wire: str, flow: Flow) -> None:
+    """Each flow on a link of its own."""
+    server, client = OldServerEnd(net, wire, flow), OldClientEnd(net, wire).start()
+    near, far = (server, client) if flow is Flow.REVERSE else (client, server)
+    channel, heard = near.peer.open_flow(OPENING), Datagrams()
+    channel.attach(heard)
+    assert not channel.send([b"ping"])
+    net.flush()
+    (other,) = far.host.channels
+    answers = Datagrams()
+    other.attach(answers)
+    net.flush()
+    assert answers.got == [b"ping"]
+    other.send([b"pong"])
+    net.flush()
+    assert heard.got == [b"pong"]
+    channel.close()
+    net.flush()
+    assert answers.over and near.peer.sessions == 0
+
+
+def test_a_flow_waits_for_its_link(net: MemoryNet) -> None:
+    """Its datagrams are held, a bounded number of them."""
+    server = OldServerEnd(net, "2.0")
+    client = OldClientEnd(net, "2.0").start()
+    peer = server.peer
+    for _ in range(2):
+        peer.take(OPENING)
+    channel, heard = peer.open_flow(OPENING), Datagrams()
+    channel.attach(heard)
+    lost = channel.send([b"%d" % number for number in range(100)])
+    assert len(lost) == 36
+    net.later(1.0, 0.02)
+    answers = Datagrams()
+    client.host.channels[0].attach(answers)
+    net.flush()
+    assert answers.got == [b"%d" % number for number in range(64)]
+
+
+def test_what_a_peer_has_no_room_for_is_dropped(net: MemoryNet) -> None:
+    """And told as lost; the flow goes on."""
+    server, client = OldServerEnd(net, "2.0"), OldClientEnd(net, "2.0").start()
+    channel = server.peer.open_flow(OPENING)
+    channel.attach(Datagrams())
+    big = bytes(16385)
+    assert list(channel.send([b"", big, b"fits"])) == [big]
+    net.flush()
+    answers = Datagrams()
+    client.host.channels[0].attach(answers)
+    net.flush()
+    assert answers.got == [b"", b"fits"]
+
+
+class Datagrams:
+    """Hears a channel."""
+
+    def __init__(self) -> None:
+        self.got: list[bytes] = []
+        self.over = False
+
+    def datagrams(self, batch: list[bytes]) -> None:
+        self.got += batch
+
+    def closed(self, cause: Cause | None) -> None:
+        self.over = True
+
+
+# The control link
+
+
+def test_pings_are_answered(net: MemoryNet) -> None:
+    """And this end pings at once."""
+    OldServerEnd(net, "1.14")
+    node = OldNode(net).join()
+    assert node.heard() == [Ping()]
+    node.say(Ping())
+    assert node.heard() == [Pong()]
+
+
+def test_silence_ends_the_session(net: MemoryNet, lines: list[str]) -> None:
+    """Idle links go; a TCP session that has its link goes on."""
+    server = OldServerEnd(net, "1.14")
+    node = OldNode(net).join()
+    idle, busy = node.link()[0], node.link()[0]
+    stream, sink = server.peer.take(OPENING), NotingSink()
+    assert stream is not None
+    stream.attach(sink)
+    stream.resume()
+    peer = server.peer
+    net.later(10)
+    assert peer.available(net.seconds())
+    net.later(3)
+    assert not peer.available(net.seconds())
+    net.later(3)
+    assert node.control.lost and idle.lost and not busy.lost
+    assert server.host.told == ["joined", "left"] and "1 sessions go on without it" in lines[-1]
+    busy.transport.write(b"still here")
+    net.flush()
+    assert sink.data == b"still here"
+    peer.close(Cause.STOPPED, "")
+    net.flush()
+    assert busy.lost and sink.heard[-1] == ("closed", Cause.STOPPED)
+
+
+def test_who_waits_hears_that_the_peer_is_gone(net: MemoryNet) -> None:
+    """He may find another."""
+    server = OldServerEnd(net, "1.14")
+    node = OldNode(net).join()
+    failed: list[Any] = []
+    server.peer.open(OPENING).addErrback(failed.append)
+    flow = server.peer.open_flow(OPENING)
+    node.control.transport.loseConnection()
+    net.flush()
+    assert len(failed) == 1
+    heard = Datagrams()
+    flow.attach(heard)
+    assert heard.over
+
+
+def test_the_client_comes_back_soon(net: MemoryNet) -> None:
+    """When the server is gone for a moment."""
+    server, client = OldServerEnd(net, "1.14"), OldClientEnd(net, "1.14").start()
+    factory, net.server = net.server, None
+    server.peer.close(Cause.STOPPED, "")
+    net.later(3, 0.1)
+    net.server = factory
+    net.later(2, 0.02)
+    assert client.host.told == ["joined", "left", "joined"] and client.peer.idle == 2
+
+
+# Verify
+
+
+@pytest.mark.parametrize("theirs", ["sha256:00", ""])
+def test_another_certificate_ends_the_tunnel(net: MemoryNet, lines: list[str], theirs: str) -> None:
+    """Somebody is in between; nothing goes on."""
+    server, client = OldServerEnd(net, "1.14", query="&tls=1"), OldClientEnd(net, "1.14").start()
+    server.peer._send(Verify("0a0b0c0d", theirs))
+    net.flush()
+    assert client.host.told == ["joined", "left"]
+    assert any("somebody may be in between" in line for line in lines)
+
+
+def test_visitors_wait_for_the_verify(net: MemoryNet) -> None:
+    """An end whose peer sends none gives the tunnel up."""
+    server = OldServerEnd(net, "1.14", query="&tls=1")
+    client = OldClientEnd(net, "1.14")
+    client.search.start()
+    net.flush()
+    client.peer._verification.due = False
+    net.later(1.0, 0.02)
+    assert client.host.told == ["joined"] and server.host.told == []
+    assert server.peer.take(OPENING) is None
+    net.later(VERIFY_TIMEOUT, 0.5)
+    assert client.host.told[:2] == ["joined", "left"]
+
+
+def test_a_verify_of_a_link_that_is_gone_is_judged(net: MemoryNet) -> None:
+    """An old node closes the link before its signal comes."""
+    server, client = OldServerEnd(net, "1.14", query="&tls=1"), OldClientEnd(net, "1.14").start()
+    fingerprint = server.acceptor.fingerprint(Dialect.V1_14)
+    server.peer._send(Verify("0a0b0c0d", fingerprint))
+    net.flush()
+    assert client.host.told == ["joined"] and client.peer.joined
