@@ -158,7 +158,7 @@ class Search:
             except Exception as error:
                 failed.append((way, error))
                 continue
-            self._worked(way)
+            self._worked(way, failed)
             if way.joined:
                 self._lost = Deferred()
                 await self._lost
@@ -172,8 +172,14 @@ class Search:
             )
         return pause
 
-    def _worked(self, way: Way) -> None:
+    def _worked(self, way: Way, failed: Sequence[tuple[Way, Exception]]) -> None:
         self._health.well(self._cause)
+        if failed:
+            self._log.warn(
+                "wire {dialect} is spoken with the server, as others failed: {reason}",
+                dialect=way.dialect,
+                reason=_named(failed),
+            )
         if way.trusted:
             self._ways = [way]
         else:
@@ -181,7 +187,10 @@ class Search:
 
 
 def _reasons(failed: Sequence[tuple[Way, Exception]]) -> str:
-    reasons = [(way.dialect, tls_reason(Failure(error))) for way, error in failed]
-    if len(reasons) == 1:
-        return reasons[0][1]
-    return "; ".join(f"wire {dialect}: {reason}" for dialect, reason in reasons)
+    if len(failed) == 1:
+        return tls_reason(Failure(failed[0][1]))
+    return _named(failed)
+
+
+def _named(failed: Sequence[tuple[Way, Exception]]) -> str:
+    return "; ".join(f"wire {way.dialect}: {tls_reason(Failure(error))}" for way, error in failed)
