@@ -128,6 +128,7 @@ class Client:
             self.grant = grant
             return
         self.grant = self._ask()
+        time.sleep(0.1)  # its port is closed and opened again; what connects meanwhile is reset
         control = self.connect()
         assert self.read_id(control) == "00000000"
         self.control = Control(control, self.dialect, key)
