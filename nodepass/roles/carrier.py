@@ -70,6 +70,8 @@ class Carrier:
         One whose dials fail is passed over while another works.
         """
         now = self._instance.reactor.seconds()
+        if len(self.peers) == 1 and but is None:
+            return self.peers[0] if self.peers[0].available(now) else None
         able = [peer for peer in self.peers if peer is not but and peer.available(now)]
         if len(able) < 2:
             return able[0] if able else None

@@ -476,7 +476,8 @@ class EngineConnection:
         self._readable = False
         self._poller.remove(self._fd, closing=True)
         self._socket.close()
-        self._forget()
+        if self._left or self._pipe is not None:
+            self._forget()
         self._deliver = drop
         self._hear_loss(reason)
 

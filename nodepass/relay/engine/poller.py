@@ -125,12 +125,14 @@ class Poller:
     def soon(self, call: Callable[[], None]) -> None:
         """Call something when what happens now has happened."""
         self._soon.append(call)
-        self._see_to_it()
+        if self._nested:
+            self._see_to_it()
 
     def last(self, call: Callable[[], None]) -> None:
         """Call something when what was to be called soon has been called."""
         self._last.append(call)
-        self._see_to_it()
+        if self._nested:
+            self._see_to_it()
 
     # IReadDescriptor
 
@@ -186,12 +188,12 @@ class Poller:
 
     @property
     def has_more(self) -> bool:
-        """Whether there is something to call; `hear` does."""
+        """Whether there is something to call; `hear` does. A reactor with the relay's sockets in
+        its own epoll asks that by itself."""
         return bool(self._soon or self._last)
 
     def _see_to_it(self) -> None:
-        # A reactor with the relay's sockets in its own epoll looks at `has_more` instead.
-        if self._nested and not self._polling and self._call is None:
+        if not self._polling and self._call is None:
             self._call = self._reactor.callLater(0, self._late)
 
     def _late(self) -> None:
@@ -211,7 +213,7 @@ class Poller:
                 self._make(calls)
         finally:
             self._polling = False
-        if self._soon or self._last:
+        if self._nested and (self._soon or self._last):
             self._see_to_it()
 
     def _make(self, calls: list[Callable[[], None]]) -> None:

@@ -87,19 +87,14 @@ class EngineStream(EngineConnection):
         assert isinstance(pipe, EnginePipe), "only the engine has some to give"
         self._write_pipe(b"", pipe)
 
-    def finish(self) -> None:
-        self.loseWriteConnection()
-
     def abort(self, cause: Cause) -> None:
         self._sink = None
         self._deliver = drop
         self.abortConnection()
 
-    def pause(self) -> None:
-        self.pauseProducing()
-
-    def resume(self) -> None:
-        self.resumeProducing()
+    finish = EngineConnection.loseWriteConnection
+    pause = EngineConnection.pauseProducing
+    resume = EngineConnection.resumeProducing
 
     # EngineConnection
 

@@ -87,10 +87,11 @@ class EngineTransport(EngineConnection):
         """Send a few bytes, and all that a pipe holds behind them. The pipe is given away."""
         self._write_pipe(head, pipe)
 
-    def last(self, call: Callable[[], None]) -> None:
-        """Call something when all that is ready now has been read: what was held back until then
+    @property
+    def last(self) -> Callable[[Callable[[], None]], None]:
+        """Calls something when all that is ready now has been read: what was held back until then
         may leave with what follows it."""
-        self._poller.last(call)
+        return self._poller.last
 
     # IConsumer
 

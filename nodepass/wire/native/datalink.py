@@ -115,7 +115,10 @@ class DataLink(Protocol):
     @property
     def idle(self) -> bool:
         """Whether the link may be taken."""
-        return self.state.idle and self._usable
+        state = self.state
+        if self._closing or self._lost:
+            return False
+        return state.over and state.done and not state.datagrams
 
     @property
     def over(self) -> bool:
@@ -321,15 +324,15 @@ class DataLink(Protocol):
         elif isinstance(frame, Fin):
             if stream is not None:
                 stream.ended()
-        elif isinstance(frame, Reset):
-            if stream is not None:
-                stream.closed(frame.cause)
-            self.reset(frame.cause)
         elif isinstance(frame, Done):
             self._become_free()
         elif isinstance(frame, Open):
             self._stream = LinkStream(self, frame.session)
             self._owner.link_opened(self, frame.opening, self._stream)
+        elif isinstance(frame, Reset):
+            if stream is not None:
+                stream.closed(frame.cause)
+            self.reset(frame.cause)
         elif isinstance(frame, (FlowOpen, Datagrams, FlowClose)):
             if self.flows is None:
                 self.flows = DatagramLink(self, self._soon)
@@ -359,7 +362,8 @@ class DataLink(Protocol):
     def _check_over(self) -> None:
         if self._lost or not self.state.over:
             return
-        self._send(self.state.conclude())
+        if not self.state.takes:
+            self._send(self.state.conclude())
         stream, self._stream = self._stream, None
         if stream is None:
             return  # told before

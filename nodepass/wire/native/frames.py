@@ -152,7 +152,18 @@ class Done:
 Frame = Open | Data | Fin | Reset | FlowOpen | Datagrams | FlowClose | Done
 
 # Frames that are one number: by the word that they begin with.
-_SHORT: dict[int, type[Fin] | type[Done]] = {_FIN << 24 | 4: Fin, _DONE << 24 | 4: Done}
+_FIN_WORD, _DONE_WORD = _FIN << 24 | 4, _DONE << 24 | 4
+_SHORT: dict[int, type[Fin] | type[Done]] = {_FIN_WORD: Fin, _DONE_WORD: Done}
+
+
+def fin(session: int) -> bytes:
+    """A whole FIN."""
+    return _TWO_WORDS.pack(_FIN_WORD, session)
+
+
+def done(session: int) -> bytes:
+    """A whole DONE."""
+    return _TWO_WORDS.pack(_DONE_WORD, session)
 
 
 def data_header(length: int) -> bytes:
@@ -175,9 +186,9 @@ def datagrams(flow: int, batch: list[bytes]) -> bytes:
 def encode(frame: Frame) -> bytes:
     """A whole frame, or those of several datagrams."""
     if isinstance(frame, Fin):
-        return _TWO_WORDS.pack(_FIN << 24 | 4, frame.session)
+        return fin(frame.session)
     if isinstance(frame, Done):
-        return _TWO_WORDS.pack(_DONE << 24 | 4, frame.session)
+        return done(frame.session)
     if isinstance(frame, Datagrams):
         return datagrams(frame.flow, frame.batch)
     kind, body = _body(frame)

@@ -27,7 +27,7 @@ from nodepass.errors import PeerError
 from nodepass.relay.stream import Cause
 from nodepass.wire import Opening
 
-from .frames import Data, Datagrams, Done, Fin, FlowClose, FlowOpen, Frame, Open, Reset, encode
+from .frames import Data, Done, Fin, FlowOpen, Frame, Open, Reset, done, encode, fin
 
 
 class LinkError(PeerError):
@@ -88,7 +88,7 @@ class LinkState:
             return b""
         self.sent = _FIN
         self._look()
-        return encode(Fin(self.number)) + self.conclude()
+        return fin(self.number) + self.conclude()
 
     def reset(self, cause: Cause) -> bytes:
         """Give the current session up; what the peer still sends of it is dropped."""
@@ -103,7 +103,7 @@ class LinkState:
         if self.takes or self.done or not self.over:
             return b""
         self.done = True
-        return encode(Done(self.number))
+        return done(self.number)
 
     # What the other end does.
 
@@ -119,15 +119,6 @@ class LinkState:
             if self.got is not _OPEN:
                 raise LinkError("bytes outside a session")
             return None if self.sent is _RESET else frame
-        if isinstance(frame, (Datagrams, FlowClose)):
-            if not self.datagrams:
-                raise LinkError("a datagram on a link that carries none")
-            return frame
-        if isinstance(frame, FlowOpen):
-            if self.takes or not (self.datagrams or self.idle):
-                raise LinkError("a flow opened on a link that can't take it")
-            self.datagrams = True
-            return frame
         if isinstance(frame, Open):
             if self.takes or not self.idle or frame.session != self.number + 1:
                 raise LinkError(f"session {frame.session} opened after {self.number}, out of turn")
@@ -144,7 +135,15 @@ class LinkState:
                 raise LinkError(f"session {frame.session} done out of turn")
             self.done = True
             return frame
-        return self._receive_reset(frame)
+        if isinstance(frame, Reset):
+            return self._receive_reset(frame)
+        if isinstance(frame, FlowOpen):
+            if self.takes or not (self.datagrams or self.idle):
+                raise LinkError("a flow opened on a link that can't take it")
+            self.datagrams = True
+        elif not self.datagrams:
+            raise LinkError("a datagram on a link that carries none")
+        return frame
 
     def _receive_reset(self, frame: Reset) -> Frame | None:
         if frame.session != self.number:
