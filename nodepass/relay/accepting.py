@@ -39,7 +39,7 @@ class Accepting:
         sock: socket.socket,
         *,
         watch: Callable[[bool], None],
-        taken: Callable[[socket.socket, Any], None],
+        taken: Callable[[socket.SocketType, Any], None],
         complain: Callable[[str], None],
     ) -> None:
         self._clock = clock
@@ -93,7 +93,7 @@ class Accepting:
                 self._watch(False)
                 self._rest(error)
                 return
-            sock = socket.socket(*kind, fd)
+            sock = socket.SocketType(*kind, fd)
             sock.setblocking(False)
             self._taken(sock, name)
 

@@ -38,7 +38,7 @@ _EVENTS = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
 
 @define(eq=False)
 class _Caller:
-    sock: socket.socket
+    sock: socket.SocketType
     host: str
     since: float
     worker: int | None = None  # once it is known
@@ -63,7 +63,7 @@ class Door:
         log: Log,
         sock: socket.socket,
         timeout: float,
-        hand_over: Callable[[int, socket.socket, float], bool],
+        hand_over: Callable[[int, socket.SocketType, float], bool],
     ) -> None:
         self._reactor = reactor
         self._log = log
@@ -122,7 +122,7 @@ class Door:
         else:
             self._epoll.unregister(self._socket.fileno())
 
-    def _receive(self, sock: socket.socket, name: Any) -> None:
+    def _receive(self, sock: socket.SocketType, name: Any) -> None:
         host = name[0]
         caller = _Caller(sock, host, self._reactor.seconds())
         file = sock.fileno()

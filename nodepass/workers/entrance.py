@@ -164,7 +164,7 @@ class Entrance:
         """A worker is no more; what waits in its sockets is for the next one in its place."""
         self._wanting.discard(number)
 
-    def _hand_over(self, worker: int, sock: socket.socket, waited: float) -> bool:
+    def _hand_over(self, worker: int, sock: socket.SocketType, waited: float) -> bool:
         member = self._members[worker % self._count] if self._members else None
         return member is not None and member.offer(Link(waited), [sock.fileno()])
 

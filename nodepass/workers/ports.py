@@ -18,7 +18,7 @@ from zope.interface import implementer
 from nodepass.address import Address
 from nodepass.relay.binding import bound, listening_sockets, literal, numeric
 from nodepass.relay.engine.connection import address_of
-from nodepass.relay.engine.sockets import stream_socket
+from nodepass.relay.engine.sockets import listening_socket
 from nodepass.relay.portable import Accepted
 from nodepass.relay.udp import DatagramPort, DatagramReceiver
 
@@ -63,7 +63,7 @@ class SharedPorts:
 
     def listen_tcp(self, address: Address, accepted: Accepted) -> IListeningPort:
         """Open the TCP port; raises CannotListenError."""
-        sockets = listening_sockets(literal(address), stream_socket, self._workers)
+        sockets = listening_sockets(literal(address), listening_socket, self._workers)
         self.tcp = SharedPort(sockets)
         return self.tcp
 

@@ -154,7 +154,7 @@ class AcceptTests(EndsTestCase):
         self.assertEqual(
             handle.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, len(LINGER_RESET)), LINGER_RESET
         )
-        self.assertFalse(handle.get_inheritable())
+        self.assertFalse(os.get_inheritable(handle.fileno()))
         self.assertFalse(handle.getblocking())
 
     def test_no_descriptor_left(self) -> None:

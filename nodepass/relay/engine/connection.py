@@ -88,7 +88,7 @@ class EngineConnection:
     def __init__(
         self,
         poller: Poller,
-        sock: socket.socket,
+        sock: socket.SocketType,
         *,
         left: bytes = b"",
         peer: Any = None,
@@ -223,8 +223,14 @@ class EngineConnection:
                     deliver = self._deliver
                     deliver(_buffer[:size])
                     return
-                if self._more_behind & EPOLLRDHUP:
+                if self._more_behind == EPOLLRDHUP:
+                    # All that had come before the end is read, then.
                     self._hear_ending()
+                    deliver = self._deliver
+                    deliver(_buffer[:size])
+                    if not self._deaf:
+                        self._end_of_file()
+                    return
             else:
                 self._much += 1
             deliver = self._deliver
@@ -507,7 +513,7 @@ class EngineConnection:
         """Where this end is."""
         return address_of(self._socket.getsockname())
 
-    def getHandle(self) -> socket.socket:
+    def getHandle(self) -> socket.SocketType:
         """The socket, for its options."""
         return self._socket
 

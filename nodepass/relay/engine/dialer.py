@@ -6,6 +6,7 @@ import errno
 import os
 import select
 import socket
+from functools import lru_cache
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
@@ -18,6 +19,10 @@ from .sockets import stream_socket
 from .stream import EngineStream
 
 __all__ = ["Dialer"]
+
+#: Names of targets that are remembered, so that each session need not have its own: more than a
+#: node has targets.
+NAMES_KEPT = 1024
 
 _UNDER_WAY = (errno.EALREADY, errno.EINPROGRESS, errno.EINTR)
 _DONE = select.EPOLLOUT | select.EPOLLERR | select.EPOLLHUP
@@ -76,7 +81,7 @@ class _Attempt:
     def __init__(
         self,
         poller: Poller,
-        sock: socket.socket,
+        sock: socket.SocketType,
         name: Any,
         deadlines: Deadlines,
     ) -> None:
@@ -118,12 +123,15 @@ class _Attempt:
 
 def _name(host: str, port: int) -> tuple[int, Any]:
     """An IP literal as the system takes it: its family, and its name."""
-    if ":" not in host:
-        return socket.AF_INET, (host, port)
     if "%" in host:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
         return socket.AF_INET6, found[0][4]
-    return socket.AF_INET6, (host, port)
+    return _name_without_zone(host, port)
+
+
+@lru_cache(NAMES_KEPT)
+def _name_without_zone(host: str, port: int) -> tuple[int, Any]:
+    return int(socket.AF_INET6 if ":" in host else socket.AF_INET), (host, port)
 
 
 def _refused(status: int) -> Exception:

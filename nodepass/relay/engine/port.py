@@ -76,15 +76,16 @@ class EnginePort:
         else:
             self._poller.remove(self._fd)
 
-    def _taken(self, sock: socket.socket, peer: Any) -> None:
+    def _taken(self, sock: socket.SocketType, peer: Any) -> None:
+        visitor = _endpoint(peer)
         try:
             local = self._local or _endpoint(sock.getsockname())
-            stream = EngineStream(self._poller, sock, peer=peer)
+            stream = EngineStream(self._poller, sock, peer=visitor if len(peer) == 2 else peer)
         except OSError:
             sock.close()
             return
         stream.expect_bytes()
-        self._accepted(stream, _endpoint(peer), local)
+        self._accepted(stream, visitor, local)
 
     def _complain(self, reason: str) -> None:
         self._log.limited("accept", "can't accept visitors: {reason}; trying on", reason=reason)

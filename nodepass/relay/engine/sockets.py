@@ -14,7 +14,7 @@ from nodepass.address import Address
 from ..binding import listening_sockets
 from ..tcp import KEEPALIVE_OPTIONS, LINGER_RESET
 
-__all__ = ["Interim", "detach", "listening", "release", "stream_socket"]
+__all__ = ["Interim", "detach", "listening", "listening_socket", "release", "stream_socket"]
 
 # Numbers, as the names of the socket module take long to combine.
 _STREAM = int(socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
@@ -28,15 +28,27 @@ _OPTIONS: tuple[tuple[int, int, Any], ...] = (
 )
 
 
-def stream_socket(family: int) -> socket.socket:
+def stream_socket(family: int) -> socket.SocketType:
     """Make a TCP socket with the options that all connections have.
 
-    Connections inherit them from the socket that they were accepted on.
+    It is of the class beneath Python's own, which adds what nobody here needs, and takes time and
+    memory for it; as are those that are accepted.
     """
+    sock = socket.SocketType(family, _STREAM)
+    _prepare(sock)
+    return sock
+
+
+def listening_socket(family: int) -> socket.socket:
+    """Make a TCP socket from which those that are accepted on it inherit these options."""
     sock = socket.socket(family, _STREAM)
+    _prepare(sock)
+    return sock
+
+
+def _prepare(sock: socket.SocketType) -> None:
     for level, option, value in _OPTIONS:
         sock.setsockopt(level, option, value)
-    return sock
 
 
 def listening(address: Address, backlog: int) -> socket.socket:
@@ -44,10 +56,10 @@ def listening(address: Address, backlog: int) -> socket.socket:
 
     :raises CannotListenError: it can't be bound.
     """
-    return listening_sockets(address, stream_socket, backlog=backlog)[0]
+    return listening_sockets(address, listening_socket, backlog=backlog)[0]
 
 
-def detach(transport: Any) -> tuple[socket.socket, bytes]:
+def detach(transport: Any) -> tuple[socket.SocketType, bytes]:
     """Take the socket out of one of the reactor's TCP transports, which is of no use afterwards.
 
     Twisted has no way to do that in its interface; these attributes have been what they are for
@@ -59,7 +71,7 @@ def detach(transport: Any) -> tuple[socket.socket, bytes]:
     transport.stopReading()
     transport.stopWriting()
     inner: socket.socket = transport.socket
-    sock = socket.socket(fileno=inner.detach())
+    sock = socket.SocketType(fileno=inner.detach())
     sock.setblocking(False)
     # For the reactor, and for whoever still has it, it has ended; nobody is told. The reactor may
     # be about to write to it, having read what led here.

@@ -29,7 +29,7 @@ class EngineStream(EngineConnection):
     __slots__ = ("_lost", "_sink", "_write_ended")
 
     def __init__(
-        self, poller: Poller, sock: socket.socket, *, peer: Any = None, told: int = 0
+        self, poller: Poller, sock: socket.SocketType, *, peer: Any = None, told: int = 0
     ) -> None:
         """
         :param peer: where the other end is, if known.

@@ -71,7 +71,7 @@ class EngineTLSTransport(EngineTransport):
     __slots__ = ("_before", "_connection", "_ending", "_tls", "_watched")
 
     def __init__(
-        self, poller: Poller, sock: socket.socket, tls: SSL.Connection, *, left: bytes = b""
+        self, poller: Poller, sock: socket.SocketType, tls: SSL.Connection, *, left: bytes = b""
     ) -> None:
         super().__init__(poller, sock)
         self._told_of_room = True  # it sees to that itself

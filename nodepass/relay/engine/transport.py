@@ -28,7 +28,7 @@ class EngineTransport(EngineConnection):
     __slots__ = ("_half_closes", "_producer", "_protocol")
 
     def __init__(
-        self, poller: Poller, sock: socket.socket, *, left: bytes = b"", peer: Any = None
+        self, poller: Poller, sock: socket.SocketType, *, left: bytes = b"", peer: Any = None
     ) -> None:
         super().__init__(poller, sock, left=left, peer=peer)
         self._protocol: Any = None

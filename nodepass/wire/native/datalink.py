@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 from typing import Protocol as Interface
 
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
-from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -75,15 +74,35 @@ class LinkOwner(Interface):
 
 
 @implementer(IPushProducer)
-class DataLink(Protocol):
-    """One end of a data link.
+class DataLink:
+    """One end of a data link; to its transport, a protocol.
 
     :ivar number: the link's id within its association.
     :ivar congested: what was written waits to leave.
     :ivar free_since: when the link last became idle, in the clock's seconds.
     """
 
-    transport: Any
+    __slots__ = (
+        "_answer_timer",
+        "_clock",
+        "_closing",
+        "_fd",
+        "_held",
+        "_holds_back",
+        "_lost",
+        "_owner",
+        "_reader",
+        "_soon",
+        "_stream",
+        "_watch",
+        "congested",
+        "flows",
+        "free_since",
+        "made_at",
+        "number",
+        "state",
+        "transport",
+    )
 
     def __init__(
         self,
@@ -105,7 +124,7 @@ class DataLink(Protocol):
         self._soon = soon
         self._reader = FrameReader()
         self._held = b""  # short frames that leave with what follows them, or soon
-        self._last: Callable[[Callable[[], None]], None] | None = None
+        self._holds_back = False  # the transport says when they are to leave at the latest
         self._stream: LinkStream | None = None
         self._answer_timer: IDelayedCall | None = None
         self._closing = False
@@ -261,10 +280,11 @@ class DataLink(Protocol):
 
     # Protocol
 
-    def connectionMade(self) -> None:
-        self._fd = self.transport.fileno()
-        self._last = getattr(self.transport, "last", None)
-        self.transport.registerProducer(self, True)
+    def makeConnection(self, transport: Any) -> None:
+        self.transport = transport
+        self._fd = transport.fileno()
+        self._holds_back = hasattr(transport, "last")
+        transport.registerProducer(self, True)
 
     def dataReceived(self, data: Chunk) -> None:
         stream, state = self._stream, self.state
@@ -347,12 +367,12 @@ class DataLink(Protocol):
         such as a visitor's first bytes after OPEN, is often about to come."""
         if not frame or self._lost:
             return
-        if self._last is None:
-            self.transport.write(frame)
-        else:
+        if self._holds_back:
             if not self._held:
-                self._last(self._send_held)
+                self.transport.last(self._send_held)
             self._held += frame
+        else:
+            self.transport.write(frame)
 
     def _send_held(self) -> None:
         held, self._held = self._held, b""
@@ -367,8 +387,10 @@ class DataLink(Protocol):
         stream, self._stream = self._stream, None
         if stream is None:
             return  # told before
-        self._stop_answer_timer()
-        self.read_on(True)
+        if self._answer_timer is not None:
+            self._stop_answer_timer()
+        if stream.paused:
+            self.read_on(True)
         stream.closed(None)
         if not self.state.takes:
             self._become_free()

@@ -394,5 +394,6 @@ class FrameReader:
             else:
                 frames.append(_decode(kind, bytes(data[body : body + length])))
             at = body + length
-        self._held = bytes(data[at:])
+        if at < end:
+            self._held = bytes(data[at:])
         return frames
