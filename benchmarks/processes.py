@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -152,7 +153,8 @@ def machine() -> dict[str, object]:
         model = found[1] if found else ""
     return {
         "nodepass": nodepass.__version__,
-        "python": platform.python_version(),
+        # With who built it: the same release may take twice the time, see the manual.
+        "python": sys.version,
         "system": platform.platform(),
         "processor": model,
         "cores": os.cpu_count(),
