@@ -334,8 +334,9 @@ def still_open(sockets: list[socket.socket]) -> int:
 
 
 def client_hello() -> bytes:
-    """A TLS ClientHello, whole."""
+    """A TLS ClientHello as a client's control link has it, whole."""
     context = SSL.Context(SSL.TLS_METHOD)
+    context.set_alpn_protos([CONTROL])
     connection = SSL.Connection(context, None)
     connection.set_connect_state()
     with contextlib.suppress(SSL.WantReadError):

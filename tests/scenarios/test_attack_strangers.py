@@ -42,9 +42,9 @@ SHORT = {"NP_HANDSHAKE_TIMEOUT": "1s"}
 UNPROVEN_COST = 32 * 1024
 
 NONSENSE = {
-    "an HTTP request": b"GET / HTTP/1.1\r\nHost: example.org\r\n\r\n",
+    "a browser or scanner": b"GET / HTTP/1.1\r\nHost: example.org\r\n\r\n",
     "unknown bytes": os.urandom(4096).replace(b"\x16", b"x").replace(b"N", b"x"),
-    "a handshake of NodePass 1.6": b"\0" * 32 + b"\n",
+    "a client of NodePass 1.6": b"\0" * 32 + b"\n",
     "half a magic": b"NP2X" + b"x" * 64,
 }
 
@@ -70,7 +70,7 @@ async def test_nonsense_is_turned_away() -> None:
             assert await attack(shout, what) == b""
     told = said(nodes.server, "access denied")
     assert len(told) == 3, told
-    for name in ("an HTTP request", "unknown bytes", "NodePass 1.6"):
+    for name in ("a browser or scanner", "unknown bytes", "a client of NodePass 1.6"):
         assert sum(name in line for line in told) == 1
     assert await lives(session)
     session.reset()
@@ -81,25 +81,29 @@ async def test_nonsense_is_turned_away() -> None:
 @pytest.mark.parametrize("tls", [0, 1])
 @pytest_twisted.ensureDeferred
 async def test_tls_without_the_right_alpn(tls: int) -> None:
-    """A TLS client that asks for no protocol, or another one, is dropped after the handshake, as is
-    an encrypted data link on a plain tunnel; the log says so once."""
+    """A TLS client that asks for no protocol, or another one, is dropped before the handshake, an
+    encrypted data link on a plain tunnel after it; the log says so once for each."""
     target = echoing()
     nodes = await fleet(target.endpoint, server=f"tls={tls}")
 
     def knock(alpn: bytes | None) -> bytes:
         line = Line(nodes.tunnel)
-        line.encrypt(alpn)
-        if alpn == DATA:
-            line.send(b"NP2D" + bytes(200))
         try:
+            line.encrypt(alpn)
+            if alpn == DATA:
+                line.send(b"NP2D" + bytes(200))
             return line.drain()
+        except SSL.Error:
+            assert alpn != DATA
+            return b""
         finally:
             line.close()
 
     for alpn in (None, b"h2", DATA) * 2:
         assert await attack(knock, alpn) == b""
-    assert len(said(nodes.server, "access denied")) == 2
-    assert said(nodes.server, "TLS without ALPN of the native wire")
+    for words in ("a client of NodePass 2.0", "HTTP/2", "data link"):
+        await says(nodes.server, f"access denied to .*{words}")
+    assert len(said(nodes.server, "access denied")) == 3
     assert await visit(nodes.visitor) == b"1"
     await nodes.stop()
     await target.stop()
