@@ -16,8 +16,11 @@ _MATRIX = pytest.StashKey[Matrix]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Begin an empty matrix."""
-    config.stash[_MATRIX] = Matrix()
+    """Begin a matrix: empty, or with what two Go nodes achieved in another run."""
+    matrix = config.stash[_MATRIX] = Matrix()
+    reference = os.environ.get("NODEPASS_INTEROP_REFERENCE")
+    if reference:
+        matrix.read_reference(Path(reference))
 
 
 @pytest.fixture

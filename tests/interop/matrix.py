@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from attrs import asdict, field, frozen, mutable
+from attrs import asdict, field, fields, frozen, mutable
 
 #: The pairs, server first: two Go nodes are what the others are held against.
 GO_GO = "Go x Go"
@@ -71,15 +71,25 @@ def worse(check: str, ours: Outcome, reference: Outcome) -> str:
 
 @mutable
 class Matrix:
-    """All outcomes of a run."""
+    """All outcomes of a run.
+
+    :ivar versions: which NodePass spoke a dialect.
+    :ivar reference: what two Go nodes achieved in another run, for those that are not tried again.
+    """
 
     versions: dict[str, str] = field(factory=dict)
     outcomes: dict[tuple[Cell, str], Outcome] = field(factory=dict)
+    reference: dict[Cell, Outcome] = field(factory=dict)
+
+    def outcome(self, cell: Cell, pair: str) -> Outcome | None:
+        """How it went, where it was tried."""
+        known = self.reference.get(cell) if pair == GO_GO else None
+        return self.outcomes.get((cell, pair), known)
 
     def verdict(self, cell: Cell, pair: str) -> str:
         """Why `pair` is worse than two Go nodes at this cell; empty where it is not, or where
         either of them was not tried."""
-        ours, reference = self.outcomes.get((cell, pair)), self.outcomes.get((cell, GO_GO))
+        ours, reference = self.outcome(cell, pair), self.outcome(cell, GO_GO)
         if ours is None or reference is None or pair == GO_GO:
             return ""
         return worse(cell.check, ours, reference)
@@ -99,7 +109,7 @@ class Matrix:
     def _row(self, cell: Cell) -> str:
         row = f"  {cell}".ljust(34)
         for pair in PAIRS:
-            outcome = self.outcomes.get((cell, pair))
+            outcome = self.outcome(cell, pair)
             mark = " <" if self.verdict(cell, pair) else ""
             row += ("-" if outcome is None else f"{outcome}{mark}").ljust(_COLUMN)
         return row.rstrip()
@@ -107,9 +117,17 @@ class Matrix:
     def _notes(self, cells: list[Cell]) -> Iterable[str]:
         for cell in cells:
             for pair in PAIRS:
-                outcome = self.outcomes.get((cell, pair))
+                outcome = self.outcome(cell, pair)
                 if outcome is not None and outcome.note:
                     yield f"{cell.dialect} {cell}, {pair}: {outcome.note}"
+
+    def read_reference(self, path: Path) -> None:
+        """Take what two Go nodes achieved from the file of another run."""
+        for row in json.loads(path.read_text()):
+            if row["pair"] == GO_GO:
+                cell = Cell(**{name.name: row[name.name] for name in fields(Cell)})
+                outcome = {name.name: row[name.name] for name in fields(Outcome)}
+                self.reference[cell] = Outcome(**outcome)
 
     def write(self, path: Path) -> None:
         """All of it as JSON, a list with an object per outcome."""

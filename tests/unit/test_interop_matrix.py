@@ -64,6 +64,20 @@ def test_written(tmp_path: Path) -> None:
     assert (ours["pair"], ours["tls"], bool(ours["worse"])) == (OURS_GO, 1, True)
 
 
+def test_reference_of_another_run(tmp_path: Path) -> None:
+    """Two Go nodes need not be tried again and again; ours are."""
+    before, matrix = Matrix(), Matrix()
+    before.outcomes[CELL, GO_GO] = outcome(10, note="well")
+    before.outcomes[CELL, OURS_GO] = outcome(5)
+    before.write(tmp_path / "interop.json")
+    matrix.read_reference(tmp_path / "interop.json")
+    assert matrix.outcome(CELL, GO_GO) == outcome(10, note="well")
+    assert matrix.outcome(CELL, OURS_GO) is None
+    matrix.outcomes[CELL, OURS_GO] = outcome(5)
+    assert matrix.verdict(CELL, OURS_GO)
+    assert not list(Matrix(reference=matrix.reference).lines())
+
+
 @pytest.mark.parametrize(
     ("version", "dialect"),
     [("v1.6.1", "1.6"), ("v1.13.0", "1.14"), ("v1.14.0", "1.14"), ("v2.0.0-b10", "2.0")],
