@@ -32,6 +32,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from nodepass.address import Endpoint, endpoint_of, is_literal
+from nodepass.tls import peer_pin
 
 from .tasks import Changes
 
@@ -67,12 +68,27 @@ class _Room:
         self.resumeProducing()
 
 
-@implementer(IHalfCloseableProtocol, IHandshakeListener)
+@implementer(IHandshakeListener)
+class _UnderTLS(Protocol):
+    """Tells a connection what comes out of its TLS.
+
+    Not the connection itself: Twisted's endpoints take a protocol that listens for handshakes for
+    one that knows no half-close.
+    """
+
+    def __init__(self, conn: Conn) -> None:
+        self.dataReceived = conn.dataReceived  # type: ignore[method-assign]
+        self.connectionLost = conn.connectionLost  # type: ignore[method-assign]
+        self.handshakeCompleted = conn.shaken
+
+
+@implementer(IHalfCloseableProtocol)
 class Conn(Protocol):
     """One end of a connection, plain or under TLS.
 
     :ivar peer: the other end's address.
     :ivar secure: whether it is under TLS.
+    :ivar pin: SHA-256 of the certificate that the other end has shown; empty where it has not.
     :ivar gone: whether nothing can be written any more.
     """
 
@@ -84,6 +100,7 @@ class Conn(Protocol):
         """
         self.peer = Endpoint("", 0)
         self.secure = False
+        self.pin = b""
         self.gone = False
         self._accepted = accepted
         self._reactor = reactor
@@ -179,7 +196,7 @@ class Conn(Protocol):
         if self.gone:
             raise Gone("the connection is closed")
         factory = TLSMemoryBIOFactory(creator, is_client, Factory(), self._reactor)
-        tls = TLSMemoryBIOProtocol(factory, self, False)
+        tls = TLSMemoryBIOProtocol(factory, _UnderTLS(self), False)
         self.transport.unregisterProducer()
         self._plain.protocol = tls
         self.transport = tls
@@ -193,6 +210,8 @@ class Conn(Protocol):
             await self._changes.wait(timeout)
         if self.gone:
             raise Gone("the TLS handshake failed")
+        if is_client:
+            self.pin = peer_pin(self.transport)
         self.transport.registerProducer(self._room, True)
 
     def unread(self, data: bytes) -> None:
@@ -222,7 +241,8 @@ class Conn(Protocol):
         if self._accepted is not None:
             self._accepted(self)
 
-    def handshakeCompleted(self) -> None:
+    def shaken(self) -> None:
+        """The TLS handshake is done."""
         self._shaken = True
         self._plain.pauseProducing()
         self._changes.fire()
@@ -261,20 +281,19 @@ def port_of(port: IListeningPort) -> int:
     return int(cast(Any, port.getHost()).port)
 
 
-async def dial(reactor: Reactor, where: Endpoint, timeout: float) -> Conn:
+async def dial(reactor: Reactor, where: Endpoint, timeout: float, source: str = "") -> Conn:
     """Connect.
 
     :param timeout: seconds.
+    :param source: the address to connect from; empty for the system's choice.
     :raises Gone: when that fails.
     """
     host, port = where
-    endpoint: Any
-    if not is_literal(host):
-        endpoint = HostnameEndpoint(reactor, host, port, timeout=timeout)
-    elif ":" in host:
-        endpoint = TCP6ClientEndpoint(reactor, host, port, timeout=timeout)
-    else:
-        endpoint = TCP4ClientEndpoint(reactor, host, port, timeout=timeout)
+    bind = (source, 0) if source else None
+    kind: Any = HostnameEndpoint
+    if is_literal(host):
+        kind = TCP6ClientEndpoint if ":" in host else TCP4ClientEndpoint
+    endpoint = kind(reactor, host, port, timeout=timeout, bindAddress=bind)
     attempt: Deferred[Conn] = connectProtocol(endpoint, Conn(reactor))
     try:
         return await attempt

@@ -47,6 +47,7 @@ class OldClient(OldNode):
         least: int = 64,
         name: str = "",
         ca: str | None = None,
+        source: str = "",
         read: float = 0.0,
         timing: OldTiming | None = None,
     ) -> None:
@@ -60,6 +61,7 @@ class OldClient(OldNode):
         :param least: idle links that it keeps.
         :param name: the server's name (`sni`), which its certificate must have with `tls` 2.
         :param ca: PEM path of the roots to trust with `tls` 2; the programs trust the system's.
+        :param source: the address of this machine to connect from; empty for the system's choice.
         :param read: seconds of silence that end a session; 0 for none. 1.6 takes an hour for it.
         :param timing: how long it waits for what; the default is as the program does.
         """
@@ -68,6 +70,7 @@ class OldClient(OldNode):
         self._least = least
         self._name = name or ("" if is_literal(tunnel.host) else tunnel.host)
         self._ca = ca
+        self._source = source
         self._interval = self._timing.refill_least
         self._capacity = least
 
@@ -100,10 +103,13 @@ class OldClient(OldNode):
         self._tunnel = OldTunnel(self._setting, grant, pool, self._tasks, pin=None)
         return self._tunnel
 
+    async def _dial(self, timeout: float) -> Conn:
+        return await dial(self._reactor, self._tunnel_address, timeout, self._source)
+
     # The handshake
 
     async def _handshake(self) -> Grant:
-        conn = await dial(self._reactor, self._tunnel_address, HTTP_DIAL)
+        conn = await self._dial(HTTP_DIAL)
         try:
             if self._dialect.traits.handshake_tls:
                 tls = ClientTLS(None, self._tunnel_address.host)
@@ -121,7 +127,7 @@ class OldClient(OldNode):
             conn.close()
 
     async def _handshake_1_6(self) -> tuple[Conn, Grant, bytes]:
-        conn = await dial(self._reactor, self._tunnel_address, self._timing.dial)
+        conn = await self._dial(self._timing.dial)
         try:
             await conn.write(hello_line(self._setting.key))
             reader = GrantReader(self._setting.key)
@@ -169,7 +175,7 @@ class OldClient(OldNode):
         assert self.grant is not None
         traits = self._dialect.traits
         try:
-            conn = await dial(self._reactor, self._tunnel_address, self._timing.dial)
+            conn = await self._dial(self._timing.dial)
         except Gone:
             return False
         try:

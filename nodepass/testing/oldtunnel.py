@@ -9,7 +9,6 @@ from attrs import frozen
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
 
 from nodepass.address import Endpoint
-from nodepass.tls import peer_pin
 from nodepass.wire import Flow
 from nodepass.wire.old.dialect import Dialect
 from nodepass.wire.old.handshake import Grant
@@ -241,10 +240,7 @@ class OldTunnel:
             self._verified.callback(None)
 
     def _fingerprint(self, link: Conn) -> str:
-        if self._is_server:
-            pin = self._pin
-        else:
-            pin = peer_pin(link.transport) if link.secure else b""
+        pin = self._pin if self._is_server else link.pin
         if not pin:
             return ""
         colons = self._setting.dialect.traits.colons

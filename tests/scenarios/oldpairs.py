@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from itertools import cycle
 from typing import Any
 
 from attrs import define
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 
 from nodepass.address import Endpoint
+from nodepass.config import parse_url
+from nodepass.identity import load_identity
+from nodepass.service import RoleService, makeService
 from nodepass.testing import Dialect, OldClient, OldServer, OldTiming
+from nodepass.tuning import Tuning
 from nodepass.wire import Flow
 from tests.scenarios.datagrams import Programs
 from tests.scenarios.datagrams import Target as UDPTarget
-from tests.scenarios.harness import sleep, until
-from tests.scenarios.programs import HERE, Conn, Target, connect, data_of, echo, listen
+from tests.scenarios.harness import QUICK, sleep, until
+from tests.scenarios.programs import HERE, Conn, Script, Target, connect, data_of, echo, listen
 
 #: No byte of it makes a line feed of a character that lines of 1.6 are made of.
 KEY = "AN-HONEST-KEY-OF-GOOD-LENGTH".replace("-", "_")
@@ -60,6 +67,11 @@ class Ends:
     udp: UDPTarget
     programs: Programs
 
+    async def replace(self, script: Script) -> None:
+        """Another target, at the same address."""
+        await self.tcp.stop()
+        self.tcp = listen(script, host=self.target.host, port=self.target.port)
+
     def sides(self, flow: Flow) -> tuple[Endpoint, Endpoint]:
         """The address of the server's end and of the client's, behind the tunnel."""
         if flow is Flow.REVERSE:
@@ -68,16 +80,17 @@ class Ends:
 
 
 @asynccontextmanager
-async def ends(script: Any = echo) -> AsyncIterator[Ends]:
+async def ends(script: Script = echo) -> AsyncIterator[Ends]:
     """Addresses for the two ends of a tunnel, with a target at one of them."""
     async with Programs() as programs:
         where = free_address()
         udp = programs.target(at=where)
         tcp = listen(script, host=where.host, port=where.port)
+        between = Ends(free_address(), where, tcp, udp, programs)
         try:
-            yield Ends(free_address(), tcp.endpoint, tcp, udp, programs)
+            yield between
         finally:
-            await tcp.stop()
+            await between.tcp.stop()
 
 
 async def first_session(where: Endpoint, patience: float = 15.0) -> None:
@@ -140,6 +153,25 @@ async def ping_pong(between: Ends, visitors: int = 3, rounds: int = 5) -> None:
                 raise AssertionError(f"datagram {number} did not come back")
 
 
+async def side_by_side(cases: Mapping[str, Awaitable[None]]) -> None:
+    """Try cases at the same time: most of what they do is to wait.
+
+    :raises AssertionError: one failed; says which.
+    """
+
+    async def one(name: str, case: Awaitable[None]) -> str:
+        try:
+            await case
+        except Exception as error:
+            traceback.print_exception(error)
+            return f"{name}: {type(error).__name__}: {error}"
+        return ""
+
+    tried = [Deferred.fromCoroutine(one(name, case)) for name, case in cases.items()]
+    failed = list(filter(None, await gatherResults(tried)))
+    assert not failed, "\n".join(failed)
+
+
 @asynccontextmanager
 async def old_server(
     dialect: Dialect, tunnel: Endpoint, other: Endpoint, **options: Any
@@ -166,3 +198,102 @@ async def old_client(
         yield client
     finally:
         client.stop()
+
+
+@contextmanager
+def log_lines() -> Iterator[list[str]]:
+    """What nodes of this process log in the block."""
+    lines: list[str] = []
+
+    def observe(event: LogEvent) -> None:
+        if not event["log_namespace"].startswith("nodepass"):
+            return
+        text = formatEvent(event)
+        lines.append(text)
+        if "SCENARIO_LOG" in os.environ:
+            print(text)
+
+    globalLogPublisher.addObserver(observe)
+    try:
+        yield lines
+    finally:
+        globalLogPublisher.removeObserver(observe)
+
+
+@asynccontextmanager
+async def our_node(
+    role: str,
+    tunnel: Endpoint,
+    other: Endpoint,
+    parameters: str,
+    *,
+    key: str = KEY,
+    tuning: Tuning = QUICK,
+) -> AsyncIterator[RoleService]:
+    """A node of ours for as long as the block lasts; it need not be ready."""
+    log = os.environ.get("SCENARIO_LOG", "info")
+    url = parse_url(f"{role}://{key}@{tunnel}/{other}?log={log}&{parameters}")
+    node = makeService(url, tuning=tuning)
+    node.startService()
+    try:
+        yield node
+    finally:
+        await node.stopService()
+
+
+@define
+class Files:
+    """PEM paths: a certificate, its key, and the roots."""
+
+    crt: str
+    key: str
+    ca: str
+
+
+@define
+class Mixed:
+    """A tunnel between a node of ours and an old one."""
+
+    ours: RoleService
+    old: OldServer | OldClient
+
+
+@asynccontextmanager
+async def mixed(
+    between: Ends,
+    dialect: Dialect,
+    role: str,
+    flow: Flow,
+    tls: int = 0,
+    *,
+    files: Files | None = None,
+    tunnel: Endpoint | None = None,
+    ours: str = "",
+    **options: Any,
+) -> AsyncIterator[Mixed]:
+    """A tunnel in which ours has a role, up and carrying sessions.
+
+    :param files: certificate, key and roots, with `tls` 2.
+    :param ours: more parameters for our node.
+    :param options: more for the old one.
+    """
+    tunnel = tunnel or free_address()
+    here, there = between.sides(flow)
+    mode = 1 if flow is Flow.REVERSE else 2
+    wire = f"wire={dialect.value}"
+    if role == "server":
+        shown = "" if files is None else f"&crt={files.crt}&key={files.key}"
+        node = our_node("server", tunnel, here, f"{wire}&mode={mode}&tls={tls}{shown}&{ours}")
+        if files is not None:
+            options = {"ca": files.ca, "name": "localhost", **options}
+        old: Any = old_client(dialect, tunnel, there, **options)
+    else:
+        shown = "" if files is None else f"&tls=2&ca={files.ca}"
+        node = our_node("client", tunnel, there, f"{wire}&mode=2{shown}&{ours}")
+        if files is not None:
+            options = {"identity": load_identity(files.crt, files.key), **options}
+        old = old_server(dialect, tunnel, here, flow=flow, tls=tls, **options)
+    async with old as peer, node as mine:
+        await peer.ready()
+        await first_session(between.visitors)
+        yield Mixed(mine, peer)

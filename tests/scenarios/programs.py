@@ -10,7 +10,7 @@ from random import Random
 from typing import Any
 
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, connectProtocol
 from twisted.internet.error import ConnectError, ConnectionDone
 from twisted.internet.interfaces import IHalfCloseableProtocol, IPullProducer
@@ -256,7 +256,7 @@ class Target:
 
     async def stop(self) -> None:
         """Close all; fails with what went wrong in a script."""
-        await self._port.stopListening()
+        await maybeDeferred(self._port.stopListening)  # it may be closed already
         for conn in self.conns:
             if not conn.gone:
                 conn.reset()
