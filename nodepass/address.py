@@ -56,7 +56,7 @@ class Address:
 
     def dial_hosts(self) -> tuple[str, ...]:
         """Return the hosts to dial, in order: a wildcard means this host."""
-        return ("127.0.0.1", "::1") if self.wildcard else (self.host,)
+        return ("127.0.0.1", "::1") if self.host in _WILDCARDS else (self.host,)
 
 
 class Endpoint(NamedTuple):

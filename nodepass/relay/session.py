@@ -117,9 +117,13 @@ class _Half:
             self.other.write = self.other.stream.write_last
 
     def ended(self) -> None:
-        if not self.gone:
-            self.ended_ = True
-            self.session.half_ended(self)
+        if self.gone:
+            return
+        self.ended_ = True
+        other = self.other
+        # While another client is looked for, it is told when it is found.
+        if not other.gone and self.session.retrying is None:
+            other.stream.finish()
 
     def congested(self) -> None:
         if self.gone:
@@ -145,7 +149,9 @@ class _Half:
 
     def closed(self, cause: Cause | None) -> None:
         if not self.gone:
-            self.release()
+            self.gone = True
+            if self.waiter is not None:
+                self.release()
             self.session.half_closed(self, cause)
 
     def release(self) -> None:
@@ -229,13 +235,13 @@ class Session:
         "_owner",
         "_quiet_since",
         "_replayed",
-        "_retrying",
         "context",
         "far",
         "meter",
         "near",
         "received",
         "replays",
+        "retrying",
         "sent",
     )
 
@@ -260,7 +266,8 @@ class Session:
         #: What another client would have to be given; None when the session stays where it is.
         self.replays: list[bytes] | None = [] if movable else None
         self._replayed = 0
-        self._retrying: Deferred[Stream] | None = None
+        #: There while another client is looked for.
+        self.retrying: Deferred[Stream] | None = None
         self._over = False
         self.received = 0
         self.sent = 0
@@ -293,12 +300,7 @@ class Session:
                 half.stream.abort(cause)
         self._finish(cause)
 
-    # What the halves report.
-
-    def half_ended(self, source: _Half) -> None:
-        """One side will send no more."""
-        if self._retrying is None and not source.other.gone:
-            source.other.stream.finish()
+    # What the halves report, but for an end of one direction.
 
     def half_closed(self, half: _Half, cause: Cause | None) -> None:
         """One stream is gone."""
@@ -323,7 +325,7 @@ class Session:
             self.replays = None
         elif self.replays is not None:
             self.replays.append(bytes(data))
-        return self._retrying is None
+        return self.retrying is None
 
     def _try_again(self, cause: Cause) -> bool:
         """Look for another client after the dial failed; False when there is none."""
@@ -332,7 +334,7 @@ class Session:
         retrying = self._owner.another(cause)
         if retrying is None:
             return False
-        self._retrying = retrying
+        self.retrying = retrying
         if not self.near.blocked and self.near.waiter is None:
             self.near.stream.pause()
         self.near.blocked = True
@@ -340,7 +342,7 @@ class Session:
         return True
 
     def _again(self, stream: Stream) -> None:
-        self._retrying = None
+        self.retrying = None
         if self._over:
             stream.abort(Cause.RESET)
             return
@@ -362,7 +364,7 @@ class Session:
             self.near.stream.resume()
 
     def _not_again(self, failure: Failure, cause: Cause) -> None:
-        self._retrying = None
+        self.retrying = None
         self.abort(cause)
 
     # The end.
@@ -380,7 +382,7 @@ class Session:
 
     def _finish(self, cause: Cause | None) -> None:
         self._over = True
-        retrying, self._retrying = self._retrying, None
+        retrying, self.retrying = self.retrying, None
         if retrying is not None:
             retrying.cancel()
         self.replays = None

@@ -517,7 +517,7 @@ class AnySession(RuleBasedStateMachine):
         _, far = self._side(False)
         assert self.received["far"].startswith(self.case.near.written)
         assert self.received["near"].startswith(far.written)
-        if not self.case.done and not self.case.session._retrying:
+        if not self.case.done and not self.case.session.retrying:
             assert far.written == self.received["near"]
             assert self.case.near.written == self.received["far"]
 
@@ -530,7 +530,7 @@ class AnySession(RuleBasedStateMachine):
         if self.case.done:
             assert self.case.near.over and far.over
             assert not self.case.sessions
-        elif not self.case.session._retrying:
+        elif not self.case.session.retrying:
             assert not (self.case.near.over and far.over)
 
 

@@ -33,7 +33,7 @@ from .frames import (
     Reset,
     data_header,
 )  # fmt: skip
-from .link import End, LinkState
+from .link import LinkState
 from .linkstream import LinkStream
 
 #: Seconds after which a RESET that was not answered is repeated over the control link: what the
@@ -49,8 +49,6 @@ LONG_FRAME = 16384
 #: Bytes from which a frame's header is handed to the system beside them: to put it in front of
 #: fewer costs less than a second piece.
 SEPARATE_FROM = 4096
-
-_OPEN, _RESET = End.OPEN, End.RESET
 
 
 class LinkOwner(Interface):
@@ -288,7 +286,7 @@ class DataLink:
 
     def dataReceived(self, data: Chunk) -> None:
         stream, state = self._stream, self.state
-        if stream is not None and state.got is _OPEN and state.sent is not _RESET:
+        if stream is not None and state.receiving:
             bytes_ = self._reader.bytes_only(data)
             if bytes_ is not None:
                 sink = stream.sink
@@ -302,7 +300,11 @@ class DataLink:
             for frame in frames:
                 if self._lost:
                     return
-                heard = self.state.receive(frame)
+                if state.receiving and isinstance(frame, Data):
+                    if self._stream is not None:
+                        self._stream.received(frame.data)
+                    continue
+                heard = state.receive(frame)
                 if heard is not None:
                     self._hear(heard)
                 if isinstance(frame, (Fin, Reset)):
@@ -338,10 +340,7 @@ class DataLink:
 
     def _hear(self, frame: Frame) -> None:
         stream = self._stream
-        if isinstance(frame, Data):
-            if stream is not None:
-                stream.received(frame.data)
-        elif isinstance(frame, Fin):
+        if isinstance(frame, Fin):
             if stream is not None:
                 stream.ended()
         elif isinstance(frame, Done):
