@@ -75,3 +75,15 @@ def test_any_demand(minimum: int, maximum: int, steps: list[tuple[float, int]]) 
         assert idle >= min(maximum, least + max(0, recent - in_use))
         older = max(used for at, used in seen if now - at <= MEMORY + 2 * STEP)
         assert idle <= min(maximum, least + max(0, older - in_use))
+
+
+def test_what_is_no_news() -> None:
+    """As many links in use as were lately need no look at how many there should be: what one more
+    takes, one fewer needs to be idle."""
+    policy = DemandPolicy(2, 100)
+    assert not policy.knows(0, 1)
+    policy.used(0, 5)
+    assert policy.knows(0, 4) and policy.knows(STEP - 0.1, 5)
+    assert policy.idle(0, 4) + 4 == policy.idle(0, 5) + 5
+    assert not policy.knows(0, 6)
+    assert not policy.knows(STEP, 5)  # to be remembered for another minute it must be noted again
