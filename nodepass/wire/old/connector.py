@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
-    IHandshakeListener,
     IOpenSSLClientConnectionCreator,
     IProtocol,
     IProtocolFactory,
@@ -15,25 +15,23 @@ from twisted.internet.interfaces import (
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
 from nodepass.address import Address, is_literal
 from nodepass.config import ClientConfig
 from nodepass.errors import PeerError
 from nodepass.openfiles import open_files
 from nodepass.parameters import TLSLevel
+from nodepass.relay.portable import take_over
 from nodepass.relay.stream import Cause
-from nodepass.relay.tcp import tune
-from nodepass.tls import ClientTLS, peer_pin
+from nodepass.tls import ClientTLS
 from nodepass.wire import Host
-from nodepass.wire.linkmaker import LinkMaker, LinkTerms
+from nodepass.wire.linkmaker import LinkTerms
 from nodepass.wire.search import Pauses
 from nodepass.wire.surroundings import Surroundings
 
 from .acceptor import JOIN_TIMEOUT, UNAUTHORIZED
 from .cipher import key_for
 from .dialect import Dialect
-from .fingerprint import fingerprint
 from .handshake import (
     Grant,
     GrantReader,
@@ -41,9 +39,8 @@ from .handshake import (
     HTTPClientHandshake,
     hello_line,
 )
-from .linkid import LinkIdReader
+from .linkmaker import OldLinkMaker
 from .peer import OldPeer, old_settings
-from .signals import CONTROL_ID
 
 __all__ = ["OldConnector"]
 
@@ -62,6 +59,15 @@ PATIENCE = 4
 #: Most idle links, whatever a server says: what the URL accepts for `max`.
 MAX_IDLE = 1_000_000
 
+
+#: Status of an answer that grants something, be it of no use.
+GRANTED = 200
+#: The `type` of a pool of WebSockets.
+WEBSOCKET = 2
+#: The port at which clients of 1.14 expect a web server with TLS.
+HTTPS = 443
+
+_UNSPOKEN = {1: "QUIC", 3: "HTTP/2"}
 
 #: Connects to the first of some hosts that answers.
 Dial = Callable[[Sequence[str], int, IProtocolFactory], Deferred[IProtocol]]
@@ -114,7 +120,7 @@ class OldConnector:
         return self.peer is not None and self.peer.joined
 
     def failed(self, error: Exception) -> float:
-        hopeless = isinstance(error, HandshakeError) and error.status == UNAUTHORIZED
+        hopeless = isinstance(error, HandshakeError) and error.status in (GRANTED, UNAUTHORIZED)
         pause = self._pauses.after(hopeless)
         return pause if hopeless else self._quicker(pause)
 
@@ -161,11 +167,15 @@ class OldConnector:
             lambda: _Asking(self.which, self._settings.key, self._host())
         )
         factory.noisy = False
+        creator = None
         if traits.handshake_tls:
             creator = self._tls(self._level or TLSLevel.PLAIN).creator([])
+        elif traits.http and self._server.port == HTTPS:
+            creator = self._tls(TLSLevel.FILES).creator([b"http/1.1"])
+        if creator is not None:
             factory = TLSMemoryBIOFactory(creator, True, factory, self._reactor)
         protocol: Any = await self._dial(self._server.dial_hosts(), self._server.port, factory)
-        asking: _Asking = protocol.wrappedProtocol if traits.handshake_tls else protocol
+        asking: _Asking = protocol if creator is None else protocol.wrappedProtocol
         timer = self._reactor.callLater(self._tuning.handshake_timeout, asking.time_out)
         try:
             await asking.answered
@@ -182,22 +192,29 @@ class OldConnector:
         level = self._level
         if level is not None and grant.tls < level:
             raise HandshakeError(
-                f"it offers tls={grant.tls.value}, below the tls={level.value} of this node's URL"
+                f"it offers tls={grant.tls.value}, below the tls={level.value} of this node's URL",
+                GRANTED,
             )
-        if grant.pool != 0:
-            kind = {1: "QUIC", 2: "WebSocket", 3: "HTTP/2"}[grant.pool]
+        kind = _UNSPOKEN.get(grant.pool)
+        if kind is not None:
             raise HandshakeError(
-                f"type={grant.pool}: this node does not speak {kind}; set type=0 at the server"
+                f"type={grant.pool}: this node does not speak {kind}; set type=0 at the server",
+                GRANTED,
             )
 
     def _new_peer(self, grant: Grant, asking: _Asking) -> OldPeer:
         if self._maker is not None:
             self._maker.stop()
         address = asking.address
-        maker = self._maker = OldLinkMaker(self._link_terms(grant), address.host, address.port)
+        web = self._server.host if grant.pool == WEBSOCKET else None
+        terms = self._link_terms(grant)
+        maker = self._maker = OldLinkMaker(terms, address.host, address.port, web)
+        settings = self._settings
+        if web is not None:
+            settings = evolve(settings, take_over=take_over)  # what is beneath stays there
         maximum = min(max(1, grant.max), MAX_IDLE)
         peer = self.peer = OldPeer(
-            self._settings,
+            settings,
             self.which,
             flow=grant.flow,
             tls=grant.tls,
@@ -218,8 +235,11 @@ class OldConnector:
     def _link_terms(self, grant: Grant) -> LinkTerms:
         tuning = self._tuning
         creator: Callable[[], IOpenSSLClientConnectionCreator] | None = None
-        if grant.tls is not TLSLevel.PLAIN:
-            made = self._tls(grant.tls).creator([])
+        level = grant.tls
+        if level is TLSLevel.PLAIN and grant.pool == WEBSOCKET and self._server.port == HTTPS:
+            level = TLSLevel.FILES
+        if level is not TLSLevel.PLAIN:
+            made = self._tls(level).creator([])
             creator = lambda: made  # noqa: E731
         return LinkTerms(
             reactor=self._reactor,
@@ -292,75 +312,3 @@ class _Asking(Protocol):
             self._feed(b"")
         if not self.answered.called:
             self.answered.errback(reason)
-
-
-class OldLinkMaker(LinkMaker[OldPeer]):
-    """Makes links of old dialects."""
-
-    async def make_one(self, peer: OldPeer, number: int) -> None:
-        terms = self.terms
-        encrypted = terms.creator is not None
-        factory: Any = Factory.forProtocol(lambda: _NewLink(peer, encrypted))
-        factory.noisy = False
-        if terms.creator is not None:
-            factory = TLSMemoryBIOFactory(terms.creator(), True, factory, terms.reactor)
-        protocol: Any = await terms.dial(self.host, self.port, factory)
-        fresh: _NewLink = protocol.wrappedProtocol if encrypted else protocol
-        timer = terms.reactor.callLater(terms.handshake_timeout, fresh.time_out)
-        try:
-            await fresh.ready
-        finally:
-            if timer.active():
-                timer.cancel()
-
-
-@implementer(IHandshakeListener)
-class _NewLink(Protocol):
-    """A link before it has its number."""
-
-    transport: Any
-
-    def __init__(self, peer: OldPeer, encrypted: bool) -> None:
-        self._peer = peer
-        self._encrypted = encrypted
-        self._fingerprint = ""
-        self._id = LinkIdReader(peer.dialect)
-        self._timed_out = False
-        self.ready: Deferred[None] = Deferred(lambda _: self.transport.abortConnection())
-
-    def connectionMade(self) -> None:
-        tune(self.transport)
-
-    def handshakeCompleted(self) -> None:
-        self._fingerprint = fingerprint(peer_pin(self.transport), self._peer.dialect)
-
-    def time_out(self) -> None:
-        """The server took too long."""
-        self._timed_out = True
-        self.transport.abortConnection()
-
-    def dataReceived(self, data: bytes) -> None:
-        number = self._id.feed(data)
-        if number is None or self.ready.called:
-            return
-        peer, transport = self._peer, self.transport
-        try:
-            if peer.closed:
-                raise PeerError("the server is gone")
-            if number != CONTROL_ID or not peer.dialect.traits.http:
-                peer.links.add(number, transport, self._fingerprint, self._id.rest)
-            elif not peer.controlled:
-                peer.attach(transport, self._fingerprint, self._id.rest)
-            else:
-                raise PeerError("a second control link")
-        except PeerError:
-            transport.abortConnection()
-            self.ready.errback(Failure())
-            return
-        self.ready.callback(None)
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        if not self.ready.called:
-            if self._timed_out:
-                reason = Failure(PeerError("no number came for a data link"))
-            self.ready.errback(reason)

@@ -74,7 +74,7 @@ def _tls(first: bytes) -> Knock | None:
         return None
     if not names:
         return Knock.TLS
-    if set(names) == {b"h2", b"http/1.1"}:
+    if b"http/1.1" in names:
         return Knock.HTTPS
     return Knock.HTTP2 if names == [b"h2"] else Knock.STRANGER
 

@@ -69,6 +69,7 @@ class OldLink(TcpStream):
         self._reading = False
         self._told_end = False
         self._patience: IDelayedCall | None = None
+        self._gave_up = False
         self._sink: Sink | None = _Idle(self)
 
     @property
@@ -169,10 +170,13 @@ class OldLink(TcpStream):
     def _enough(self) -> None:
         """Has the other end said nothing since, neither bytes nor their end?"""
         self._patience = None
-        late = self._sink
-        if isinstance(late, _Late) and (late.heard or not self._write_ended):
+        late, wrapped = self._sink, isinstance(self.transport, _Wrapped)
+        if isinstance(late, _Late) and (late.heard or not (self._write_ended or wrapped)):
             late.heard = False
             self._be_patient()
+        elif wrapped:
+            self._gave_up = True
+            self.transport.abortConnection()
         else:
             self.readConnectionLost()
 
@@ -198,7 +202,9 @@ class OldLink(TcpStream):
     # Protocol
 
     def connectionMade(self) -> None:
-        if isinstance(self.transport, TLSMemoryBIOProtocol):
+        if not getattr(self.transport, "half_closes", True) or isinstance(
+            self.transport, TLSMemoryBIOProtocol
+        ):
             self.transport = _Wrapped(self.transport)
         super().connectionMade()
 
@@ -209,13 +215,15 @@ class OldLink(TcpStream):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._stop_patience()
-        if isinstance(self.transport, _Wrapped) and reason.check(ConnectionDone) is not None:
-            # Twisted's TLS has ended in order, both ways at once.
+        done = self._gave_up or reason.check(ConnectionDone) is not None
+        if done and isinstance(self.transport, _Wrapped):
+            # It has ended in order, both ways at once.
+            reason = connectionDone
+            self._aborted = self._write_ended = True  # there is nothing more to be done to it
             if not self._read_ended:
                 self._read_ended = self._told_end = True
                 if self._sink is not None:
                     self._sink.ended()
-            self._write_ended = True
         super().connectionLost(reason)
         self._owner.link_lost(self)
 
@@ -281,7 +289,7 @@ class _Late:
 
 
 class _Wrapped:
-    """Twisted's TLS as the transport of a stream."""
+    """Twisted's TLS, or a WebSocket, as the transport of a stream."""
 
     def __init__(self, tls: Any) -> None:
         self._tls = tls
@@ -291,7 +299,7 @@ class _Wrapped:
         self._tls.write(bytes(data))
 
     def loseWriteConnection(self) -> None:
-        # It sends TLS's own end, and goes on reading until the other's has come.
+        # It sends an end of its own, and goes on reading until the other's has come.
         self._tls.loseConnection()
 
     def __getattr__(self, name: str) -> Any:
