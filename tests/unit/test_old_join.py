@@ -14,6 +14,7 @@ from nodepass.relay.stream import Cause
 from nodepass.wire import UNKNOWN, Flow, Opening
 from nodepass.wire.native.budget import GUESS_BURST
 from nodepass.wire.old.acceptor import JOIN_TIMEOUT
+from nodepass.wire.old.channel import LinkChannel
 from nodepass.wire.old.connector import ID_TIMEOUT
 from nodepass.wire.old.dialect import ID_WAIT, INTERVAL, Dialect
 from nodepass.wire.old.handshake import HTTPClientHandshake
@@ -31,7 +32,7 @@ from nodepass.wire.old.signals import (
 from tests.loopback import MemoryTransport, connect
 from tests.memnet import MemoryNet
 from tests.oldnet import KEY, OldClientEnd, OldServerEnd
-from tests.streams import NotingSink
+from tests.streams import FakeStream, NotingSink
 
 OPENING = Opening(visitor=Endpoint("198.51.100.7", 4711), local=Endpoint("198.51.100.8", 80))
 FLOWS = pytest.mark.parametrize("flow", Flow)
@@ -500,6 +501,24 @@ def test_what_a_peer_has_no_room_for_is_dropped(net: MemoryNet) -> None:
     client.host.channels[0].attach(answers)
     net.flush()
     assert answers.got == [b"", b"fits"]
+
+
+@pytest.mark.parametrize("dialect", [Dialect.V1_14, Dialect.V2_0])
+def test_a_flow_waits_for_room_on_its_link(dialect: Dialect) -> None:
+    """As one on a link that was made a moment ago may have to."""
+    channel, link = LinkChannel(dialect), FakeStream()
+    link.close = lambda: None  # type: ignore[attr-defined]
+    channel.attach(Datagrams())
+    channel.begin(link)  # type: ignore[arg-type]
+    link.congested()
+    assert not channel.send([b"first"]) and not channel.send([b"second"])
+    assert link.written == b""
+    link.drained()
+    assert not channel.send([b"third"])
+    framed = [b"\0\5first\0\6second", b"\0\5third"]
+    plain = [b"first", b"second", b"third"]
+    sent = [told for told in link.told if isinstance(told, bytes)]
+    assert sent == (framed if dialect is Dialect.V2_0 else plain)
 
 
 class Datagrams:

@@ -12,8 +12,8 @@ from .link import OldLink
 
 __all__ = ["LinkChannel"]
 
-#: Datagrams that a flow may hold while it waits for a link, and their bytes: what a visitor sends
-#: at once. More would be stale when the link is there.
+#: Datagrams that a flow may hold while it waits for a link, or for room on it, and their bytes: what
+#: a visitor sends at once. More would be stale when they leave.
 HELD_DATAGRAMS = 64
 HELD_BYTES = 256 * 1024
 
@@ -48,9 +48,7 @@ class LinkChannel:
         """The flow has its link, which was taken for it."""
         self._link = link
         link.attach(self)
-        if not self._over:
-            held, self._held = self._held, []
-            self.send(held)
+        self._send_held()
         if not self._over and self._sink is not None:
             link.resume()
 
@@ -68,21 +66,19 @@ class LinkChannel:
             self._link.resume()
 
     def send(self, batch: list[bytes]) -> Sequence[bytes]:
-        link = self._link
         if self._over:
             return batch
-        if link is None:
-            return [data for data in batch if not self._hold(data)]
-        fit = [data for data in batch if len(data) <= self._largest]
-        lost = [] if len(fit) == len(batch) else [d for d in batch if len(d) > self._largest]
-        if self._reader is not None:
-            if self._congested:
-                return batch
+        largest = self._largest
+        fit = [data for data in batch if len(data) <= largest]
+        lost = [] if len(fit) == len(batch) else [data for data in batch if len(data) > largest]
+        link = self._link
+        if link is not None and self._reader is not None and not self._congested:
             link.write(frames(fit)[0])
             return lost
         for place, data in enumerate(fit):
-            if self._congested:
-                return lost + fit[place:]
+            if link is None or self._congested:
+                lost += [data for data in fit[place:] if not self._hold(data)]
+                break
             if data:
                 link.write(data)
         return lost
@@ -94,6 +90,11 @@ class LinkChannel:
         self._held.append(data)
         self._held_bytes += size
         return True
+
+    def _send_held(self) -> None:
+        if self._held and not self._over:
+            held, self._held, self._held_bytes = self._held, [], 0
+            self.send(held)
 
     def close(self, cause: Cause | None = None) -> None:
         self._sink = None
@@ -129,6 +130,7 @@ class LinkChannel:
 
     def drained(self) -> None:
         self._congested = False
+        self._send_held()
 
     def became(self, stream: Stream) -> None:
         raise AssertionError("a link stays what it is")
