@@ -12,7 +12,7 @@ from .link import OldLink
 
 __all__ = ["LinkChannel"]
 
-#: Datagrams that a flow may hold while it waits for a link, or for room on it, and their bytes: what
+#: Datagrams that a flow may hold while it waits for a link or for room on it, and their bytes: what
 #: a visitor sends at once. More would be stale when they leave.
 HELD_DATAGRAMS = 64
 HELD_BYTES = 256 * 1024
