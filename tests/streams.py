@@ -125,6 +125,9 @@ class NotingSink:
         self.ends = False  # "ended" was foretold
         self.instead: object = None  # what the one that it was attached to has become
 
+    def takes_pipes(self) -> bool:
+        return False
+
     def received(self, data: bytes) -> None:
         self._note(data)
 

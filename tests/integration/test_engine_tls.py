@@ -32,7 +32,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from nodepass.identity import self_signed
 from nodepass.relay.engine import tls as module
 from nodepass.relay.engine.tls import RECORD, EngineTLSTransport
-from tests.enginerig import Plain, Rig, reset
+from tests.enginerig import Halves, Plain, Rig, reset
 
 MEGABYTE = random.Random(4).randbytes(1 << 20)
 ENOUGH = 1 << 17
@@ -164,14 +164,17 @@ class TLSTestCase(SynchronousTestCase):
         self.rig = Rig(self.addCleanup)
         self.loop = self.rig.loop
 
-    def connect(self, *, small: bool = False) -> tuple[Plain, Any, Other]:
+    def connect(
+        self, *, small: bool = False, kind: type[Plain] = Plain
+    ) -> tuple[Plain, Any, Other]:
         """The protocol, its transport, and the other end.
 
         :param small: little fits between them.
+        :param kind: of the protocol.
         """
         near, far = self.rig.sockets(small)
         other = Other(far)
-        protocol = Plain()
+        protocol = kind()
         transport = EngineTLSTransport(self.rig.poller, near, other.join())
         transport.begin(protocol)
         return protocol, transport, other
@@ -455,6 +458,69 @@ class EndTests(TLSTestCase):
         with self.assertRaises(ConnectionResetError):
             while other.socket.recv(ENOUGH):
                 pass
+
+
+class HalfCloseTests(TLSTestCase):
+    """Directions that end one by one, for protocols that want to hear of it."""
+
+    def test_this_end_first(self) -> None:
+        """TLS's own end comes behind all that was written; what the other end still says is heard,
+        and its end is."""
+        protocol, transport, other = self.connect(small=True, kind=Halves)
+        transport.write(MEGABYTE)
+        transport.loseWriteConnection()
+        transport.write(b"too late")
+        got = bytearray()
+        other.socket.setblocking(False)
+
+        def all_of_it() -> bool:
+            try:
+                data, end = other.decrypt(other.socket.recv(ENOUGH))
+                got.extend(data)
+                return end
+            except BlockingIOError:
+                return False
+
+        self.loop.until(all_of_it)
+        self.loop.settle()
+        self.assertEqual(bytes(got), MEGABYTE)
+        self.assertEqual(protocol.told, ["write ended"])
+        other.socket.setblocking(True)
+        other.socket.sendall(other.encrypt(b"answer"))
+        self.arrives(protocol, b"answer")
+        other.tls.shutdown()
+        other.socket.sendall(other.taken())
+        self.loop.until(lambda: "read ended" in protocol.told)
+        transport.loseConnection()
+        self.assertIs(self.lost(protocol), ConnectionDone)
+
+    def test_the_other_end_first(self) -> None:
+        """It is told, and does not keep the loop busy; what is written then arrives."""
+        protocol, transport, other = self.connect(kind=Halves)
+        last = other.encrypt(b"question")
+        other.tls.shutdown()
+        other.socket.sendall(last + other.taken())
+        self.loop.until(lambda: "read ended" in protocol.told)
+        self.assertEqual(bytes(protocol.data), b"question")
+        transport.resumeProducing()
+        self.loop.settle()
+        self.assertFalse(self.busy())
+        transport.write(b"answer")
+        transport.loseWriteConnection()
+        self.loop.settle()
+        transport.loseConnection()
+        self.assertEqual(other.decrypt(self.rig.read(other.socket)), (b"answer", True))
+        self.assertIs(self.lost(protocol), ConnectionDone)
+        self.assertEqual(protocol.told, ["read ended", "write ended", "lost"])
+
+    def test_a_reset_after_the_other_end(self) -> None:
+        """It is noticed though nothing is read any more."""
+        protocol, _, other = self.connect(kind=Halves)
+        other.tls.shutdown()
+        other.socket.sendall(other.taken())
+        self.loop.until(lambda: "read ended" in protocol.told)
+        reset(other.socket)
+        self.assertIs(self.lost(protocol), ConnectionLost)
 
 
 class WritingTests(TLSTestCase):

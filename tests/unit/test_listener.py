@@ -16,6 +16,7 @@ from nodepass.tls import ServerTLS
 from nodepass.wire.listener import (
     LOBBY_SIZE,
     MAX_HELLO_RECORD,
+    SILENCE,
     TLS_PLACE_TIME,
     TLS_PLACES,
     Dialect,
@@ -29,17 +30,31 @@ TIMEOUT = 10.0
 SERVER = ServerTLS(TLSLevel.SELF_SIGNED, [])
 
 
-def client_hello() -> bytes:
+def client_hello(*names: bytes) -> bytes:
     """What a TLS client says first."""
     client = SSL.Connection(SSL.Context(SSL.TLS_METHOD), None)
-    client.set_alpn_protos([b"some-wire"])
+    if names:
+        client.set_alpn_protos(list(names))
     client.set_connect_state()
     with pytest.raises(SSL.WantReadError):
         client.do_handshake()
     return client.bio_read(65536)
 
 
-HELLO = client_hello()
+HELLO = client_hello(b"some-wire")
+NAMELESS = client_hello()
+
+
+@pytest.fixture
+def lines(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is logged."""
+    found: list[str] = []
+
+    def emit(self: Log, level: Level, format: str, fields: dict[str, object]) -> None:
+        found.append(format.format(**fields))
+
+    monkeypatch.setattr(Log, "_emit", emit)
+    return found
 
 
 class Noting(Protocol):
@@ -231,3 +246,81 @@ def test_clearing_begins_no_handshakes() -> None:
     case.lobby.clear()
     assert case.contexts == TLS_PLACES and len(case.lobby) == 0
     assert not case.clock.getDelayedCalls()
+
+
+class Waiting(Dialect):
+    """Takes connections that say nothing."""
+
+    def __init__(self) -> None:
+        self.given: list[Noting] = []
+
+    def waits(self, guest: Guest, encrypted: bool) -> bool:
+        return not encrypted
+
+    def silent(self, guest: Guest, encrypted: bool) -> Protocol | None:
+        self.given.append(Noting())
+        return self.given[-1]
+
+
+def test_silence_is_a_greeting_too() -> None:
+    """Where somebody may be waiting for this end to speak first; what follows is for him who had
+    the connection then."""
+    case, waiting = Case(), Waiting()
+    case.factory.dialects = [case.dialect, waiting]
+    visitor = case.knock()
+    case.clock.advance(SILENCE / 2)
+    assert not waiting.given
+    case.clock.advance(SILENCE / 2)
+    case.clock.advance(0)
+    assert len(waiting.given) == 1
+    visitor.transport.write(b"N")  # type: ignore[union-attr]
+    flush(*case.pairs)
+    assert waiting.given[0].got == b"N" and not case.dialect.protocols
+
+
+def test_a_word_in_time_ends_the_silence() -> None:
+    """Even one that came while this process was busy, and is read after that time."""
+    case, waiting = Case(), Waiting()
+    case.factory.dialects = [case.dialect, waiting]
+    case.knock(b"N")
+    late = case.knock()
+
+    def read() -> None:
+        late.transport.write(b"N")  # type: ignore[union-attr]
+        flush(*case.pairs)
+
+    case.clock.callLater(SILENCE, read)
+    case.clock.advance(SILENCE)
+    assert not waiting.given and len(case.dialect.protocols) == 2
+
+
+def test_who_leaves_in_silence() -> None:
+    """No timer stays behind."""
+    case, waiting = Case(), Waiting()
+    case.factory.dialects = [waiting]
+    case.knock()
+    case.pairs[0][0].lose()
+    assert not case.clock.getDelayedCalls() and not waiting.given
+
+
+def test_strangers_are_named_with_their_cure(lines: list[str]) -> None:
+    """Once a minute each kind, wherever they come from; a greeting that comes in pieces is one."""
+    case = Case()
+    case.factory.log = Log(Level.WARN)
+    head = b"GET / HTTP/1.1\r\nAuthorization: Bearer " + b"0" * 64 + b"\r\n"
+    for _ in range(2):
+        visitor = case.knock(b"\0\0\0")
+        assert not visitor.lost
+        visitor.transport.write(b"\0\n")  # type: ignore[union-attr]
+        flush(*case.pairs)
+        assert visitor.lost
+    assert not case.knock(head).lost
+    assert case.knock(head + b"\r\n").lost
+    assert case.knock(NAMELESS).lost
+    assert case.contexts == 0
+    assert [line.partition(": ")[2] for line in lines] == [
+        "a client of NodePass 1.6, which this server does not admit; wire=1.6 admits it",
+        "a client of NodePass 1.14, which this server does not admit; wire=1.14 admits it",
+        "a client of NodePass 2.0, or a link of an old pool, which this server does not admit; "
+        "wire=2.0 or wire=1.14 admits it",
+    ]

@@ -1,81 +1,120 @@
-"""A client's search for its server, dialect by dialect."""
+"""A client's search for its server by several dialects."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from twisted.internet.task import Clock
 
-from nodepass.errors import PeerError
 from nodepass.health import Health
 from nodepass.logs import Level, Log
-from nodepass.wire.search import Search
+from nodepass.wire.search import LONGEST_PAUSE, Pauses, Search
 
 
 class FakeWay:
-    """A dialect that the server speaks, or does not."""
+    """A dialect's way: works when it is told to."""
 
-    peer = None
-
-    def __init__(self, dialect: str, works: bool, trusted: bool = False) -> None:
+    def __init__(self, dialect: str, tried: list[str], trusted: bool = False) -> None:
         self.dialect = dialect
-        self.works = works
         self.trusted = trusted
-        self.joined = False
-        self.tries = 0
+        self.works = False
+        self.stopped = False
+        self.peer = None
+        self._tried = tried
+
+    @property
+    def joined(self) -> bool:
+        return self.works
 
     async def join(self) -> None:
-        self.tries += 1
+        self._tried.append(self.dialect)
         if not self.works:
-            raise PeerError(f"no {self.dialect} here")
-        self.joined = True
+            raise ValueError(f"no {self.dialect} here")
 
     def failed(self, error: Exception) -> float:
         return 3.0
 
     def lost(self) -> float:
-        self.joined = False
-        return 3.0
+        return 1.0
 
     def stop(self) -> None:
-        pass
+        self.stopped = True
 
 
-def search(*ways: FakeWay) -> tuple[Search, Clock, list[str]]:
-    """A search among these ways, begun, and what it warns of."""
-    said: list[str] = []
+class Case:
+    """A search by native, 1.14 and 1.6."""
 
-    class Noting(Log):
-        def warn(self, text: str, **fields: Any) -> None:
-            said.append(text.format(**fields))
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.tried: list[str] = []
+        self.ways = [FakeWay(name, self.tried, name == "native") for name in
+                     ("native", "1.14", "1.6")]  # fmt: skip
+        self.health = Health(Log(Level.NONE))
+        self.search = Search(self.ways, self.clock, self.health)  # type: ignore[arg-type]
+        self.search.start()
 
-    clock = Clock()
-    found = Search(list(ways), clock, Health(Noting(Level.NONE)))
-    found.start()
-    return found, clock, said
-
-
-def test_falling_back_is_said() -> None:
-    """A dialect that comes about because others failed is named, with their reasons; it comes first
-    from then on, and is not worth a word again."""
-    native, old = FakeWay("native", False, trusted=True), FakeWay("1.14", True)
-    found, clock, said = search(native, old)
-    assert said == [
-        "wire 1.14 is spoken with the server, as others failed: wire native: no native here"
-    ]
-    found.lost()
-    clock.advance(5.0)
-    assert (native.tries, old.tries, len(said)) == (1, 2, 1)
-    found.stop()
+    def later(self, seconds: float) -> list[str]:
+        """What is tried in this time, and a little more, as pauses vary."""
+        self.tried.clear()
+        self.clock.advance(seconds * 1.2)
+        return list(self.tried)
 
 
-def test_no_way_below_one_that_proves_the_key() -> None:
-    """Once such a one has worked the others are tried no more."""
-    native, old = FakeWay("native", True, trusted=True), FakeWay("1.14", True)
-    found, clock, said = search(native, old)
-    native.works = False
-    found.lost()
-    clock.advance(5.0)
-    assert (native.tries, old.tries) == (2, 0)
-    assert not [line for line in said if "is spoken" in line]
-    found.stop()
+def test_each_is_tried_in_turn() -> None:
+    """And again after a pause; what is wrong names each."""
+    case = Case()
+    assert case.tried == ["native", "1.14", "1.6"]
+    assert case.health.reason is not None
+    for words in ("wire native: no native here", "wire 1.14: no 1.14", "wire 1.6: no 1.6"):
+        assert words in case.health.reason
+    assert case.later(3.0) == ["native", "1.14", "1.6"]
+
+
+def test_the_one_that_worked_comes_first() -> None:
+    """From the next loss on."""
+    case = Case()
+    case.ways[1].works = True
+    assert case.later(3.0) == ["native", "1.14"]
+    assert case.health.reason is None
+    assert case.later(60.0) == []
+    case.ways[1].works = False
+    case.search.lost()
+    assert case.later(1.0) == ["1.14", "native", "1.6"]
+
+
+def test_after_native_nothing_else_is_tried() -> None:
+    """Who can cut the line can't make the client speak something weaker."""
+    case = Case()
+    case.ways[0].works = True
+    assert case.later(3.0) == ["native"]
+    case.ways[0].works = False
+    for way in case.ways[1:]:
+        way.works = True
+    case.search.lost()
+    assert case.later(1.0) == ["native"]
+    assert case.later(3.0) == ["native"]
+
+
+def test_a_stop_ends_it() -> None:
+    """Nothing is tried any more, and nothing is wrong."""
+    case = Case()
+    case.search.stop()
+    assert all(way.stopped for way in case.ways) and case.health.reason is None
+    assert case.later(10.0) == [] and not case.clock.getDelayedCalls()
+
+
+def test_a_loss_that_nobody_waits_for() -> None:
+    """Before the first join there is nothing to lose."""
+    case = Case()
+    case.search.lost()
+    assert case.later(3.0) == ["native", "1.14", "1.6"]
+
+
+def test_pauses_grow_while_only_an_owner_can_help() -> None:
+    """Up to a bound, and not else."""
+    pauses = Pauses(3.0)
+    assert [pauses.after(False) for _ in range(3)] == [3.0] * 3
+    assert [pauses.after(True) for _ in range(4)] == [3.0, 6.0, 12.0, 24.0]
+    for _ in range(20):
+        longest = pauses.after(True)
+    assert longest == LONGEST_PAUSE
+    pauses.worked()
+    assert pauses.after(True) == 3.0
