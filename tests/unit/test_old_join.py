@@ -17,7 +17,7 @@ from nodepass.wire.old.acceptor import JOIN_TIMEOUT
 from nodepass.wire.old.channel import LinkChannel
 from nodepass.wire.old.connector import ID_TIMEOUT
 from nodepass.wire.old.dialect import ID_WAIT, INTERVAL, Dialect
-from nodepass.wire.old.handshake import HTTPClientHandshake
+from nodepass.wire.old.handshake import HTTPClientHandshake, hello_line
 from nodepass.wire.old.peer import VERIFY_TIMEOUT
 from nodepass.wire.old.signals import (
     Flush,
@@ -108,6 +108,20 @@ class OldNode:
         """What the server has said since the last time."""
         got, self.control.got = self.control.got, b""
         return self._reader.feed(got)
+
+
+class HelloNode:
+    """A client of 1.6, played by the test, that has said hello and nothing else."""
+
+    def __init__(self, net: MemoryNet) -> None:
+        self.raw = OldNode(net).connect()
+        self.raw.transport.write(hello_line(KEY.encode()))
+        net.flush()
+
+    @property
+    def granted(self) -> bool:
+        """Whether the server has answered."""
+        return bool(self.raw.got)
 
 
 @pytest.fixture
@@ -273,6 +287,37 @@ def test_a_client_that_is_gone_makes_room(net: MemoryNet) -> None:
     net.later(2)
     assert b" 200 " in raw.got
     assert server.host.told == ["joined", "left"] and first.control.lost
+
+
+def test_of_two_clients_that_come_together_one_is_let_in(net: MemoryNet, lines: list[str]) -> None:
+    """The other one finds it there."""
+    server = OldServerEnd(net, "1.6")
+    gone, *coming = (HelloNode(net) for _ in range(3))
+    assert gone.granted and server.host.told == ["joined"]
+    assert not any(node.granted for node in coming)
+    net.later(1.5)
+    other, one = sorted(coming, key=lambda node: node.granted)
+    assert one.granted and server.host.told == ["joined", "left", "joined"]
+    assert not other.granted and not other.raw.lost
+    one.raw.transport.write(encode(Pong(), Dialect.V1_6, KEY.encode()))
+    net.flush()
+    assert other.raw.lost and "old dialects have one client per address" in lines[-1]
+    assert server.host.told == ["joined", "left", "joined"]
+
+
+def test_a_client_that_left_while_it_waited_is_not_let_in(
+    net: MemoryNet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The address stays free for who comes back."""
+    server = OldServerEnd(net, "2.0")
+    first, second = OldClientEnd(net, "2.0").start(), OldClientEnd(net, "2.0")
+    monkeypatch.setattr(first.peer, "_send", lambda signal: None)  # it hangs
+    first.search.stop()
+    second.search.start()
+    net.later(0.5, 0.02)
+    second.search.stop()
+    net.later(2)
+    assert server.host.told == ["joined", "left"] and not server.acceptor.peers
 
 
 def test_another_address_has_a_client_of_its_own(net: MemoryNet) -> None:
@@ -632,3 +677,18 @@ def test_a_verify_of_a_link_that_is_gone_is_judged(net: MemoryNet) -> None:
     server.peer._send(Verify("0a0b0c0d", fingerprint))
     net.flush()
     assert client.host.told == ["joined"] and client.peer.joined
+
+
+def test_a_server_that_stops_drops_who_is_not_verified(net: MemoryNet) -> None:
+    """Also when the time for a control link is over."""
+    server = OldServerEnd(net, "1.14", query="&tls=1")
+    client = OldClientEnd(net, "1.14")
+    client.search.start()
+    net.flush()
+    client.peer._verification.due = False
+    net.later(JOIN_TIMEOUT + 1, 0.5)
+    peer = server.peer
+    server.acceptor.refuse()
+    server.acceptor.stop()
+    net.flush()
+    assert peer.closed and not server.acceptor.peers and server.host.told == []

@@ -115,8 +115,9 @@ class OldAcceptor(Wire):
         self.stopping = True
 
     def stop(self) -> None:
-        for peer in list(self._timers):
-            peer.close(Cause.STOPPED, "the server is stopping")
+        for peer in list(self.peers.values()):
+            if not peer.joined:
+                peer.close(Cause.STOPPED, "the server is stopping")
 
     # Clients
 
@@ -154,18 +155,21 @@ class OldAcceptor(Wire):
     async def make_room(self, guest: Guest) -> None:
         """See that the client is the one of its address.
 
-        :raises PeerError: another one is there.
+        :raises PeerError: another one is there, or this server is stopping.
         """
-        if self.stopping:
-            raise PeerError("this server is stopping")
         host = guest.address.host
-        other = self.peers.get(host)
-        if other is None:
-            return
-        if other.controlled and await other.probe():
-            raise PeerError(f"old dialects have one client per address, and {other.name} is there")
-        if self.peers.get(host) is other:
-            other.close(Cause.LOST, "another client came, and it does not answer")
+        # Who else waits for an answer may be let in first.
+        while not self.stopping:
+            other = self.peers.get(host)
+            if other is None:
+                return
+            if other.controlled and await other.probe():
+                raise PeerError(
+                    f"old dialects have one client per address, and {other.name} is there"
+                )
+            if self.peers.get(host) is other:
+                other.close(Cause.LOST, "another client came, and it does not answer")
+        raise PeerError("this server is stopping")
 
     def let_in(self, guest: Guest, dialect: Dialect) -> OldPeer:
         """A client has shown the right key; its links may come."""
@@ -239,8 +243,8 @@ class _NewLink(Protocol):
         self._acceptor.link(self._guest, self.transport)
 
 
-class _Request(Protocol):
-    """A client's handshake by HTTP."""
+class _Asking(Protocol):
+    """A connection on which a client asks to be let in."""
 
     transport: Any
 
@@ -248,8 +252,49 @@ class _Request(Protocol):
         self._acceptor = acceptor
         self._guest = guest
         self._dialect = dialect
-        self._handshake = HTTPServerHandshake(acceptor.settings.key, acceptor.grant)
         self._judged = False
+        self._gone = False
+
+    def _right(self) -> None:
+        """The client has shown the right key."""
+        Deferred.fromCoroutine(self._make_room()).addErrback(self._failed)
+
+    async def _make_room(self) -> None:
+        try:
+            await self._acceptor.make_room(self._guest)
+        except PeerError as error:
+            self._acceptor.denied(self._guest, str(error))
+            self._refuse()
+            return
+        if not self._gone:
+            self._let_in(self._acceptor.let_in(self._guest, self._dialect))
+
+    def _refuse(self) -> None:
+        """Let the client know that it is not let in."""
+        raise NotImplementedError
+
+    def _let_in(self, peer: OldPeer) -> None:
+        """Let the client know that it is let in."""
+        raise NotImplementedError
+
+    def _failed(self, failure: Failure) -> None:
+        self._acceptor.log.failure(
+            "handshake with {address} failed", failure, address=self._guest.address
+        )
+        self._guest.turn_away()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._gone = True
+        self._guest.admit()
+
+
+class _Request(_Asking):
+    """A client's handshake by HTTP."""
+
+    def __init__(self, acceptor: OldAcceptor, guest: Guest, dialect: Dialect) -> None:
+        super().__init__(acceptor, guest, dialect)
+        self._handshake = HTTPServerHandshake(acceptor.settings.key, acceptor.grant)
+        self._grant = b""
 
     def dataReceived(self, data: bytes) -> None:
         if self._judged:
@@ -260,7 +305,7 @@ class _Request(Protocol):
         self._judged = True
         acceptor, guest = self._acceptor, self._guest
         if not acceptor.may_guess(guest):
-            self._answer(_UNAVAILABLE)
+            self._refuse()
         elif verdict.status == UNAUTHORIZED:
             acceptor.wrong(guest)
             self._answer(verdict.answer)
@@ -268,46 +313,26 @@ class _Request(Protocol):
             acceptor.denied(guest, f"status {verdict.status} for a handshake by HTTP")
             self._answer(verdict.answer or _UNAVAILABLE)
         else:
-            letting = Deferred.fromCoroutine(self._let_in(verdict.answer))
-            letting.addErrback(self._failed)
+            self._grant = verdict.answer
+            self._right()
 
-    async def _let_in(self, answer: bytes) -> None:
-        acceptor, guest = self._acceptor, self._guest
-        try:
-            await acceptor.make_room(guest)
-        except PeerError as error:
-            acceptor.denied(guest, str(error))
-            self._answer(_UNAVAILABLE)
-            return
-        if self.transport.connected:
-            acceptor.let_in(guest, self._dialect)
-            self._answer(answer)
+    def _refuse(self) -> None:
+        self._answer(_UNAVAILABLE)
 
-    def _failed(self, failure: Failure) -> None:
-        self._acceptor.log.failure(
-            "handshake with {address} failed", failure, address=self._guest.address
-        )
-        self._guest.turn_away()
+    def _let_in(self, peer: OldPeer) -> None:
+        self._answer(self._grant)
 
     def _answer(self, answer: bytes) -> None:
         self.transport.write(answer)
         self.transport.loseConnection()
 
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._guest.admit()
 
-
-class _Hello(Protocol):
+class _Hello(_Asking):
     """A client's handshake of 1.6; the connection becomes the control link."""
 
-    transport: Any
-
     def __init__(self, acceptor: OldAcceptor, guest: Guest, dialect: Dialect) -> None:
-        self._acceptor = acceptor
-        self._guest = guest
-        self._dialect = dialect
+        super().__init__(acceptor, guest, dialect)
         self._hello = HelloReader(acceptor.settings.key)
-        self._judged = False
 
     def dataReceived(self, data: bytes) -> None:
         if self._judged:
@@ -317,40 +342,24 @@ class _Hello(Protocol):
             right = self._hello.feed(data)
         except PeerError as error:
             acceptor.denied(guest, str(error))
-            guest.turn_away()
+            self._refuse()
             return
         if right is None:
             return
         self._judged = True
         if not acceptor.may_guess(guest):
-            guest.turn_away()
+            self._refuse()
         elif not right:
             acceptor.wrong(guest)
-            guest.turn_away()
+            self._refuse()
         else:
-            Deferred.fromCoroutine(self._let_in()).addErrback(self._failed)
+            self._right()
 
-    async def _let_in(self) -> None:
-        acceptor, guest = self._acceptor, self._guest
-        try:
-            await acceptor.make_room(guest)
-        except PeerError as error:
-            acceptor.denied(guest, str(error))
-            guest.turn_away()
-            return
-        if not self.transport.connected:
-            return
-        peer = acceptor.let_in(guest, self._dialect)
-        guest.admit()
-        transport = self.transport
-        transport.write(grant_line(acceptor.grant, acceptor.settings.key))
-        peer.attach(transport, acceptor.fingerprint(self._dialect), self._hello.rest)
-
-    def _failed(self, failure: Failure) -> None:
-        self._acceptor.log.failure(
-            "handshake with {address} failed", failure, address=self._guest.address
-        )
+    def _refuse(self) -> None:
         self._guest.turn_away()
 
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
+    def _let_in(self, peer: OldPeer) -> None:
+        acceptor, transport = self._acceptor, self.transport
         self._guest.admit()
+        transport.write(grant_line(acceptor.grant, acceptor.settings.key))
+        peer.attach(transport, acceptor.fingerprint(self._dialect), self._hello.rest)

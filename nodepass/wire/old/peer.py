@@ -186,7 +186,6 @@ class OldPeer:
             parted = control.close()
             cut = self.settings.clock.callLater(PARTING_TIMEOUT, control.abort)
             parted.addCallback(lambda _: cut.cancel() if cut.active() else None)
-        self._answer_probes(False)
         closing = self.links.close(cause, reason, linger=linger)
         self._parted = gatherResults([parted, closing]).addCallback(lambda _: None)
         self._tell_gone(self)
@@ -194,6 +193,7 @@ class OldPeer:
             self.settings.host.left(self)
         elif not self.ready.called:
             self.ready.errback(PeerError(reason))
+        self._answer_probes(False)  # who asked may take its place at once
         return self._parted
 
     # For who makes links.
