@@ -11,23 +11,18 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
-from nodepass.errors import PeerError
 from nodepass.health import Health
 from nodepass.logs import Log
 from nodepass.tlswords import tls_reason
 
 from . import Peer
 
-__all__ = ["LONGEST_PAUSE", "Pauses", "Refused", "Search", "Way"]
+__all__ = ["Pauses", "Search", "Way"]
 
 #: Share of a pause by which it is varied, so that clients do not return all at once.
 JITTER = 0.2
 #: Seconds of the longest pause after a refusal that only its owner can mend, such as a wrong key.
 LONGEST_PAUSE = 300.0
-
-
-class Refused(PeerError):
-    """What the server can't be asked again for soon: only its owner can mend it."""
 
 
 class Pauses:

@@ -148,7 +148,7 @@ def test_datagrams(go: Program, leaf: Leaf) -> None:
             control.say(Launch(True, VISITOR, "0badcafe"))
             said = [b"one", b"", b"x" * 16384, b"three"] if framed else [b"one", b"x" * 2048]
             for data in said:
-                link.sendall(frames([data])[0] if framed else data)
+                link.sendall(frames([data]) if framed else data)
                 heard, address = target.recvfrom(65536)
                 assert heard == data
                 target.sendto(data, address)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nodepass.wire.old.datagrams import MAX_DATAGRAM, DatagramReader, frames
+from nodepass.wire.old.datagrams import DatagramReader, frames
 
 BATCH = [b"one", b"", b"three", b"x" * 300, b""]
 BYTES = b"\0\3one\0\0\0\5three\1\x2c" + b"x" * 300 + b"\0\0"
@@ -13,20 +13,12 @@ BYTES = b"\0\3one\0\0\0\5three\1\x2c" + b"x" * 300 + b"\0\0"
 
 def test_as_go_writes_them() -> None:
     """Two bytes of length, big-endian, and the datagram; read wherever it is cut."""
-    assert frames(BATCH) == (BYTES, 0)
+    assert frames(BATCH) == BYTES
     for cut in range(len(BYTES) + 1):
         reader = DatagramReader()
         assert reader.feed(BYTES[:cut]) + reader.feed(BYTES[cut:]) == BATCH
     reader = DatagramReader()
     assert [each for byte in BYTES for each in reader.feed(bytes([byte]))] == BATCH
-
-
-def test_too_long() -> None:
-    """What would end the session of a 2.0 node is left out and counted."""
-    longest, longer = b"x" * MAX_DATAGRAM, b"x" * (MAX_DATAGRAM + 1)
-    data, dropped = frames([longer, longest, b"", longer])
-    assert dropped == 2 and DatagramReader().feed(data) == [longest, b""]
-    assert frames([]) == (b"", 0)
 
 
 def test_longer_ones_are_taken() -> None:
@@ -37,7 +29,7 @@ def test_longer_ones_are_taken() -> None:
 @given(st.lists(st.binary(max_size=400), max_size=20), st.integers(1, 500))
 def test_any_cuts(batch: list[bytes], size: int) -> None:
     """Pieces of any size give the same datagrams."""
-    data = frames(batch)[0]
+    data = frames(batch)
     reader = DatagramReader()
     pieces = [data[at : at + size] for at in range(0, len(data), size)]
     assert [each for piece in pieces for each in reader.feed(piece)] == batch

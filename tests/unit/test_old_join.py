@@ -13,10 +13,9 @@ from nodepass.logs import Level, Log
 from nodepass.relay.stream import Cause
 from nodepass.wire import UNKNOWN, Flow, Opening
 from nodepass.wire.native.budget import GUESS_BURST
-from nodepass.wire.old.acceptor import JOIN_TIMEOUT
 from nodepass.wire.old.channel import LinkChannel
 from nodepass.wire.old.connector import ID_TIMEOUT
-from nodepass.wire.old.dialect import ID_WAIT, INTERVAL, Dialect
+from nodepass.wire.old.dialect import ID_WAIT, INTERVAL, JOIN_TIMEOUT, Dialect
 from nodepass.wire.old.handshake import HTTPClientHandshake, hello_line
 from nodepass.wire.old.peer import VERIFY_TIMEOUT
 from nodepass.wire.old.signals import (

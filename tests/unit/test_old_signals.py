@@ -129,7 +129,6 @@ def test_what_the_dialects_differ_in() -> None:
         udp_silence=30.0,
         verified=frozenset((1, 2)),
         colons=True,
-        pools=frozenset((0, 1, 2, 3)),
     )
     assert Dialect.V2_0.traits == attrs.evolve(
         Dialect.V1_14.traits,
@@ -145,7 +144,6 @@ def test_what_the_dialects_differ_in() -> None:
         lost_after=10.0,
         udp_read=2048,
         udp_silence=None,
-        pools=frozenset((0,)),
     )
     assert Dialect.V1_6_RAW.traits == attrs.evolve(Dialect.V1_6.traits, raw_id=True)
 

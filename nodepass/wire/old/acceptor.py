@@ -22,20 +22,14 @@ from nodepass.wire.native.budget import GuessLimit
 from nodepass.wire.surroundings import Surroundings
 
 from .cipher import key_for
-from .dialect import Dialect
+from .dialect import JOIN_TIMEOUT, Dialect
 from .fingerprint import fingerprint
-from .handshake import Grant, HelloReader, HTTPServerHandshake, grant_line
+from .handshake import UNAUTHORIZED, Grant, HelloReader, HTTPServerHandshake, grant_line
 from .linkid import encode_id
 from .peer import OldPeer, old_settings
 from .signals import CONTROL_ID
 
-__all__ = ["JOIN_TIMEOUT", "UNAUTHORIZED", "OldAcceptor"]
-
-#: Seconds that a client has from its grant to its control link: as long as an old server waits.
-JOIN_TIMEOUT = 10.0
-
-#: Status of the answer to a wrong token.
-UNAUTHORIZED = 401
+__all__ = ["OldAcceptor"]
 
 _UNAVAILABLE = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\n\r\n"
 

@@ -73,7 +73,8 @@ class LinkChannel:
         lost = [] if len(fit) == len(batch) else [data for data in batch if len(data) > largest]
         link = self._link
         if link is not None and self._reader is not None and not self._congested:
-            link.write(frames(fit)[0])
+            if fit:
+                link.write(frames(fit))
             return lost
         for place, data in enumerate(fit):
             if link is None or self._congested:

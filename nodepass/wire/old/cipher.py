@@ -55,7 +55,7 @@ def unfit_for_1_6(key: bytes) -> str | None:
     A signal is a line. Where a byte of its text and the key's make a line feed the line falls
     apart, and a 1.6 node that reads the halves ends the session. Text that is in every launch
     must not meet such a byte. (Text that is in some, such as the visitor's address, may: what
-    can be done then `nodepass.wire.old.urls` does.)
+    can be done then `nodepass.wire.old.urllines` does.)
 
     :returns: a reason that names the place in the key and not the key.
     """

@@ -29,10 +29,11 @@ from nodepass.wire.linkmaker import LinkTerms
 from nodepass.wire.search import Pauses
 from nodepass.wire.surroundings import Surroundings
 
-from .acceptor import JOIN_TIMEOUT, UNAUTHORIZED
 from .cipher import key_for
-from .dialect import Dialect
+from .dialect import JOIN_TIMEOUT, Dialect
 from .handshake import (
+    GRANTED,
+    UNAUTHORIZED,
     Grant,
     GrantReader,
     HandshakeError,
@@ -58,10 +59,6 @@ QUICK_TRIES = 20
 PATIENCE = 4
 #: Most idle links, whatever a server says: what the URL accepts for `max`.
 MAX_IDLE = 1_000_000
-
-
-#: Status of an answer that grants something, be it of no use.
-GRANTED = 200
 #: The `type` of a pool of WebSockets.
 WEBSOCKET = 2
 #: The port at which clients of 1.14 expect a web server with TLS.

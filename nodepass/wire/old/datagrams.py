@@ -7,27 +7,20 @@ from __future__ import annotations
 
 import struct
 
-from .dialect import Dialect
-
-__all__ = ["MAX_DATAGRAM", "DatagramReader", "frames"]
-
-#: Longest datagram, bytes, that a node of 2.0 takes. A longer one ends its session.
-MAX_DATAGRAM = Dialect.V2_0.traits.udp_read
+__all__ = ["DatagramReader", "frames"]
 
 _LENGTH = struct.Struct(">H")
 
 
-def frames(batch: list[bytes]) -> tuple[bytes, int]:
+def frames(batch: list[bytes]) -> bytes:
     """Datagrams as bytes of the link.
 
-    :returns: the bytes, and how many datagrams are too long and left out.
+    :param batch: none longer than the other node's buffer, which would end its session.
     """
     parts: list[bytes] = []
     for data in batch:
-        size = len(data)
-        if size <= MAX_DATAGRAM:
-            parts += (_LENGTH.pack(size), data)
-    return b"".join(parts), len(batch) - len(parts) // 2
+        parts += (_LENGTH.pack(len(data)), data)
+    return b"".join(parts)
 
 
 class DatagramReader:

@@ -6,18 +6,14 @@ from enum import Enum
 
 from attrs import frozen
 
-__all__ = [
-    "ID_WAIT",
-    "INTERVAL",
-    "UDP_SILENCE",
-    "Dialect",
-    "Traits",
-]
+__all__ = ["ID_WAIT", "INTERVAL", "JOIN_TIMEOUT", "Dialect", "Traits"]
 
 #: Seconds between two pings of an old node. Ten are healthy: one is left out after a flush.
 INTERVAL = 5.0
 #: Seconds that a launch's link is awaited: its signal may overtake the link's number.
 ID_WAIT = 5.0
+#: Seconds that a client has from its grant to its control link: as long as an old server waits.
+JOIN_TIMEOUT = 10.0
 #: Seconds without a datagram in one direction that end a UDP session of 1.14 and 2.0.
 UDP_SILENCE = 30.0
 
@@ -38,7 +34,6 @@ class Traits:
     :ivar udp_silence: seconds of silence that end a UDP session; None where `read` says so.
     :ivar verified: values of `tls` with which both ends send a verify.
     :ivar colons: whether a fingerprint is written in capitals and with colons.
-    :ivar pools: values of `type` that its nodes may name.
     """
 
     http: bool = True
@@ -51,7 +46,6 @@ class Traits:
     udp_silence: float | None = UDP_SILENCE
     verified: frozenset[int] = frozenset()
     colons: bool = False
-    pools: frozenset[int] = frozenset((0, 1, 2, 3))
 
 
 class Dialect(Enum):
@@ -77,7 +71,6 @@ def _v1_6(raw_id: bool) -> Traits:
         lost_after=2 * INTERVAL,
         udp_read=2048,
         udp_silence=None,
-        pools=frozenset((0,)),
     )
 
 

@@ -24,6 +24,8 @@ from .lines import LineError, LineSplitter
 from .urllines import Mender, write
 
 __all__ = [
+    "GRANTED",
+    "UNAUTHORIZED",
     "Grant",
     "GrantReader",
     "HTTPClientHandshake",
@@ -39,6 +41,10 @@ __all__ = [
 MAX_BODY = 4096
 #: Most lines that a grant of 1.6 may be broken into: about one for each of its characters.
 MOST_PIECES = 16
+
+#: Status of an answer that grants something, be it of no use, and of one to a wrong token.
+GRANTED = 200
+UNAUTHORIZED = 401
 
 _BEARER = b"Bearer "
 
@@ -146,16 +152,18 @@ class HTTPClientHandshake:
             raise HandshakeError(message) from None
 
     def _answer(self) -> Grant:
-        if self._status == 401:
-            raise HandshakeError("the server refuses: wrong key; set the same on both", 401)
-        if self._status != 200:
+        if self._status == UNAUTHORIZED:
+            raise HandshakeError(
+                "the server refuses: wrong key; set the same on both", UNAUTHORIZED
+            )
+        if self._status != GRANTED:
             status = self._status
             raise HandshakeError(f"the answer is HTTP status {status}: no tunnel port", status)
         try:
             record = _decode_grant(self._body)
         except (ValueError, msgspec.DecodeError, RecursionError):
             raise HandshakeError(
-                "the server's answer makes no sense: no grant in it", 200
+                "the server's answer makes no sense: no grant in it", GRANTED
             ) from None
         return _grant(record.flow, record.max, record.tls, record.type)
 
@@ -164,8 +172,9 @@ class HTTPClientHandshake:
 class Verdict:
     """What a server makes of a request.
 
-    :ivar status: 200 where it was granted; 101 where it asks for a WebSocket, 0 for no HTTP at all.
-    :ivar answer: what to send before closing; empty where somebody else is to answer.
+    :ivar status: of the answer; 101 where it asks for a WebSocket, 0 for no HTTP at all.
+    :ivar answer: what to send before closing; empty where it asks for a WebSocket, which is none of
+        a handshake.
     """
 
     status: int
@@ -174,34 +183,29 @@ class Verdict:
     @property
     def granted(self) -> bool:
         """Whether the client has shown the right token."""
-        return self.status == 200
+        return self.status == GRANTED
 
 
 _REASONS = {
-    401: b"Unauthorized",
+    UNAUTHORIZED: b"Unauthorized",
     404: b"Not Found",
     405: b"Method Not Allowed",
 }
 
 
 class HTTPServerHandshake:
-    """The server's side of 1.14 and 2.0: one request, one answer.
-
-    :ivar received: all bytes, for who goes on with a WebSocket.
-    """
+    """The server's side of 1.14 and 2.0: one request, one answer."""
 
     def __init__(self, key: bytes, grant: Grant) -> None:
         self._token = token(key)
         self._grant = grant
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
-        self.received = b""
 
     def feed(self, data: bytes) -> Verdict | None:
         """Bytes of the request, at least one.
 
         :returns: the verdict; None while the request's head is not whole.
         """
-        self.received += data
         try:
             self._http.receive_data(data)
             event = self._http.next_event()
@@ -226,11 +230,11 @@ class HTTPServerHandshake:
         if not shown.startswith(_BEARER) or not hmac.compare_digest(
             shown[len(_BEARER) :], self._token
         ):
-            return self._refusal(401)
+            return self._refusal(UNAUTHORIZED)
         grant = self._grant
         record = _GrantRecord(grant.flow.value, grant.max, str(int(grant.tls)), str(grant.pool))
         body = msgspec.json.encode(record) + b"\n"
-        return Verdict(200, self._respond(200, b"OK", b"application/json", body))
+        return Verdict(GRANTED, self._respond(GRANTED, b"OK", b"application/json", body))
 
     def _refusal(self, status: int, bare: bool = False) -> Verdict:
         reason = _REASONS[status]
