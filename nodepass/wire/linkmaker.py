@@ -16,9 +16,13 @@ from twisted.internet.interfaces import (
 from twisted.python.failure import Failure
 
 from nodepass.health import Health
+from nodepass.openfiles import open_files
 from nodepass.tlswords import tls_reason
 
-__all__ = ["LinkMaker", "LinkTaker", "LinkTerms"]
+__all__ = ["MAX_IDLE", "LinkMaker", "LinkTaker", "LinkTerms", "most_links"]
+
+#: Most idle links, whatever a server says: what the URL accepts for `max`.
+MAX_IDLE = 1_000_000
 
 #: Data links that are made side by side: a burst of visitors is served as fast as this allows, and
 #: a small server's listen queue is not flooded.
@@ -50,13 +54,18 @@ class LinkTaker(Protocol):
 Taker = TypeVar("Taker", bound=LinkTaker)
 
 
+def most_links() -> int:
+    """How many links there may be at once: half of the open files, as each session needs a socket
+    of its own as well."""
+    return max(1, (open_files() or 2 * MAX_IDLE) // 2)
+
+
 @frozen(kw_only=True)
 class LinkTerms:
     """How data links are made.
 
     :ivar creator: what checks the server's certificate; asked for each link; None on plain links.
-    :ivar most: links that there may be at once: half of the open files, as each session needs a
-        socket of its own as well.
+    :ivar most: links that there may be at once.
     :ivar dial: connects to an address; fires with what the factory built.
     :ivar handshake_timeout: seconds until a link must be ready.
     :ivar interval: seconds between two tries after failures, the shortest and the longest.

@@ -22,12 +22,11 @@ from nodepass.config import TLSLevel
 from nodepass.errors import PeerError
 from nodepass.health import Health
 from nodepass.logs import printable
-from nodepass.openfiles import open_files
 from nodepass.parameters import MOST_WORKERS
 from nodepass.relay.stream import Cause
 from nodepass.tls import ClientTLS, exporter
 from nodepass.wire import Flow
-from nodepass.wire.linkmaker import LinkTerms
+from nodepass.wire.linkmaker import MAX_IDLE, LinkTerms, most_links
 from nodepass.wire.search import Pauses, Search
 
 from . import ALPN_CONTROL, ALPN_DATA
@@ -55,8 +54,6 @@ from .messages import (
 from .peer import NativePeer, PeerSettings
 from .tags import tag
 
-#: Most idle links, whatever a server says: what the URL accepts for `max`.
-MAX_IDLE = 1_000_000
 #: Certificates that may be shown at once: the present one and two that were announced in a row.
 MAX_PINS = 3
 #: Seconds for which the certificate that the server shows now holds after it announced the next.
@@ -313,7 +310,7 @@ class NativeConnector:
         return LinkTerms(
             reactor=terms.reactor,
             health=self.health,
-            most=max(1, (open_files() or 2 * MAX_IDLE) // 2),
+            most=most_links(),
             creator=None if plain else lambda: terms.tls.creator(data, self.pins),
             dial=lambda host, port, factory: terms.dial((host,), port, factory),
             handshake_timeout=terms.handshake_timeout,

@@ -19,13 +19,12 @@ from twisted.python.failure import Failure
 from nodepass.address import Address, is_literal
 from nodepass.config import ClientConfig
 from nodepass.errors import PeerError
-from nodepass.openfiles import open_files
 from nodepass.parameters import TLSLevel
 from nodepass.relay.portable import take_over
 from nodepass.relay.stream import Cause
 from nodepass.tls import ClientTLS
 from nodepass.wire import Host
-from nodepass.wire.linkmaker import LinkTerms
+from nodepass.wire.linkmaker import MAX_IDLE, LinkTerms, most_links
 from nodepass.wire.search import Pauses
 from nodepass.wire.surroundings import Surroundings
 
@@ -57,8 +56,6 @@ LONGEST_QUICK_RETURN = 1.0
 QUICK_TRIES = 20
 #: Tries to make a link that fail before it is worth a word, for the same reason.
 PATIENCE = 4
-#: Most idle links, whatever a server says: what the URL accepts for `max`.
-MAX_IDLE = 1_000_000
 #: The `type` of a pool of WebSockets.
 WEBSOCKET = 2
 #: The port at which clients of 1.14 expect a web server with TLS.
@@ -241,7 +238,7 @@ class OldConnector:
         return LinkTerms(
             reactor=self._reactor,
             health=self._health,
-            most=max(1, (open_files() or 2 * MAX_IDLE) // 2),
+            most=most_links(),
             creator=creator,
             dial=lambda host, port, factory: self._dial((host,), port, factory),
             handshake_timeout=ID_TIMEOUT,
