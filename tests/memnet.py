@@ -29,7 +29,8 @@ from nodepass.relay.hangup import HangupWatch
 from nodepass.relay.stream import Cause, Stream
 from nodepass.tls import ClientTLS, server_context
 from nodepass.wire import Flow, Opening
-from nodepass.wire.listener import Lobby, TunnelFactory
+from nodepass.wire.listener import TunnelFactory
+from nodepass.wire.lobby import Lobby
 from nodepass.wire.native import ALPN_CONTROL, ALPN_DATA
 from nodepass.wire.native.acceptor import NativeAcceptor, ServerTerms
 from nodepass.wire.native.connector import ClientTerms, NativeConnector

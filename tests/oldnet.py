@@ -18,7 +18,8 @@ from nodepass.relay.stream import Cause
 from nodepass.tls import ClientTLS, server_context
 from nodepass.tuning import Tuning
 from nodepass.wire import Flow
-from nodepass.wire.listener import Lobby, TunnelFactory
+from nodepass.wire.listener import TunnelFactory
+from nodepass.wire.lobby import Lobby
 from nodepass.wire.old.acceptor import OldAcceptor
 from nodepass.wire.old.connector import OldConnector
 from nodepass.wire.old.peer import OldPeer

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import struct
 
-__all__ = ["HANDSHAKE", "MOST_NEEDED", "alpn"]
+__all__ = ["HANDSHAKE", "MAX_RECORD", "MOST_NEEDED", "RECORD_HEADER", "alpn"]
 
 #: The first byte of a TLS connection: a record of the handshake (RFC 8446, 5.1).
 HANDSHAKE = 0x16
-#: Bytes after which a decision is due, come what may: the largest TLS record (RFC 8446, 5.1).
-MOST_NEEDED = 5 + 16384
-
 _RECORD = struct.Struct(">BHH")
+#: Bytes of a record's header.
+RECORD_HEADER = _RECORD.size
+#: Bytes of the largest record behind it (RFC 8446, 5.1). A ClientHello takes 200 to 2,000.
+MAX_RECORD = 16384
+#: Bytes after which a decision is due, come what may.
+MOST_NEEDED = RECORD_HEADER + MAX_RECORD
+
 _CLIENT_HELLO, _ALPN = 1, 16
 
 
@@ -21,13 +25,13 @@ def alpn(first: bytes) -> list[bytes] | None:
     :param first: what has come so far, all of it, beginning with `HANDSHAKE`.
     :returns: the names; none where it offers none, or makes no sense.
     """
-    if len(first) < _RECORD.size:
+    if len(first) < RECORD_HEADER:
         return None
     size = _RECORD.unpack_from(first)[2]
-    if len(first) < min(MOST_NEEDED, _RECORD.size + size):
+    if len(first) < min(MOST_NEEDED, RECORD_HEADER + size):
         return None
     try:
-        return _offered(_Reader(first[_RECORD.size : _RECORD.size + size]))
+        return _offered(_Reader(first[RECORD_HEADER : RECORD_HEADER + size]))
     except ValueError:
         return []
 

@@ -12,7 +12,8 @@ from nodepass.errors import ConfigError
 from nodepass.tls import Identity, ServerTLS
 
 from . import Flow, Host, Peer
-from .listener import Dialect, Lobby, TunnelFactory
+from .listener import Acceptor, TunnelFactory
+from .lobby import Lobby
 from .native import ALPN_CONTROL, ALPN_DATA
 from .native.acceptor import NativeAcceptor, ServerTerms
 from .native.handshake import key_bytes
@@ -58,16 +59,16 @@ class ServerWires:
         self._commit_timer: IDelayedCall | None = None
         self._next: Identity | None = None  # announced to clients, not yet shown
         self._native: NativeAcceptor | None = None
-        self._dialects: list[Dialect] = []
+        self._acceptors: list[Acceptor] = []
 
     def begin(self, flow: Flow, dials: str) -> None:
         """It is decided which way visitors go, and what this node dials, for log lines."""
         named = self._config.dialects
         self._native = self._make_native(flow, dials)
-        self._dialects = [self._native] if NATIVE in named else []
+        self._acceptors = [self._native] if NATIVE in named else []
         old = [name for name in named if name != NATIVE]
         if old:
-            self._dialects.append(self._make_old(flow, old))
+            self._acceptors.append(self._make_old(flow, old))
 
     def _make_native(self, flow: Flow, dials: str) -> NativeAcceptor:
         config, around = self._config, self._around
@@ -95,7 +96,7 @@ class ServerWires:
         )
         return NativeAcceptor(terms, settings, around.log)
 
-    def _make_old(self, flow: Flow, names: Collection[str]) -> Dialect:
+    def _make_old(self, flow: Flow, names: Collection[str]) -> Acceptor:
         # Not at the top: few nodes speak an old dialect.
         from .old.acceptor import OldAcceptor
 
@@ -106,30 +107,30 @@ class ServerWires:
     @property
     def peers(self) -> Iterable[Peer]:
         """The clients that have joined, those included whose control link is lost for now."""
-        return [peer for dialect in self._dialects for peer in dialect.joined]
+        return [peer for acceptor in self._acceptors for peer in acceptor.joined]
 
     def factory(self) -> TunnelFactory:
         """What serves connections to the tunnel port."""
         return TunnelFactory(
-            self._lobby, self._dialects, self.tls.context_factory, self._around.log
+            self._lobby, self._acceptors, self.tls.context_factory, self._around.log
         )
 
     def guess(self, host: str) -> None:
         """Another worker has met a wrong guess at the key."""
-        for dialect in self._dialects:
-            dialect.guessed(host)
+        for acceptor in self._acceptors:
+            acceptor.guessed(host)
 
     def refuse(self) -> None:
         """Admit nobody any more: this server is stopping."""
         if self._commit_timer is not None and self._commit_timer.active():
             self._commit_timer.cancel()
-        for dialect in self._dialects:
-            dialect.refuse()
+        for acceptor in self._acceptors:
+            acceptor.refuse()
 
     def stop(self) -> None:
         """Drop who is about to be admitted."""
-        for dialect in self._dialects:
-            dialect.stop()
+        for acceptor in self._acceptors:
+            acceptor.stop()
         self._lobby.clear()
 
     # Certificates.

@@ -21,7 +21,7 @@ from zope.interface import implementer
 
 from nodepass.logs import Log, printable
 from nodepass.relay.accepting import Accepting
-from nodepass.wire.listener import LOBBY_SIZE
+from nodepass.wire.lobby import LOBBY_SIZE
 
 from .firstbytes import MOST_NEEDED, addressed
 

@@ -8,7 +8,7 @@ import pytest
 import pytest_twisted
 from OpenSSL import SSL
 
-from nodepass.wire.listener import LOBBY_SIZE
+from nodepass.wire.lobby import LOBBY_SIZE
 from nodepass.wire.native.handshake import Secrets
 from nodepass.wire.native.proof import CHALLENGE_SIZE, PREFACE_SIZE, PROOF_SIZE, LinkConnector
 from tests.scenarios.attackers import (

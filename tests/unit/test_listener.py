@@ -13,17 +13,9 @@ from nodepass.address import Endpoint
 from nodepass.config import TLSLevel
 from nodepass.logs import Level, Log
 from nodepass.tls import ServerTLS
-from nodepass.wire.listener import (
-    LOBBY_SIZE,
-    MAX_HELLO_RECORD,
-    SILENCE,
-    TLS_PLACE_TIME,
-    TLS_PLACES,
-    Dialect,
-    Guest,
-    Lobby,
-    TunnelFactory,
-)
+from nodepass.wire.clienthello import MAX_RECORD
+from nodepass.wire.listener import SILENCE, Acceptor, TunnelFactory
+from nodepass.wire.lobby import LOBBY_SIZE, TLS_PLACE_TIME, TLS_PLACES, Guest, Lobby
 from tests.loopback import connect, flush
 
 TIMEOUT = 10.0
@@ -71,7 +63,7 @@ class Noting(Protocol):
         self.lost = True
 
 
-class Stub(Dialect):
+class Stub(Acceptor):
     """Takes plain connections that begin with "N"."""
 
     def __init__(self) -> None:
@@ -202,9 +194,9 @@ def test_half_a_hello_makes_no_tls_object() -> None:
 def test_a_hello_larger_than_a_record_is_turned_away() -> None:
     """Nothing is kept of it."""
     case = Case()
-    length = (MAX_HELLO_RECORD + 1).to_bytes(2, "big")
+    length = (MAX_RECORD + 1).to_bytes(2, "big")
     assert case.knock(b"\x16\x03\x01" + length).lost
-    assert not case.knock(b"\x16\x03\x01" + MAX_HELLO_RECORD.to_bytes(2, "big")).lost
+    assert not case.knock(b"\x16\x03\x01" + MAX_RECORD.to_bytes(2, "big")).lost
     assert case.contexts == 0
 
 
@@ -248,7 +240,7 @@ def test_clearing_begins_no_handshakes() -> None:
     assert not case.clock.getDelayedCalls()
 
 
-class Waiting(Dialect):
+class Waiting(Acceptor):
     """Takes connections that say nothing."""
 
     def __init__(self) -> None:
@@ -266,7 +258,7 @@ def test_silence_is_a_greeting_too() -> None:
     """Where somebody may be waiting for this end to speak first; what follows is for him who had
     the connection then."""
     case, waiting = Case(), Waiting()
-    case.factory.dialects = [case.dialect, waiting]
+    case.factory.acceptors = [case.dialect, waiting]
     visitor = case.knock()
     case.clock.advance(SILENCE / 2)
     assert not waiting.given
@@ -281,7 +273,7 @@ def test_silence_is_a_greeting_too() -> None:
 def test_a_word_in_time_ends_the_silence() -> None:
     """Even one that came while this process was busy, and is read after that time."""
     case, waiting = Case(), Waiting()
-    case.factory.dialects = [case.dialect, waiting]
+    case.factory.acceptors = [case.dialect, waiting]
     case.knock(b"N")
     late = case.knock()
 
@@ -297,7 +289,7 @@ def test_a_word_in_time_ends_the_silence() -> None:
 def test_who_leaves_in_silence() -> None:
     """No timer stays behind."""
     case, waiting = Case(), Waiting()
-    case.factory.dialects = [waiting]
+    case.factory.acceptors = [waiting]
     case.knock()
     case.pairs[0][0].lose()
     assert not case.clock.getDelayedCalls() and not waiting.given

@@ -19,7 +19,7 @@ from nodepass.identity import self_signed
 from nodepass.relay.stream import Cause
 from nodepass.wire import Flow
 from nodepass.wire.linkmaker import SIDE_BY_SIDE
-from nodepass.wire.listener import LOBBY_SIZE
+from nodepass.wire.lobby import LOBBY_SIZE
 from nodepass.wire.native.budget import GUESS_BURST
 from nodepass.wire.native.handshake import ClientHandshake
 from nodepass.wire.native.messages import MAX_HELLO, Confirm, Hello, Leave, Pin, encode

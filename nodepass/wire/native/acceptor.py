@@ -22,7 +22,8 @@ from nodepass.relay.stream import Cause
 from nodepass.relay.tcp import tune
 from nodepass.tls import exporter
 from nodepass.wire import Flow, Peer
-from nodepass.wire.listener import Dialect, Guest
+from nodepass.wire.listener import Acceptor
+from nodepass.wire.lobby import Guest
 
 from . import ALPN_CONTROL, ALPN_DATA
 from .budget import GuessLimit, PakeBudget
@@ -60,7 +61,7 @@ class ServerTerms:
     guessed: Callable[[str], None] = lambda host: None
 
 
-class NativeAcceptor(Dialect):
+class NativeAcceptor(Acceptor):
     """Admits clients, and keeps their associations until nothing is left of them.
 
     :ivar peers: all of them, by the association's id.
@@ -77,7 +78,7 @@ class NativeAcceptor(Dialect):
         self._next_pin: bytes | None = None
         self._serving: set[Deferred[None]] = set()
 
-    # Dialect
+    # Acceptor
 
     def plain(self, guest: Guest, first: bytes) -> Protocol | None:
         if not MAGIC.startswith(first[: len(MAGIC)]):

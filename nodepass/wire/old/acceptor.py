@@ -16,8 +16,8 @@ from nodepass.errors import PeerError
 from nodepass.parameters import TLSLevel
 from nodepass.relay.stream import Cause
 from nodepass.wire import Flow, Host, Peer
-from nodepass.wire.listener import Dialect as Wire
-from nodepass.wire.listener import Guest
+from nodepass.wire.listener import Acceptor
+from nodepass.wire.lobby import Guest
 from nodepass.wire.native.budget import GuessLimit
 from nodepass.wire.surroundings import Surroundings
 
@@ -34,7 +34,7 @@ __all__ = ["OldAcceptor"]
 _UNAVAILABLE = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\n\r\n"
 
 
-class OldAcceptor(Wire):
+class OldAcceptor(Acceptor):
     """Lets clients of old dialects in.
 
     Their links prove nothing: they are known by the address that they come from, and by saying
@@ -66,7 +66,7 @@ class OldAcceptor(Wire):
         self._guesses = GuessLimit()
         self._timers: dict[OldPeer, IDelayedCall] = {}
 
-    # Wire
+    # Acceptor
 
     @property
     def joined(self) -> Collection[Peer]:
