@@ -35,7 +35,8 @@ from nodepass.wire.native import ALPN_CONTROL, ALPN_DATA
 from nodepass.wire.native.acceptor import NativeAcceptor, ServerTerms
 from nodepass.wire.native.connector import ClientTerms, NativeConnector
 from nodepass.wire.native.messages import About
-from nodepass.wire.native.peer import NativePeer, PeerSettings
+from nodepass.wire.native.peer import NativePeer
+from nodepass.wire.native.settings import PeerSettings
 from tests.loopback import MemoryTransport, connect
 from tests.streams import NotingSink
 

@@ -16,7 +16,7 @@ from nodepass.tls import ClientTLS
 from . import Flow, Host, Peer
 from .native.connector import ClientTerms, NativeConnector, node_id
 from .native.handshake import key_bytes
-from .native.peer import PeerSettings, peer_settings
+from .native.settings import PeerSettings, peer_settings
 from .native.tags import associations, partners
 from .search import Search, Way
 from .surroundings import Surroundings
@@ -158,18 +158,12 @@ class ClientWires:
         )
 
     def _settings(self, flow: Flow, level: TLSLevel, servers: int) -> PeerSettings:
-        around = self._around
         return peer_settings(
+            self._around,
             self._host,
             flow=flow,
             level=level,
             takes=flow is Flow.FORWARD,
             dials=self._dials if flow is Flow.REVERSE else "",
-            tuning=around.tuning,
-            clock=around.reactor,
-            log=around.log,
-            watch=around.watch,
-            take_over=around.relay.take_over,
             associations=associations(self._workers, servers),
-            soon=around.relay.soon,
         )

@@ -17,7 +17,7 @@ from .lobby import Lobby
 from .native import ALPN_CONTROL, ALPN_DATA
 from .native.acceptor import NativeAcceptor, ServerTerms
 from .native.handshake import key_bytes
-from .native.peer import peer_settings
+from .native.settings import peer_settings
 from .surroundings import Surroundings
 
 __all__ = ["ServerWires"]
@@ -64,8 +64,9 @@ class ServerWires:
     def begin(self, flow: Flow, dials: str) -> None:
         """It is decided which way visitors go, and what this node dials, for log lines."""
         named = self._config.dialects
-        self._native = self._make_native(flow, dials)
-        self._acceptors = [self._native] if NATIVE in named else []
+        if NATIVE in named:
+            self._native = self._make_native(flow, dials)
+            self._acceptors.append(self._native)
         old = [name for name in named if name != NATIVE]
         if old:
             self._acceptors.append(self._make_old(flow, old))
@@ -73,17 +74,12 @@ class ServerWires:
     def _make_native(self, flow: Flow, dials: str) -> NativeAcceptor:
         config, around = self._config, self._around
         settings = peer_settings(
+            around,
             self._host,
             flow=flow,
             level=config.tls,
             takes=flow is Flow.REVERSE,
             dials=dials,
-            tuning=around.tuning,
-            clock=around.reactor,
-            log=around.log,
-            watch=around.watch,
-            take_over=around.relay.take_over,
-            soon=around.relay.soon,
         )
         terms = ServerTerms(
             key=key_bytes(config.key),
@@ -147,22 +143,23 @@ class ServerWires:
             return  # announced already, and soon to be shown
         if self._commit_timer is not None and self._commit_timer.active():
             self._commit_timer.cancel()
-        self._next = None
-        assert self._native is not None
-        self._native.announce(None)
+        self._announce(None)
         if fresh is self.tls.identity:
             log.info("certificate unchanged")
             self.warn_expired()
             return
-        self._next = fresh
-        self._native.announce(fresh.pin)
+        self._announce(fresh)
         self._commit_timer = self._around.reactor.callLater(PIN_NOTICE, self._commit, fresh)
 
+    def _announce(self, fresh: Identity | None) -> None:
+        """This is what is shown next; clients of old dialects have no word for it."""
+        self._next = fresh
+        if self._native is not None:
+            self._native.announce(None if fresh is None else fresh.pin)
+
     def _commit(self, fresh: Identity) -> None:
-        self._next = None
-        assert self._native is not None
         self.tls.commit(fresh)
-        self._native.announce(None)
+        self._announce(None)
         self._around.log.info(
             "certificate reloaded, valid until {until:%Y-%m-%d}", until=fresh.not_after
         )

@@ -23,8 +23,9 @@ from nodepass.wire.lobby import LOBBY_SIZE
 from nodepass.wire.native.budget import GUESS_BURST
 from nodepass.wire.native.handshake import ClientHandshake
 from nodepass.wire.native.messages import MAX_HELLO, Confirm, Hello, Leave, Pin, encode
-from nodepass.wire.native.peer import QUIET_INTERVALS, SILENT_INTERVALS
+from nodepass.wire.native.peer import QUIET_INTERVALS
 from nodepass.wire.native.proof import MAGIC
+from nodepass.wire.native.settings import SILENT_INTERVALS
 from nodepass.workers.firstbytes import addressed
 from tests.loopback import connect
 from tests.memnet import ADOPTION, HANDSHAKE, INTERVAL, OPENING, Client, MemoryNet, Server

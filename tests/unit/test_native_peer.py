@@ -13,7 +13,8 @@ from nodepass.relay.hangup import HangupWatch
 from nodepass.wire import Flow
 from nodepass.wire.native.handshake import Secrets
 from nodepass.wire.native.messages import About, Message, Ping, Want
-from nodepass.wire.native.peer import NativePeer, PeerSettings
+from nodepass.wire.native.peer import NativePeer
+from nodepass.wire.native.settings import PeerSettings
 
 
 class FakeControl:

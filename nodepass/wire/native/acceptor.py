@@ -38,8 +38,9 @@ from .messages import (
     expect,
     framed,
 )  # fmt: skip
-from .peer import NativePeer, PeerSettings
+from .peer import NativePeer
 from .proof import LINK_EXPORTER, MAGIC, LinkAcceptor, ProofError
+from .settings import PeerSettings
 
 
 @frozen(kw_only=True)

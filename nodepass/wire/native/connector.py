@@ -51,7 +51,8 @@ from .messages import (
     expect,
     framed,
 )
-from .peer import NativePeer, PeerSettings
+from .peer import NativePeer
+from .settings import PeerSettings
 from .tags import tag
 
 #: Certificates that may be shown at once: the present one and two that were announced in a row.

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable
 
-from attrs import frozen
 from twisted.internet.defer import Deferred, gatherResults, succeed
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IDelayedCall
 
-from nodepass import __version__
-from nodepass.logs import Log, printable
-from nodepass.parameters import TLSLevel
-from nodepass.relay.hangup import HangupWatch
-from nodepass.relay.portable import Soon, TakeOver, take_over
+from nodepass.logs import printable
 from nodepass.relay.stream import Cause, Channel, Stream
-from nodepass.tuning import Tuning
-from nodepass.wire import Flow, Host, Opening
+from nodepass.wire import Flow, Opening
 
 from .control import ControlLink
 from .datagrams import FlowChannel
@@ -34,41 +27,12 @@ from .messages import (
     Retire,
     Want,
 )  # fmt: skip
+from .settings import SILENT_INTERVALS, PeerSettings
 
-#: Intervals without a word after which the control link counts as lost.
-SILENT_INTERVALS = 3.0
 #: Intervals without a word after which a peer gets no new visitors.
 QUIET_INTERVALS = 1.5
 #: Seconds that a peer has to answer when another node says that it takes its place.
 PROBE_TIMEOUT = 1.0
-
-
-@frozen(kw_only=True)
-class PeerSettings:
-    """What all peers of a role have in common.
-
-    :ivar flow: which way visitors go.
-    :ivar level: how data links are protected.
-    :ivar takes: this end has the visitors, so it takes links.
-    :ivar report_interval: seconds between pings.
-    :ivar adoption: seconds that sessions live on without a control link.
-    :ivar about: what to tell the peer of this node.
-    :ivar soon: calls something when what has come by now has been passed on.
-    :ivar take_over: lets a protocol go on with the transport of a plain data link.
-    """
-
-    clock: IReactorTime
-    log: Log
-    watch: HangupWatch
-    host: Host
-    flow: Flow
-    level: TLSLevel
-    takes: bool
-    report_interval: float
-    adoption: float
-    about: About
-    soon: Soon
-    take_over: TakeOver = take_over
 
 
 class NativePeer:
@@ -388,50 +352,6 @@ class NativePeer:
     def reset_around(self, link: int, session: int, cause: Cause) -> bool:
         self._send(Abort(link=link, session=session, cause=cause))
         return self.control is not None
-
-
-def peer_settings(
-    host: Host,
-    *,
-    flow: Flow,
-    level: TLSLevel,
-    takes: bool,
-    dials: str,
-    tuning: Tuning,
-    clock: IReactorTime,
-    log: Log,
-    watch: HangupWatch,
-    take_over: TakeOver,
-    soon: Soon,
-    associations: int = 1,
-) -> PeerSettings:
-    """What the peers of a role have in common.
-
-    :param flow: which way visitors go.
-    :param level: how data links are protected.
-    :param takes: this end has the visitors.
-    :param associations: how many a client has with its server, all its workers together.
-    :param dials: the targets that this node dials for its peers, for their log lines.
-    """
-    return PeerSettings(
-        clock=clock,
-        log=log,
-        watch=watch,
-        host=host,
-        flow=flow,
-        level=level,
-        takes=takes,
-        report_interval=tuning.report_interval,
-        adoption=tuning.service_cooldown + SILENT_INTERVALS * tuning.report_interval,
-        about=About(
-            name=platform.node(),
-            targets=dials,
-            software=f"nodepass {__version__}",
-            associations=associations,
-        ),
-        take_over=take_over,
-        soon=soon,
-    )
 
 
 def _part(whole: int, parts: int) -> int:
