@@ -17,8 +17,8 @@ from zope.interface import implementer
 
 from nodepass.address import Address
 from nodepass.relay.binding import bound, listening_sockets, literal, numeric
-from nodepass.relay.engine.connection import address_of
 from nodepass.relay.engine.sockets import listening_socket
+from nodepass.relay.engine.writer import address_of
 from nodepass.relay.portable import Accepted
 from nodepass.relay.udp import DatagramPort, DatagramReceiver
 

@@ -16,9 +16,9 @@ from nodepass.logs import Log
 
 from ..accepting import Accepting
 from ..portable import Accepted
-from .connection import address_of
 from .poller import Poller
 from .stream import EngineStream
+from .writer import address_of
 
 __all__ = ["EnginePort"]
 

@@ -15,7 +15,7 @@ from OpenSSL import SSL
 from twisted.internet.protocol import connectionDone
 
 from ..stream import Chunk
-from .connection import LOST, MOST_READS, READ_SIZE
+from .connection import MOST_READS, READ_SIZE
 from .openssl import (
     WANT_READ,
     WANT_WRITE,
@@ -30,6 +30,7 @@ from .openssl import (
 )
 from .poller import Poller
 from .transport import EngineTransport
+from .writer import LOST
 
 __all__ = ["EngineTLSTransport"]
 
