@@ -636,6 +636,38 @@ class TransportTests(SynchronousTestCase):
         self.loop.until(lambda: protocol.told == ["pause", "resume"])
         self.assertEqual((len(self.pipes._idle), self.pipes._made), (1, 1))
 
+    def test_bulk_starves_nobody(self) -> None:
+        """While one connection always has more to read, others have their turns as often as where
+        bytes are copied."""
+        piece = 50_000
+        self.patch(connection_module, "MOST_PIPED_BYTES", 2 * piece)
+        protocol, source = self.rig.connection()
+        transport: Any = protocol.transport
+        source.setblocking(False)
+        turns = 0
+
+        def other() -> None:
+            nonlocal turns
+            turns += 1
+
+        def refill(data: bytes) -> None:
+            send_some(source, memoryview(BULK)[: 2 * len(data)])
+
+        protocol.on_data = refill
+        protocol.next = piece, True
+        self.loop.settle()
+        transport._much = FULL_READS
+        send_some(source, memoryview(BULK)[: 8 * piece])
+        for _ in range(10):
+            before = len(protocol.data)
+            self.rig.poller.soon(other)
+            self.rig.poller.hear([])
+            self.assertLessEqual(len(protocol.data) - before, 3 * piece)
+            if not transport._scheduled:
+                self.loop.turn(0.1)
+        self.assertEqual(turns, 10)
+        self.assertGreater(len(protocol.data), 10 * piece)
+
     def test_a_producer_that_comes_late(self) -> None:
         """It is asked to pause at once while a pipe waits."""
         protocol, _ = self.rig.connection(small=True)

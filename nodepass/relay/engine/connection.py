@@ -26,6 +26,9 @@ FULL_READS = 2
 LEAST_PIPED = 16384
 #: Reads by pipe, and of the headers between them, before others have their turn.
 MOST_PIPED_READS = 8
+#: Bytes by pipe before others have their turn, as after so many that are copied: more at a time
+#: move no more, and keep small messages beside them waiting.
+MOST_PIPED_BYTES = FULL_READS * READ_SIZE
 
 # After these a short read is no sign that nothing is left: a read stops at an urgent byte too.
 _MORE_BEHIND = EPOLLRDHUP | EPOLLHUP | EPOLLERR | EPOLLPRI
@@ -180,41 +183,50 @@ class EngineConnection(EngineWriter):
 
     def _read_much(self) -> None:
         """Read as many bytes as are asked for at a time, and as they are asked for."""
+        left = MOST_PIPED_BYTES
         for _ in range(MOST_PIPED_READS):
             if self._deaf:
                 return
             most, piped = self._next_bytes()
-            if not most or (piped and not self._read_pipe(most)):
-                self._much = 0
-            elif not piped:
+            if piped:
+                size = self._read_pipe(most)
+                left -= size
+                if not size:
+                    self._much = 0
+            elif most:
                 self._read_few(most)
-            if not (self._much and self._readable):
+            else:
+                self._much = 0
+            if left <= 0 or not (self._much and self._readable):
                 break
         if self._readable:
             self._read_soon()
 
-    def _read_pipe(self, most: int) -> bool:
-        """Read by pipe; False when copying must go on instead."""
+    def _read_pipe(self, most: int) -> int:
+        """Read by pipe.
+
+        :returns: as how many bytes it counts; 0 when copying must go on instead.
+        """
         pipe = self._poller.pipes.take()
         if pipe is None:
-            return False
+            return 0
         try:
             size = pipe.fill(self._fd, most)
         except BlockingIOError:
             pipe.release()
             # No pipe gets past an urgent byte.
             self._readable = bool(self._more_behind)
-            return not self._readable
+            return 0 if self._readable else most
         except OSError:
             pipe.release()
             self._lose(LOST)
-            return True
+            return most
         if size == 0:
             # The end; or an urgent byte, with FIN behind it. Copying will tell.
             pipe.release()
-            return False
+            return 0
         self._deliver_pipe(pipe)
-        return size >= LEAST_PIPED
+        return size if size >= LEAST_PIPED else 0
 
     def _read_few(self, most: int) -> None:
         try:
