@@ -27,10 +27,6 @@ from .clienthello import HANDSHAKE, MAX_RECORD, RECORD_HEADER
 from .lobby import Guest, Lobby
 from .old.firstbytes import Knock, knock
 
-#: Seconds of silence after which a connection is taken for one on which this end speaks first. Who
-#: speaks first himself does so at once; a round trip is over when a connection is accepted.
-SILENCE = 0.03
-
 
 class Acceptor:
     """What the listener asks of a wire's acceptor, and a server of it.
@@ -60,13 +56,12 @@ class Acceptor:
         :param web: it offered the names that browsers offer.
         """
 
-    def waits(self, guest: Guest, encrypted: bool) -> bool:
-        """Whether a connection from there may be waiting for this end to speak first."""
-        return False
+    def patience(self, guest: Guest, encrypted: bool) -> float | None:
+        """Seconds of silence after which a connection from there is taken for one that waits for
+        this end to speak first; None: it never is."""
 
     def silent(self, guest: Guest, encrypted: bool) -> Protocol | None:
-        """The protocol for a connection that `waits`, and has said nothing for `SILENCE`, or
-        None."""
+        """The protocol for a connection that has said nothing for that long, or None."""
 
     def guessed(self, host: str) -> None:
         """Somebody at this address has guessed at the key, here or at another worker."""
@@ -112,6 +107,11 @@ class TunnelFactory(Factory):
         )
         guest.turn_away()
 
+    def patience(self, guest: Guest, encrypted: bool) -> float | None:
+        """The least of what the acceptors say."""
+        each = [acceptor.patience(guest, encrypted) for acceptor in self.acceptors]
+        return min((seconds for seconds in each if seconds is not None), default=None)
+
     def first(self, ask: Callable[[Acceptor], Protocol | None]) -> Protocol | None:
         """What the first acceptor answers that does not answer None."""
         for acceptor in self.acceptors:
@@ -122,15 +122,15 @@ class TunnelFactory(Factory):
 
 
 class _Silence:
-    """Waits for `SILENCE` on a connection that may be waiting for this end to speak first.
+    """Waits for some seconds on a connection that may be waiting for this end to speak first.
 
     :param then: called when nothing has come.
     """
 
-    def __init__(self, clock: IReactorTime, then: Callable[[], None]) -> None:
+    def __init__(self, clock: IReactorTime, seconds: float, then: Callable[[], None]) -> None:
         self._clock = clock
         self._then = then
-        self._timer: IDelayedCall | None = clock.callLater(SILENCE, self._look)
+        self._timer: IDelayedCall | None = clock.callLater(seconds, self._look)
 
     def _look(self) -> None:
         # What came while this process was busy has not been read yet.
@@ -160,8 +160,9 @@ class _Knock(Protocol):
         transport: Any = self.transport
         owner = self._owner
         guest = self._guest = owner.lobby.enter(transport, endpoint_of(transport.getPeer()))
-        if any(acceptor.waits(guest, False) for acceptor in owner.acceptors):
-            self._silence = _Silence(owner.lobby.clock, lambda: self._silent(guest))
+        patience = owner.patience(guest, False)
+        if patience is not None:
+            self._silence = _Silence(owner.lobby.clock, patience, lambda: self._silent(guest))
 
     def _silent(self, guest: Guest) -> None:
         self._silence = None
@@ -237,10 +238,13 @@ class _EncryptedKnock(Protocol):
         protocol = owner.first(lambda each: each.encrypted(guest, alpn))
         if protocol is not None:
             self._hand_over(protocol)
-        elif alpn is not None or not any(acceptor.nameless for acceptor in owner.acceptors):
+            return
+        if alpn is not None or not any(acceptor.nameless for acceptor in owner.acceptors):
             owner.refuse(guest, self._who)
-        elif any(acceptor.waits(guest, True) for acceptor in owner.acceptors):
-            self._silence = _Silence(owner.lobby.clock, self._silent)
+            return
+        patience = owner.patience(guest, True)
+        if patience is not None:
+            self._silence = _Silence(owner.lobby.clock, patience, self._silent)
 
     def _silent(self) -> None:
         self._silence = None

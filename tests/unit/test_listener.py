@@ -14,11 +14,12 @@ from nodepass.config import TLSLevel
 from nodepass.logs import Level, Log
 from nodepass.tls import ServerTLS
 from nodepass.wire.clienthello import MAX_RECORD
-from nodepass.wire.listener import SILENCE, Acceptor, TunnelFactory
+from nodepass.wire.listener import Acceptor, TunnelFactory
 from nodepass.wire.lobby import LOBBY_SIZE, TLS_PLACE_TIME, TLS_PLACES, Guest, Lobby
 from tests.loopback import connect, flush
 
 TIMEOUT = 10.0
+SILENCE = 0.03
 SERVER = ServerTLS(TLSLevel.SELF_SIGNED, [])
 
 
@@ -246,8 +247,8 @@ class Waiting(Acceptor):
     def __init__(self) -> None:
         self.given: list[Noting] = []
 
-    def waits(self, guest: Guest, encrypted: bool) -> bool:
-        return not encrypted
+    def patience(self, guest: Guest, encrypted: bool) -> float | None:
+        return None if encrypted else SILENCE
 
     def silent(self, guest: Guest, encrypted: bool) -> Protocol | None:
         self.given.append(Noting())

@@ -31,6 +31,13 @@ from .signals import CONTROL_ID
 
 __all__ = ["OldAcceptor"]
 
+#: Seconds of silence after which a connection is taken for the control link. A handshake speaks at
+#: once: a round trip is over when its connection is accepted. What is taken for the control link by
+#: mistake costs its client a new start.
+CONTROL_SILENCE = 0.03
+#: The same for other links, which visitors wait for; such a mistake costs this end a useless link.
+LINK_SILENCE = 0.005
+
 _UNAVAILABLE = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\n\r\n"
 
 
@@ -98,12 +105,15 @@ class OldAcceptor(Acceptor):
             return _Request(self, guest, dialect)
         return None
 
-    def waits(self, guest: Guest, encrypted: bool) -> bool:
+    def patience(self, guest: Guest, encrypted: bool) -> float | None:
         peer = self.peers.get(guest.address.host)
-        return peer is not None and encrypted is (peer.tls is not TLSLevel.PLAIN)
+        if peer is None or encrypted is (peer.tls is TLSLevel.PLAIN):
+            return None
+        return LINK_SILENCE if peer.controlled else CONTROL_SILENCE
 
     def silent(self, guest: Guest, encrypted: bool) -> Protocol | None:
-        return _NewLink(self, guest) if self.waits(guest, encrypted) else None
+        waits = self.patience(guest, encrypted) is not None
+        return _NewLink(self, guest) if waits else None
 
     def refuse(self) -> None:
         self.stopping = True
