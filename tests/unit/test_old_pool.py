@@ -12,6 +12,8 @@ from twisted.internet.task import Clock
 from nodepass.address import Endpoint
 from nodepass.logs import Level, Log
 from nodepass.relay.hangup import HangupWatch
+from nodepass.relay.stream import Cause
+from nodepass.wire.old.awaited import MOST_AWAITED
 from nodepass.wire.old.dialect import ID_WAIT, Dialect
 from nodepass.wire.old.link import OldLink
 from nodepass.wire.old.pool import OldPool
@@ -119,3 +121,25 @@ def test_visitor_on_a_link_whose_connection_moves(pool: Pool) -> None:
     pool.settle()
     ((launch, link),) = pool.owner.sessions
     assert launch is LAUNCH and link.taken and pool.links.idle == 0
+
+
+def test_visitor_that_is_named_twice_before_its_link_is_there(pool: Pool) -> None:
+    """The first launch has the link, and nothing is left that waits."""
+    pool.links.launched(LAUNCH)
+    pool.links.launched(LAUNCH)
+    pool.add(LAUNCH.id)
+    pool.settle()
+    assert [launch for launch, _ in pool.owner.sessions] == [LAUNCH]
+    pool.links.launched(Launch(False, None, "00000007"))
+    pool.links.launched(Launch(False, None, "00000007"))
+    pool.links.close(Cause.STOPPED, "it is over", linger=True)
+    assert not [call for call in pool.clock.getDelayedCalls() if call.active()]
+
+
+def test_few_links_that_are_not_there_are_awaited(pool: Pool) -> None:
+    """A peer that names any number of them makes this node hold a bounded number."""
+    for number in range(MOST_AWAITED + 9):
+        pool.links.launched(Launch(False, None, f"{number:08x}"))
+    assert len(pool.clock.getDelayedCalls()) == MOST_AWAITED
+    pool.clock.advance(ID_WAIT)
+    assert not pool.clock.getDelayedCalls()

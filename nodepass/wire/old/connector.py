@@ -88,7 +88,7 @@ class OldConnector:
         dial: Dial,
         tls: Callable[[TLSLevel], ClientTLS],
     ) -> None:
-        self.which = Dialect(name)
+        self._dialect = Dialect(name)
         self.peer: OldPeer | None = None
         self._settings = old_settings(around, host, key_for(config.key_for_old, config.tunnel.port))
         self._server = config.tunnel
@@ -107,7 +107,7 @@ class OldConnector:
 
     @property
     def dialect(self) -> str:
-        return self.which.value
+        return self._dialect.value
 
     @property
     def joined(self) -> bool:
@@ -156,9 +156,9 @@ class OldConnector:
 
     async def _ask(self) -> _Asking:
         """Shake hands."""
-        traits = self.which.traits
+        traits = self._dialect.traits
         factory: Any = Factory.forProtocol(
-            lambda: _Asking(self.which, self._settings.key, self._host())
+            lambda: _Asking(self._dialect, self._settings.key, self._host())
         )
         factory.noisy = False
         creator = None
@@ -209,7 +209,7 @@ class OldConnector:
         maximum = min(max(1, grant.max), MAX_IDLE)
         peer = self.peer = OldPeer(
             settings,
-            self.which,
+            self._dialect,
             flow=grant.flow,
             tls=grant.tls,
             server=False,
@@ -219,7 +219,7 @@ class OldConnector:
             make_links=maker.make,
             gone=lambda peer: maker.stop(),
         )
-        if self.which.traits.http:
+        if self._dialect.traits.http:
             peer.need_links(1)  # the first of all is the control link
         else:
             peer.attach(asking.transport, "", asking.rest)

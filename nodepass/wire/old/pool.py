@@ -15,6 +15,7 @@ from nodepass.relay.portable import TakeOver
 from nodepass.relay.stream import Cause, Stream
 from nodepass.wire import Opening
 
+from .awaited import AwaitedLaunches
 from .channel import LinkChannel
 from .dialect import ID_WAIT, INTERVAL, Dialect
 from .link import OldLink
@@ -22,9 +23,6 @@ from .signals import Launch, LineUnwritable
 
 __all__ = ["OldPool", "PoolOwner"]
 
-#: Launches whose links are awaited at once. Between two nodes that get on there are a few; a peer
-#: that names links which do not exist must not make this node hold more.
-MOST_AWAITED = 1024
 #: Seconds after which a 1.6 node surely has filed a link whose number it was given.
 FILING_TIME = 0.05
 #: Seconds that links have to close when the peer is parted with.
@@ -103,7 +101,7 @@ class OldPool:
         self._doubtful: dict[OldLink, float] = {}  # not taken, and said something, since when
         self._busy: set[OldLink] = set()
         self._waiting: dict[Deferred[Stream] | LinkChannel, Opening] = {}
-        self._awaited: dict[str, tuple[Launch, IDelayedCall]] = {}
+        self._awaited = AwaitedLaunches(clock, self._unknown)
         self._coming = 0  # links asked for and not there yet
         self._arriving: set[OldLink] = set()  # there, and not ready to be taken yet
         self._errors = 0
@@ -248,11 +246,8 @@ class OldPool:
             link = None  # it has no connection yet that a session can use
         if link is not None and not link.taken:
             self._open(launch, link)
-        elif link is not None or launch.id in self._awaited or len(self._awaited) >= MOST_AWAITED:
+        elif link is not None or not self._awaited.add(launch):
             self._unknown(launch.id)
-        else:
-            timer = self._clock.callLater(ID_WAIT, self._unknown, launch.id)
-            self._awaited[launch.id] = (launch, timer)
 
     def _open(self, launch: Launch, link: OldLink) -> None:
         self._idle.pop(link.number, None)
@@ -263,7 +258,6 @@ class OldPool:
         self._owner.launched(launch, link)
 
     def _unknown(self, number: str) -> None:
-        self._awaited.pop(number, None)
         self._errors += 1
         self._log.debug(
             "{peer} names data link {number}, which is not there", peer=self._owner.name,
@@ -300,10 +294,8 @@ class OldPool:
         self._arriving.discard(link)
         self._idle[link.number] = link
         link.begin(rest)
-        awaited = self._awaited.pop(link.number, None)
-        if awaited is not None:
-            launch, timer = awaited
-            timer.cancel()
+        launch = self._awaited.take(link.number)
+        if launch is not None:
             self._open(launch, link)
         elif link.number in self._idle:
             self._one_more()
@@ -407,8 +399,6 @@ class OldPool:
         """
         self._closed = True
         self.refuse_waiting(cause, reason)
-        for _, timer in self._awaited.values():
-            timer.cancel()
         self._awaited.clear()
         for link in list(self._links.values()):
             if not link.taken:
