@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -14,18 +15,28 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
 from nodepass.address import Endpoint
+from nodepass.service import RoleService
 from nodepass.testing import Dialect
 from nodepass.testing.conn import Conn, Gone, dial, listen
 from nodepass.testing.tasks import Silence, Tasks
 from nodepass.wire import Flow
-from nodepass.wire.old import acceptor, connector
+from nodepass.wire.old import acceptor, connector, peer, pool
 from nodepass.wire.old.cipher import xor
 from nodepass.wire.old.handshake import (
     Grant,
     HandshakeError,
     HTTPClientHandshake,
 )
-from nodepass.wire.old.signals import Launch, Ping, Pong, Signal, SignalReader, Verify, encode
+from nodepass.wire.old.signals import (
+    Flush,
+    Launch,
+    Ping,
+    Pong,
+    Signal,
+    SignalReader,
+    Verify,
+    encode,
+)
 from tests.scenarios.harness import QUICK, sleep, until
 from tests.scenarios.oldpairs import (
     KEY,
@@ -53,7 +64,8 @@ HONEST = "127.0.0.9"
 class Liar:
     """A client that has been let in, with its control link; what it does then is up to a test."""
 
-    def __init__(self, tunnel: Endpoint) -> None:
+    def __init__(self, tunnel: Endpoint, node: RoleService) -> None:
+        self.node = node
         self._tunnel = tunnel
         self._conns: list[Conn] = []
         self._reader = SignalReader(V, SECRET)
@@ -127,7 +139,7 @@ async def attacked(flow: Flow, parameters: str = "") -> AsyncIterator[tuple[Liar
         with log_lines() as lines:
             async with ours as node:
                 await until(lambda: node.tunnel_address is not None)
-                liar = Liar(tunnel)
+                liar = Liar(tunnel, node)
                 try:
                     yield liar, between, lines
                     async with old_client(V, tunnel, there, source=HONEST) as honest:
@@ -201,6 +213,24 @@ async def test_links_that_do_not_exist() -> None:
         await link.write(b"hello")
         assert await link.read_exactly(5, 5.0) == b"hello"
         assert len(between.tcp.conns) == 1
+        [client] = liar.node._role.peers
+        assert len(client.links._awaited) == pool.MOST_AWAITED
+
+
+@pytest_twisted.ensureDeferred
+async def test_both_flush(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After launches of links that did not come our node asks for a flush and drops its idle links;
+    it obeys one too."""
+    monkeypatch.setattr(pool, "ID_WAIT", 0.2)
+    monkeypatch.setattr(peer, "INTERVAL", 0.3)
+    async with attacked(Flow.FORWARD) as (liar, _, _):
+        [(_, link)] = await liar.join(1)
+        liar.say(*[Launch(False, VISITOR, f"{wrong:08x}") for wrong in (1, 2, 3)])
+        await liar.hear(Flush)
+        assert await link.read(timeout=5.0) == b""
+        _, another = await liar.link()
+        liar.say(Flush())
+        assert await another.read(timeout=5.0) == b""
 
 
 @pytest_twisted.ensureDeferred
@@ -240,11 +270,19 @@ async def test_pings_that_are_not_listened_to() -> None:
     """Whoever asks without reading the answers is no longer read from."""
     async with attacked(Flow.FORWARD) as (liar, _, _):
         await liar.join()
-        pings = encode(Ping(), V, SECRET) * 10_000
-        sending = Deferred.fromCoroutine(liar.control.write(pings * 30))
-        await sleep(1.0)
-        assert not sending.called
-        sending.addErrback(lambda _: None)
+        for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+            liar.control._plain.socket.setsockopt(socket.SOL_SOCKET, option, 4096)
+        block = encode(Ping(), V, SECRET) * 3_000
+        for _ in range(300):
+            writing = Deferred.fromCoroutine(liar.control.write(block))
+            for _ in range(20):
+                if writing.called:
+                    break
+                await sleep(0.05)
+            else:
+                writing.addErrback(lambda _: None)
+                return
+        raise AssertionError("a million pings were taken, and their answers are held")
 
 
 @pytest_twisted.ensureDeferred
@@ -264,7 +302,7 @@ async def test_a_second_client_of_an_address() -> None:
     async with attacked(Flow.FORWARD) as (liar, _, _):
         [(number, link)] = await liar.join(1)
         liar.say(Launch(False, VISITOR, number))
-        second = Liar(liar._tunnel)
+        second = Liar(liar._tunnel, liar.node)
         try:
             liar.say(Ping())
             await liar.hear(Pong)  # and all pings before it

@@ -404,7 +404,28 @@ async def test_datagrams_of_2_0_keep_their_boundaries(role: str, flow: Flow) -> 
             await until(lambda: b"last" in visitor.heard)
             heard = [data for data in visitor.heard if data not in (b"first", b"last")]
             assert set(said) <= set(heard)
+            assert len(set(between.udp.sources)) == 1  # of one flow, that nothing has ended
             assert all(len(data) in {len(each) for each in said} | {16384} for data in heard)
+
+
+@pytest_twisted.ensureDeferred
+async def test_flows_end() -> None:
+    """By the old node's silence, or by ours where it is shorter; then nothing is left of them."""
+    await side_by_side(
+        {str(case): _flow_ends(*case) for case in product(THREE, ("server", "client"), ("", "1s"))}
+    )
+
+
+async def _flow_ends(dialect: Dialect, role: str, read: str) -> None:
+    if not read and dialect is Dialect.V1_6:
+        return  # no silence ends a flow there, unless it was told to
+    async with ends() as between:
+        ours = f"read={read}" if read else ""
+        async with mixed(between, dialect, role, Flow.REVERSE, ours=ours) as pair:
+            await ping_pong(between, 2, 2)
+            assert pair.ours.stats.udps == 2
+            await until(lambda: pair.ours.stats.udps == 0, what="the end of the flows")
+            await ping_pong(between, 1, 1)
 
 
 @pytest_twisted.ensureDeferred
