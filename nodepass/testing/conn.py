@@ -6,6 +6,7 @@ notice that the other end has gone, as those of the simulated programs don't.
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
@@ -36,7 +37,7 @@ from nodepass.tls import peer_pin
 
 from .tasks import Changes
 
-__all__ = ["Conn", "Gone", "Reactor", "dial", "listen", "port_of"]
+__all__ = ["Conn", "Gone", "Link", "Reactor", "dial", "listen", "port_of"]
 
 #: What is needed of a reactor: time, TCP and UDP.
 Reactor = Any
@@ -47,6 +48,37 @@ READ_SIZE = 16384
 
 class Gone(Exception):
     """The connection is no longer there, or not as far as was asked for."""
+
+
+class Link(typing.Protocol):
+    """A link of a pool: a connection, or a WebSocket on one.
+
+    :ivar half_closes: whether one direction can end before the other.
+    """
+
+    @property
+    def half_closes(self) -> bool: ...
+
+    @property
+    def peer(self) -> Endpoint: ...
+
+    @property
+    def pin(self) -> bytes: ...
+
+    @property
+    def gone(self) -> bool: ...
+
+    async def read(self, limit: int = READ_SIZE, timeout: float | None = None) -> bytes: ...
+
+    async def read_exactly(self, size: int, timeout: float | None = None) -> bytes: ...
+
+    async def write(self, data: bytes) -> None: ...
+
+    def send(self, data: bytes) -> None: ...
+
+    def finish(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 @implementer(IPushProducer)
@@ -113,6 +145,11 @@ class Conn(Protocol):
         self._plain: Any = None
 
     # For those who await.
+
+    @property
+    def half_closes(self) -> bool:
+        """Whether one direction can end before the other: not under TLS."""
+        return not self.secure
 
     async def read(self, limit: int = READ_SIZE, timeout: float | None = None) -> bytes:
         """What has come, as soon as there is something; nothing after the end, whatever ended it.

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from nodepass.wire.old.dialect import Dialect
 
-from .conn import Conn, Gone
+from .conn import Conn, Gone, Link
 from .tasks import Silence, together
 
 __all__ = ["exchange"]
 
 
-async def exchange(dialect: Dialect, link: Conn, socket: Conn, read: float) -> None:
+async def exchange(dialect: Dialect, link: Link, socket: Conn, read: float) -> None:
     """Carry bytes both ways until both have ended. Neither connection is closed at the end.
 
     In 1.14 and 2.0 without `read` the end of one way closes what it led to: the link is told so by
@@ -23,7 +23,7 @@ async def exchange(dialect: Dialect, link: Conn, socket: Conn, read: float) -> N
     """
     closes = dialect.traits.http and not read
 
-    async def copy(source: Conn, to: Conn) -> None:
+    async def copy(source: Link, to: Link) -> None:
         try:
             while True:
                 data = await source.read(timeout=read or None)
@@ -33,7 +33,7 @@ async def exchange(dialect: Dialect, link: Conn, socket: Conn, read: float) -> N
         except (Silence, Gone):
             pass
         if closes:
-            if to is link and not link.secure:
+            if to is link and link.half_closes:
                 to.finish()
             else:
                 to.close()

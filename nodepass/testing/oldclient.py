@@ -17,7 +17,7 @@ from nodepass.wire.old.handshake import (
     hello_line,
 )
 
-from .conn import Conn, Gone, Reactor, dial
+from .conn import Conn, Gone, Link, Reactor, dial
 from .oldnode import OldNode
 from .oldpool import OldPool, ReusingPool
 from .oldtunnel import Ended, OldTunnel
@@ -75,7 +75,7 @@ class OldClient(OldNode):
         self._capacity = least
 
     async def _serve(self) -> None:
-        control: Conn | None = None
+        control: Link | None = None
         rest = b""
         if self._dialect.traits.http:
             self.grant = await self._handshake()

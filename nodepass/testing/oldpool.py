@@ -12,7 +12,7 @@ from collections import deque
 
 from twisted.internet.defer import CancelledError
 
-from .conn import Conn, Reactor
+from .conn import Link, Reactor
 from .tasks import Changes, Silence, Tasks
 from .timing import OldTiming
 
@@ -64,7 +64,7 @@ class OldPool:
 
     def __init__(self, reactor: Reactor, timing: OldTiming, most: int) -> None:
         self.most = most
-        self.links: dict[str, Conn] = {}
+        self.links: dict[str, Link] = {}
         self.errors = 0
         self._reactor = reactor
         self._timing = timing
@@ -75,7 +75,7 @@ class OldPool:
         """Idle links, as the program counts them: the numbers in the queue."""
         return len(self._queue.numbers)
 
-    def add(self, number: str, link: Conn) -> bool:
+    def add(self, number: str, link: Link) -> bool:
         """File a link; False, and it is closed, where the pool is full."""
         if self.active >= self.most:
             link.close()
@@ -84,7 +84,7 @@ class OldPool:
         self._queue.put(number)
         return True
 
-    async def by_number(self, number: str) -> Conn:
+    async def by_number(self, number: str) -> Link:
         """The link of a number, which may still be on its way.
 
         :raises NoLink: it did not come in time.
@@ -99,7 +99,7 @@ class OldPool:
         await self._queue.take()  # whichever is first; the program waits for ever where none is
         return link
 
-    async def next(self) -> tuple[str, Conn]:
+    async def next(self) -> tuple[str, Link]:
         """The link whose number is first in the queue, and that number.
 
         :raises NoLink: none came in time.
@@ -114,7 +114,7 @@ class OldPool:
             if link is not None:
                 return number, link
 
-    def done(self, number: str, link: Conn) -> None:
+    def done(self, number: str, link: Link) -> None:
         """A session on a link is over."""
         link.close()
 
@@ -143,7 +143,7 @@ class ReusingPool(OldPool):
         self._closed = False
         self._tasks = tasks
 
-    async def by_number(self, number: str) -> Conn:
+    async def by_number(self, number: str) -> Link:
         """The link of a number. One that is still on its way is not waited for.
 
         :raises NoLink: there is none.
@@ -155,7 +155,7 @@ class ReusingPool(OldPool):
             self._queue.numbers.remove(number)
         return link
 
-    def done(self, number: str, link: Conn) -> None:
+    def done(self, number: str, link: Link) -> None:
         """A session on a link is over: what is left in it is thrown away, and it is idle again."""
         if self._closed:
             link.close()
@@ -167,7 +167,7 @@ class ReusingPool(OldPool):
         self._closed = True
         self.flush()
 
-    async def _put_back(self, number: str, link: Conn) -> None:
+    async def _put_back(self, number: str, link: Link) -> None:
         try:
             while await link.read(2048, self._timing.report):
                 pass

@@ -18,14 +18,18 @@ from nodepass.wire.old.dialect import Dialect
 from nodepass.wire.old.handshake import Grant, HTTPServerHandshake, hello_line
 from nodepass.wire.old.lines import LineError, LineSplitter
 
-from .conn import Conn, Gone, Reactor, listen, port_of
+from .conn import Conn, Gone, Link, Reactor, listen, port_of
 from .oldnode import OldNode
 from .oldpool import OldPool, ReusingPool
 from .oldtunnel import OldTunnel
 from .tasks import Changes, Silence, Tasks
 from .timing import OldTiming
+from .websocket import accept_websocket
 
 __all__ = ["OldServer"]
+
+#: The value of `type` for links that are WebSockets.
+WEBSOCKET = 2
 
 #: What a 2.0 server says to plain HTTP.
 _NO_TLS = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"
@@ -68,7 +72,8 @@ class OldServer(OldNode):
         :param tls: how links are protected: 0, 1 or 2.
         :param identity: the certificate, with `tls` 2.
         :param most: idle links that it lets there be.
-        :param kind: the kind of links that it announces (`type`). Only 0, TCP, is really there.
+        :param kind: the kind of links that it announces (`type`). Only 0, TCP, and 2, WebSocket,
+            are really there.
         :param read: seconds of silence that end a session; 0 for none. 1.6 takes an hour for it.
         :param timing: how long it waits for what; the default is as the program does.
         :param lost_answers: as many handshakes at first end without the answer arriving, as
@@ -131,7 +136,8 @@ class OldServer(OldNode):
             pool = OldPool(self._reactor, self._timing, self._grant.max)
             tunnel = self._new_tunnel(pool)
             self._tasks.start(self._fill(pool, client))
-            control, rest = await tunnel.control_link(), b""
+            control: Link = await tunnel.control_link()
+            rest = b""
         else:
             control, rest = await self._handshake_1_6()
             pool = ReusingPool(self._reactor, self._timing, self._grant.max, self._tasks)
@@ -223,12 +229,15 @@ class OldServer(OldNode):
         try:
             if self._grant.tls:
                 await conn.start_tls(server_context(self._identity, ()), False)
+            link: Link = conn
+            if self._grant.pool == WEBSOCKET:
+                link = await accept_websocket(conn)
             number = first.pop() if first else os.urandom(4)
-            await conn.write(number)
+            await link.write(number)
         except (Gone, CancelledError):
             conn.close()
         else:
-            pool.add(number.hex(), conn)
+            pool.add(number.hex(), link)
 
     # 1.6
 

@@ -24,7 +24,7 @@ from nodepass.wire.old.signals import (
     encode,
 )
 
-from .conn import Conn, Gone, Reactor, dial
+from .conn import Conn, Gone, Link, Reactor, dial
 from .exchange import exchange
 from .oldlines import BadLine, PlainReader, write_plain
 from .oldpool import NoLink, OldPool
@@ -86,7 +86,7 @@ class OldTunnel:
         self._grant = grant
         self._pool = pool
         self._tasks = tasks
-        self._control: Conn | None = None
+        self._control: Link | None = None
         self._over: Deferred[str] = Deferred()
         self._verified: Deferred[None] = Deferred()
         self._targets: dict[str, Socket] = {}
@@ -102,7 +102,7 @@ class OldTunnel:
 
     # From the control link to the end
 
-    async def control_link(self) -> Conn:
+    async def control_link(self) -> Link:
         """The pool's first link, of 1.14 and 2.0.
 
         :raises Ended: none came.
@@ -119,7 +119,7 @@ class OldTunnel:
         except NoLink:
             raise Ended("no control link came in time") from None
 
-    async def run(self, control: Conn, rest: bytes, ports: Ports | None) -> None:
+    async def run(self, control: Link, rest: bytes, ports: Ports | None) -> None:
         """Serve until the tunnel is over.
 
         :param rest: what has come over the control link already.
@@ -158,7 +158,7 @@ class OldTunnel:
         except Gone:
             pass  # the reader of the link notices
 
-    async def _read(self, control: Conn, rest: bytes) -> None:
+    async def _read(self, control: Link, rest: bytes) -> None:
         setting = self._setting
         traits = setting.dialect.traits
         reader: SignalReader | PlainReader
@@ -239,7 +239,7 @@ class OldTunnel:
         elif not self._verified.called:
             self._verified.callback(None)
 
-    def _fingerprint(self, link: Conn) -> str:
+    def _fingerprint(self, link: Link) -> str:
         pin = self._pin if self._is_server else link.pin
         if not pin:
             return ""
@@ -263,7 +263,7 @@ class OldTunnel:
         self._send(Launch(False, visitor.peer, number))
         self._setting.sessions.start(self._session(number, link, visitor))
 
-    async def _session(self, number: str, link: Conn, socket: Conn) -> None:
+    async def _session(self, number: str, link: Link, socket: Conn) -> None:
         setting = self._setting
         try:
             await exchange(setting.dialect, link, socket, setting.read)
@@ -272,7 +272,7 @@ class OldTunnel:
             self._pool.done(number, link)
 
     async def _datagrams(self, socket: Socket) -> None:
-        sessions: dict[Endpoint, Conn] = {}
+        sessions: dict[Endpoint, Link] = {}
         limit = self._setting.dialect.traits.udp_read
         while True:
             try:
@@ -298,10 +298,10 @@ class OldTunnel:
     async def _answers(
         self,
         number: str,
-        link: Conn,
+        link: Link,
         socket: Socket,
         visitor: Endpoint,
-        sessions: dict[Endpoint, Conn],
+        sessions: dict[Endpoint, Link],
     ) -> None:
         try:
             while not self._over.called:
@@ -324,7 +324,7 @@ class OldTunnel:
         session = self._flow if launch.udp else self._connection
         self._setting.sessions.start(session(launch, link))
 
-    async def _connection(self, launch: Launch, link: Conn) -> None:
+    async def _connection(self, launch: Launch, link: Link) -> None:
         setting = self._setting
         try:
             target = await dial(setting.reactor, setting.other, setting.timing.dial)
@@ -333,7 +333,7 @@ class OldTunnel:
             return
         await self._session(launch.id, link, target)
 
-    async def _flow(self, launch: Launch, link: Conn) -> None:
+    async def _flow(self, launch: Launch, link: Link) -> None:
         setting = self._setting
         key = str(launch.visitor)
         target = self._targets.get(key)
@@ -354,14 +354,14 @@ class OldTunnel:
                 target.close()
             self._pool.done(launch.id, link)
 
-    async def _to_target(self, link: Conn, target: Socket) -> None:
+    async def _to_target(self, link: Link, target: Socket) -> None:
         try:
             while not self._over.called:
                 target.send(await self._read_datagram(link))
         except (Gone, Silence):
             pass
 
-    async def _from_target(self, link: Conn, target: Socket) -> None:
+    async def _from_target(self, link: Link, target: Socket) -> None:
         try:
             while not self._over.called:
                 data, _ = await target.receive(self._setting.dialect.traits.udp_read, self._silence)
@@ -379,7 +379,7 @@ class OldTunnel:
             return setting.read or None
         return setting.timing.udp_silence
 
-    async def _read_datagram(self, link: Conn) -> bytes:
+    async def _read_datagram(self, link: Link) -> bytes:
         """The next datagram; without frames, what one read gives.
 
         :raises Gone: the link ended, or a frame is too long.
@@ -396,7 +396,7 @@ class OldTunnel:
             raise Gone("a datagram longer than the buffer")
         return await link.read_exactly(size, self._silence)
 
-    async def _write_datagram(self, link: Conn, data: bytes) -> None:
+    async def _write_datagram(self, link: Link, data: bytes) -> None:
         if self._setting.dialect.traits.framed_udp:
             await link.write(len(data).to_bytes(2, "big"))
         if data:

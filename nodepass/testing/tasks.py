@@ -12,6 +12,9 @@ from twisted.logger import Logger
 
 __all__ = ["Changes", "Silence", "Tasks", "together"]
 
+#: Seconds for what has happened meanwhile, where the reactor was held up: it looks at clocks first.
+GRACE = 0.05
+
 T = TypeVar("T")
 
 
@@ -34,11 +37,14 @@ class Changes:
         waiting: Deferred[None] = Deferred()
         self._waiting.append(waiting)
         if timeout is not None:
-            call = self._clock.callLater(max(0.0, timeout), self._silent, waiting)
+            calls = [self._clock.callLater(max(0.0, timeout), lambda: again())]
+
+            def again() -> None:
+                calls[0] = self._clock.callLater(GRACE, self._silent, waiting)
 
             def over(result: T) -> T:
-                if call.active():
-                    call.cancel()
+                if calls[0].active():
+                    calls[0].cancel()
                 return result
 
             waiting.addBoth(over)

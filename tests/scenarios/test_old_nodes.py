@@ -65,3 +65,27 @@ async def test_sessions_and_datagrams(dialect: Dialect, tmp_path: Path) -> None:
             if (dialect, role, flow, tls) != IMPOSSIBLE
         }
     )
+
+
+@pytest.mark.parametrize("dialect", [Dialect.V1_14, Dialect.V2_0], ids=lambda each: each.value)
+@pytest_twisted.ensureDeferred
+async def test_links_that_are_websockets(dialect: Dialect, tmp_path: Path) -> None:
+    """Of an old server with type=2."""
+    files = _files(tmp_path)
+
+    async def carries(flow: Flow, tls: int) -> None:
+        shown = files if tls == 2 else None
+        async with ends() as between:
+            async with mixed(between, dialect, "client", flow, tls, files=shown, kind=2) as pair:
+                await sessions(between.visitors)
+                await ping_pong(between)
+                assert pair.old.errors == [] and pair.old.tunnels == 1
+
+    cells = product(Flow, LEVELS[dialect])
+    await side_by_side(
+        {
+            f"{flow.value} tls={tls}": carries(flow, tls)
+            for flow, tls in cells
+            if (dialect, "client", flow, tls) != IMPOSSIBLE
+        }
+    )

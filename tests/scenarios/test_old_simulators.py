@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import pytest_twisted
 
-from nodepass.testing import Dialect
+from nodepass.testing import Dialect, OldTiming
 from nodepass.wire import Flow
 from tests.scenarios.harness import sleep, until
 from tests.scenarios.oldpairs import (
@@ -159,7 +159,7 @@ async def test_an_end_of_file_from_the_visitor(tls: int, read: float) -> None:
             old_client(Dialect.V2_0, tunnel, between.target, read=read),
         ):
             await server.ready()
-            await sleep(0.8 if tls else 0.1)  # until the certificate has been compared
+            await sleep(2.0 if tls else 0.1)  # until the certificate has been compared
             visitor = await connect(between.visitors)
             visitor.write(b"question")
             visitor.finish()
@@ -194,9 +194,10 @@ async def test_both_may_verify_the_same_link() -> None:
     neither finds it, and the tunnel ends. Otherwise visitors are let in."""
     async with ends() as between:
         tunnel = free_address()
+        quick = OldTiming.of(Dialect.V1_14).faster(10)
         async with (
-            old_server(Dialect.V1_14, tunnel, between.visitors, tls=1) as server,
-            old_client(Dialect.V1_14, tunnel, between.target, least=4) as client,
+            old_server(Dialect.V1_14, tunnel, between.visitors, tls=1, timing=quick) as server,
+            old_client(Dialect.V1_14, tunnel, between.target, least=4, timing=quick) as client,
         ):
             await client.ready()
             await sleep(1.8)
