@@ -20,7 +20,7 @@ from nodepass.testing import Dialect
 from nodepass.testing.conn import Conn, Gone, dial, listen
 from nodepass.testing.tasks import Silence, Tasks
 from nodepass.wire import Flow
-from nodepass.wire.old import acceptor, connector, peer, pool
+from nodepass.wire.old import acceptor, awaited, connector, peer
 from nodepass.wire.old.cipher import xor
 from nodepass.wire.old.handshake import (
     Grant,
@@ -214,14 +214,14 @@ async def test_links_that_do_not_exist() -> None:
         assert await link.read_exactly(5, 5.0) == b"hello"
         assert len(between.tcp.conns) == 1
         [client] = liar.node._role.peers
-        assert len(client.links._awaited) == pool.MOST_AWAITED
+        assert len(client.links._awaited._launches) == awaited.MOST_AWAITED
 
 
 @pytest_twisted.ensureDeferred
 async def test_both_flush(monkeypatch: pytest.MonkeyPatch) -> None:
     """After launches of links that did not come our node asks for a flush and drops its idle links;
     it obeys one too."""
-    monkeypatch.setattr(pool, "ID_WAIT", 0.2)
+    monkeypatch.setattr(awaited, "ID_WAIT", 0.2)
     monkeypatch.setattr(peer, "INTERVAL", 0.3)
     async with attacked(Flow.FORWARD) as (liar, _, _):
         [(_, link)] = await liar.join(1)
