@@ -66,6 +66,8 @@ def check(
     warnings = []
     unfit = _unfit(old_key, port)
     whose = "this key" if old_key else "the key that the port gives"
+    if oldkey:
+        whose = "this oldkey"
     with_lines = not _WITH_LINES.isdisjoint(dialects)
     if with_lines and unfit is not None:
         raise ConfigError(

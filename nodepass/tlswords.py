@@ -77,6 +77,7 @@ _OPENSSL_WORDS = (
     ("packet length too long", "the other end does not speak TLS"),
     ("http request", "the other end does not speak TLS"),
     ("record layer failure", "the other end does not speak TLS"),
+    ("alert no application protocol", "the other end speaks another protocol inside TLS"),
     ("alert unknown ca", "the other end does not trust this certificate"),
     ("alert bad certificate", "the other end refused this certificate"),
     ("alert certificate unknown", "the other end refused this certificate"),

@@ -129,11 +129,17 @@ def _parse_value(parameter: Parameter, text: str) -> Any:
         ) from None
 
 
+#: Parameters of NodePass on Go that have no counterpart here.
+_FOREIGN = frozenset(("block", "dial", "dns", "lbs", "notcp", "noudp", "sni", "type"))
+
+
 def _explain_ignored(core: str, name: str) -> str:
     if name == "key":
         return f"parameter key: ignored by a {core}; the tunnel key goes before the '@'"
     if any(parameter.name == name for parameter in PARAMETERS):
         return f"parameter {name}: ignored, it does not apply to a {core}"
+    if name in _FOREIGN:
+        return f"parameter {name}: ignored, only NodePass on Go has it"
     if not re.fullmatch("[A-Za-z0-9_.-]+", name):
         # It may be the rest of a key with a "?" in it.
         return "a parameter whose name has odd characters: ignored"

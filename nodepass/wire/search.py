@@ -24,6 +24,26 @@ JITTER = 0.2
 #: Seconds of the longest pause after a refusal that only its owner can mend, such as a wrong key.
 LONGEST_PAUSE = 300.0
 
+_CUT = "closed the connection during the handshake"
+_UNANSWERED = "closed the connection before it had answered"
+_1_6 = "it may have another key, or not speak 1.6"
+
+_ONCE_NATIVE = (
+    "it spoke native before, so other dialects are not tried until this node is restarted"
+)
+
+#: A dialect, the end of what a try by it alone met, and what the cause may be.
+_CURES = (
+    ("native", "does not speak TLS", "if it is NodePass 1.14, write wire=1.14"),
+    ("native", "another protocol inside TLS", "if it is NodePass 2.0, write wire=2.0"),
+    ("native", _CUT, "if it is NodePass 1.6, write wire=1.6"),
+    ("2.0", _UNANSWERED, "it may not speak 2.0"),
+    ("1.14", _UNANSWERED, "it may not speak 1.14"),
+    ("1.14", "HTTP status 400: no tunnel port", "if it is NodePass 2.0, write wire=2.0"),
+    ("1.6", _CUT, _1_6),
+    ("1.6-raw", _CUT, _1_6),
+)
+
 
 class Pauses:
     """How long to wait after a try that failed.
@@ -110,6 +130,7 @@ class Search:
         self._tells = tells
         self._running: Deferred[None] | None = None
         self._lost: Deferred[None] | None = None
+        self._weaker = False  # whether there were others, which rule 2 has ended
 
     def start(self) -> None:
         """Begin."""
@@ -163,28 +184,34 @@ class Search:
             self._health.trouble(
                 self._cause,
                 "can't join the server: {reason}; trying on",
-                reason=_reasons(failed),
+                reason=_reasons(failed, self._weaker),
             )
         return pause
 
     def _worked(self, way: Way, failed: Sequence[tuple[Way, Exception]]) -> None:
         self._health.well(self._cause)
-        if failed:
+        if failed and not way.trusted:
             self._log.warn(
                 "wire {dialect} is spoken with the server, as others failed: {reason}",
                 dialect=way.dialect,
                 reason=_named(failed),
             )
         if way.trusted:
+            self._weaker = self._weaker or len(self._ways) > 1
             self._ways = [way]
         else:
             self._ways.sort(key=lambda other: other is not way)
 
 
-def _reasons(failed: Sequence[tuple[Way, Exception]]) -> str:
-    if len(failed) == 1:
-        return tls_reason(Failure(failed[0][1]))
-    return _named(failed)
+def _reasons(failed: Sequence[tuple[Way, Exception]], weaker: bool) -> str:
+    if len(failed) > 1:
+        return _named(failed)
+    way, error = failed[0]
+    reason = tls_reason(Failure(error))
+    for dialect, end, cure in _CURES:
+        if dialect == way.dialect and reason.endswith(end):
+            return f"{reason}; {_ONCE_NATIVE if weaker else cure}"
+    return reason
 
 
 def _named(failed: Sequence[tuple[Way, Exception]]) -> str:

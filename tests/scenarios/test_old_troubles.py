@@ -80,7 +80,7 @@ async def test_a_dialect_without_leave_is_named(dialect: Dialect) -> None:
             ):
                 await until(lambda: len(client.errors) > 2, timeout=20)
                 assert not client.tunnels
-        told = [line for line in lines if "admits it" in line]
+        told = [line for line in lines if " admits " in line]
         assert len(told) == 1 and f"wire={dialect.value}" in told[0], lines
 
 

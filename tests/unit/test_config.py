@@ -408,6 +408,13 @@ def test_empty_values_count_as_absent() -> None:
             ),
         ),
         (
+            "server://:1/t:2?lbs=1&type=0",
+            (
+                "parameter lbs: ignored, only NodePass on Go has it",
+                "parameter type: ignored, only NodePass on Go has it",
+            ),
+        ),
+        (
             "server://:1/t:2?mni=1",
             ("parameter mni: ignored, it is unknown to this version",),
         ),
@@ -452,7 +459,7 @@ def test_empty_values_count_as_absent() -> None:
         (
             "server://k@:1/t:2?wire=any&oldkey=dull",
             (
-                "wire=any: 1.6 is left out, as it can't be spoken with this key: character 1 of "
+                "wire=any: 1.6 is left out, as it can't be spoken with this oldkey: character 1 of "
                 "the key turns the 'n' of 'np://' into a line feed, which breaks the line",
             ),
         ),

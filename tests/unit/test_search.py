@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+from OpenSSL import SSL
+from twisted.internet.error import ConnectionLost
 from twisted.internet.task import Clock
 
+from nodepass.errors import PeerError
 from nodepass.health import Health
 from nodepass.logs import Level, Log
 from nodepass.wire.search import LONGEST_PAUSE, Pauses, Search
@@ -17,6 +21,7 @@ class FakeWay:
         self.trusted = trusted
         self.works = False
         self.stopped = False
+        self.error: Exception = ValueError(f"no {dialect} here")
         self.peer = None
         self._tried = tried
 
@@ -27,7 +32,7 @@ class FakeWay:
     async def join(self) -> None:
         self._tried.append(self.dialect)
         if not self.works:
-            raise ValueError(f"no {self.dialect} here")
+            raise self.error
 
     def failed(self, error: Exception) -> float:
         return 3.0
@@ -42,11 +47,11 @@ class FakeWay:
 class Case:
     """A search by native, 1.14 and 1.6."""
 
-    def __init__(self) -> None:
+    def __init__(self, *names: str) -> None:
         self.clock = Clock()
         self.tried: list[str] = []
         self.ways = [FakeWay(name, self.tried, name == "native") for name in
-                     ("native", "1.14", "1.6")]  # fmt: skip
+                     names or ("native", "1.14", "1.6")]  # fmt: skip
         self.health = Health(Log(Level.NONE))
         self.search = Search(self.ways, self.clock, self.health)  # type: ignore[arg-type]
         self.search.start()
@@ -66,6 +71,28 @@ def test_each_is_tried_in_turn() -> None:
     for words in ("wire native: no native here", "wire 1.14: no 1.14", "wire 1.6: no 1.6"):
         assert words in case.health.reason
     assert case.later(3.0) == ["native", "1.14", "1.6"]
+
+
+@pytest.mark.parametrize(
+    ("dialect", "error", "cure"),
+    [
+        ("native", SSL.Error([("", "", "wrong version number")]), "write wire=1.14"),
+        ("native", SSL.Error([("", "", "tlsv1 alert no application protocol")]), "write wire=2.0"),
+        ("native", ConnectionLost(), "write wire=1.6"),
+        ("1.6", ConnectionLost(), "it may have another key, or not speak 1.6"),
+        ("1.14", PeerError("the answer is HTTP status 400: no tunnel port"), "write wire=2.0"),
+    ],
+)
+def test_a_server_of_another_dialect(dialect: str, error: Exception, cure: str) -> None:
+    """What the URL might lack is said, unless it names several dialects."""
+    case = Case(dialect)
+    case.ways[0].error = error
+    case.later(3.0)
+    assert case.health.reason is not None and case.health.reason.endswith(f"{cure}; trying on")
+    case = Case(dialect, "2.0")
+    case.ways[0].error = error
+    case.later(3.0)
+    assert case.health.reason is not None and cure not in case.health.reason
 
 
 def test_the_one_that_worked_comes_first() -> None:
@@ -88,8 +115,11 @@ def test_after_native_nothing_else_is_tried() -> None:
     case.ways[0].works = False
     for way in case.ways[1:]:
         way.works = True
+    case.ways[0].error = ConnectionLost()
     case.search.lost()
     assert case.later(1.0) == ["native"]
+    assert case.health.reason is not None
+    assert "it spoke native before, so other dialects are not tried" in case.health.reason
     assert case.later(3.0) == ["native"]
 
 

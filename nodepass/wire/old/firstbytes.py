@@ -35,7 +35,7 @@ class Knock(Enum):
     #: GET with an upgrade: a link of a WebSocket pool.
     WEBSOCKET = ("a WebSocket link of NodePass 1.14 or 2.0", "its handshake has to come first")
     #: TLS without ALPN: a handshake of 2.0, a WebSocket link, or a link that waits for its number.
-    TLS = ("a client of NodePass 2.0, or a link of an old pool", "wire=2.0 or wire=1.14 admits it")
+    TLS = ("a client of NodePass 2.0, or a link of an old pool", "wire=2.0 admits the first")
     #: TLS as browsers offer it: a client of 1.14 whose tunnel port is 443, or a browser.
     HTTPS = ("a client of NodePass 1.14 on port 443, or a browser", "wire=1.14 admits the first")
     #: TLS for HTTP/2 alone.
