@@ -16,9 +16,9 @@ from nodepass.relay.stream import Cause
 from nodepass.wire.old.awaited import MOST_AWAITED
 from nodepass.wire.old.dialect import ID_WAIT, Dialect
 from nodepass.wire.old.link import OldLink
-from nodepass.wire.old.pool import OldPool
+from nodepass.wire.old.pool import CERTAIN, YOUNGER, OldPool
 from nodepass.wire.old.signals import Launch
-from tests.loopback import connect
+from tests.loopback import MemoryTransport, connect, flush
 
 LAUNCH = Launch(False, Endpoint("192.0.2.1", 80), "a1b2c3d4")
 
@@ -52,6 +52,7 @@ class Pool:
         self.clock = Clock()
         self.owner = Owner()
         self._moving: list[Callable[[], None]] = []
+        self._pairs: list[tuple[MemoryTransport, MemoryTransport]] = []
         self.links = OldPool(
             self.owner,
             dialect,
@@ -70,16 +71,17 @@ class Pool:
 
     def _take_over(self, transport: Any, protocol: Any, ready: Callable[[], None]) -> None:
         def move() -> None:
-            connect(protocol, Protocol())
+            self._pairs.append(connect(protocol, Protocol()))
             ready()
 
         self._moving.append(move)
 
     def settle(self) -> None:
-        """The connections of all links are where they belong."""
+        """The connections of all links are where they belong, and what was said has arrived."""
         for move in self._moving:
             move()
         self._moving.clear()
+        flush(*self._pairs)
 
 
 @pytest.fixture(params=[Dialect.V1_14, Dialect.V1_6])
@@ -143,3 +145,53 @@ def test_few_links_that_are_not_there_are_awaited(pool: Pool) -> None:
     assert len(pool.clock.getDelayedCalls()) == MOST_AWAITED
     pool.clock.advance(ID_WAIT)
     assert not pool.clock.getDelayedCalls()
+
+
+def test_links_that_a_dry_peer_has_lost(pool: Pool) -> None:
+    """A peer that takes the link that has only just come has lost those before: they do not count,
+    and when that is certain they are closed. One that it names after all is as good as any."""
+    for number in ("00000001", "00000002"):
+        pool.add(number)
+    pool.settle()
+    pool.clock.advance(CERTAIN - 2 * YOUNGER)
+    pool.add("00000003")
+    pool.settle()
+    pool.clock.advance(YOUNGER)
+    for number in ("00000004", "00000005"):
+        pool.add(number)
+    pool.settle()
+    pool.links.launched(Launch(False, None, "00000005"))
+    assert (pool.links.idle, len(pool.links)) == (1, 5)
+    pool.links.launched(Launch(False, None, "00000002"))
+    assert (pool.links.idle, len(pool.owner.sessions)) == (1, 2)
+    pool.clock.advance(YOUNGER)
+    pool.add("00000006")
+    pool.settle()
+    pool.links.launched(Launch(False, None, "00000006"))
+    pool.settle()
+    assert "00000001" not in pool.links
+    assert "00000003" in pool.links and "00000004" in pool.links
+
+
+def test_any_link_of_a_pool_at_rest(pool: Pool) -> None:
+    """Which of its links a peer takes that has some is its own affair."""
+    for number in ("00000001", "00000002"):
+        pool.add(number)
+        pool.settle()
+        pool.clock.advance(CERTAIN)
+    pool.links.launched(Launch(False, None, "00000002"))
+    assert (pool.links.idle, len(pool.links)) == (1, 2)
+
+
+def test_a_flush_is_for_links_that_count_as_lost_too(pool: Pool) -> None:
+    """All that no visitor has are dropped."""
+    pool.add("00000001")
+    pool.settle()
+    pool.clock.advance(YOUNGER)
+    for number in ("00000002", "00000003"):
+        pool.add(number)
+    pool.settle()
+    pool.links.launched(Launch(False, None, "00000002"))
+    pool.links.flush()
+    pool.settle()
+    assert (pool.links.idle, len(pool.links)) == (0, 1)

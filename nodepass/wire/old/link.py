@@ -48,6 +48,7 @@ class OldLink(TcpStream):
 
     :ivar number: the link's number, 8 lowercase hex digits.
     :ivar fingerprint: of the certificate that the server showed on it; empty without TLS.
+    :ivar came: when it came, in the clock's seconds.
     :ivar taken: it carries a session, or has.
     """
 
@@ -62,6 +63,7 @@ class OldLink(TcpStream):
         super().__init__(watch)
         self.number = number
         self.fingerprint = fingerprint
+        self.came = clock.seconds()
         self.taken = False
         self._owner = owner
         self._clock = clock

@@ -23,6 +23,13 @@ from .signals import Launch, LineUnwritable
 
 __all__ = ["OldPool", "PoolOwner"]
 
+#: Seconds within which a visitor gets a link that has just come, at a peer that has no other.
+FRESH = 1.0
+#: Seconds by which that link must be younger than one that counts as lost. Links that are made side
+#: by side change places between the one end's count and the other's.
+YOUNGER = 0.25
+#: Seconds by which it must be younger than one that is closed for it: none change places by these.
+CERTAIN = 5.0
 #: Seconds after which a 1.6 node surely has filed a link whose number it was given.
 FILING_TIME = 0.05
 #: Seconds that links have to close when the peer is parted with.
@@ -67,6 +74,10 @@ class OldPool:
     Rule 3: the end with the visitors takes the newest idle link. Old nodes take their oldest for
     their verify, and so the two rarely meet.
 
+    Rule 4: where a peer takes a link that has only just come, it may have lost those before: while
+    visitors wait an old node hands out numbers before it has filed their links. So these do not
+    count, and are closed when that is certain.
+
     :param takes: this end has the visitors.
     :param policy: at the client, how many idle links there should be; the server has as many as
         the client makes.
@@ -99,6 +110,7 @@ class OldPool:
         self._idle: dict[str, OldLink] = {}  # the newest is the last
         self._filing: dict[OldLink, IDelayedCall] = {}  # not yet known to the peer
         self._doubtful: dict[OldLink, float] = {}  # not taken, and said something, since when
+        self._passed: dict[OldLink, None] = {}  # passed over by the peer, the newest is the last
         self._busy: set[OldLink] = set()
         self._waiting: dict[Deferred[Stream] | LinkChannel, Opening] = {}
         self._awaited = AwaitedLaunches(clock, self._unknown)
@@ -232,6 +244,7 @@ class OldPool:
         if link is None or link.taken:
             return ""
         self._idle.pop(number, None)
+        self._passed.pop(link, None)
         self._doubtful.pop(link, None)
         link.close()
         self.balance()
@@ -250,12 +263,30 @@ class OldPool:
             self._unknown(launch.id)
 
     def _open(self, launch: Launch, link: OldLink) -> None:
+        if link.number in self._idle:
+            self._pass_over(link)
         self._idle.pop(link.number, None)
+        self._passed.pop(link, None)
         self._doubtful.pop(link, None)
         self._busy.add(link)
         link.take()
         self.balance()
         self._owner.launched(launch, link)
+
+    def _pass_over(self, link: OldLink) -> None:
+        """The peer takes this link, and none of those that are older."""
+        if self._clock.seconds() - link.came >= FRESH:
+            return
+        for number, older in list(self._idle.items()):
+            if link.came - older.came < YOUNGER:
+                break
+            del self._idle[number]
+            self._passed[older] = None
+        for older in list(self._passed):
+            if link.came - older.came < CERTAIN:
+                break
+            del self._passed[older]
+            older.close()
 
     def _unknown(self, number: str) -> None:
         self._errors += 1
@@ -324,6 +355,7 @@ class OldPool:
         if link.taken:
             return
         self._idle.pop(link.number, None)
+        self._passed.pop(link, None)
         if self._takes:
             link.close()
         else:
@@ -339,6 +371,7 @@ class OldPool:
         if filing is not None:
             filing.cancel()
         self._doubtful.pop(link, None)
+        self._passed.pop(link, None)
         if self._idle.pop(link.number, None) is not None:
             self._errors += 1
         if self._parted is not None and not self._links:
@@ -384,8 +417,10 @@ class OldPool:
         self._errors = 0
         if self._dry_since is not None:
             self._dry_since = self._clock.seconds()
-        idle, self._idle = self._idle, {}
-        for link in idle.values():
+        idle = [*self._passed, *self._idle.values()]
+        self._passed.clear()
+        self._idle.clear()
+        for link in idle:
             link.close()
         self.balance()
 
