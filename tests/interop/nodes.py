@@ -142,12 +142,12 @@ def tunnel(
     authority: Authority,
     *,
     quick: bool = True,
-    raw: bool = False,
+    server_more: str = "",
 ) -> Tunnel:
     """A pair of nodes, not started yet.
 
     :param quick: with shorter times than usual.
-    :param raw: the Go program is a 1.6 that expects ids as they are, not as digits.
+    :param server_more: more parameters of the server, each with its ``&``.
     """
     host = "localhost" if cell.tls == 2 else "127.0.0.1"
     visited = Endpoint("127.0.0.1", free_port())
@@ -156,12 +156,13 @@ def tunnel(
     leaf = authority.leaf("localhost")
     mode = 1 if cell.flow == "-" else 2
     server = f"server://{KEY}@127.0.0.1:{tunnelled}/{at_server}?log=warn&mode={mode}&tls={cell.tls}"
+    server += server_more
     client = f"client://{KEY}@{host}:{tunnelled}/{at_client}?log=warn&mode=2"
     if cell.tls == 2:
         server += f"&crt={leaf.crt}&key={leaf.key}"
     quick = quick and cell.dialect != "1.6"
     env = {**(QUICK if quick else {}), "SSL_CERT_FILE": authority.ca}
-    wire = f"&wire={cell.dialect}{'-raw' * raw}"
+    wire = f"&wire={cell.dialect}"
     ours = f"{wire}&tls=2&ca={authority.ca}" if cell.tls == 2 else wire
     commands: dict[str, tuple[Program | None, str, dict[str, str]]] = {
         GO_GO: {"server": (go, server, env), "client": (go, client, env)},
