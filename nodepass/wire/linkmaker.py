@@ -13,11 +13,15 @@ from twisted.internet.interfaces import (
     IProtocol,
     IProtocolFactory,
 )
+from twisted.internet.protocol import Factory
+from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
 from nodepass.health import Health
 from nodepass.openfiles import open_files
 from nodepass.tlswords import tls_reason
+
+from .newlink import NewLink
 
 __all__ = ["MAX_IDLE", "LinkMaker", "LinkTaker", "LinkTerms", "most_links"]
 
@@ -142,7 +146,7 @@ class LinkMaker(Generic[Taker]):
                 break
             self._wanted -= 1
             number, self._next = self._next, self._next % 0xFFFFFFFF + 1
-            making = Deferred.fromCoroutine(self.make_one(peer, number))
+            making = Deferred.fromCoroutine(self._make_one(peer, number))
             self._making.add(making)
             making.addCallbacks(
                 self._made, self._not_made, callbackArgs=(peer,), errbackArgs=(peer,)
@@ -184,6 +188,30 @@ class LinkMaker(Generic[Taker]):
         self._making.discard(making)
         self._go_on(peer)
 
-    async def make_one(self, peer: Taker, number: int) -> None:
-        """Make one link and give it to the peer; raises what keeps it from it."""
+    async def _make_one(self, peer: Taker, number: int) -> None:
+        """Make one link, which gives itself to the peer; raises what keeps it from it."""
+        terms = self.terms
+        fresh = self.new_link(peer, number)
+        factory: Any = Factory.forProtocol(lambda: self.beneath(fresh))
+        factory.noisy = False
+        if terms.creator is not None:
+            factory = TLSMemoryBIOFactory(terms.creator(), True, factory, terms.reactor)
+        await terms.dial(self.host, self.port, factory)
+        timer = terms.reactor.callLater(terms.handshake_timeout, fresh.time_out)
+        try:
+            await fresh.ready
+        finally:
+            if timer.active():
+                timer.cancel()
+
+    def new_link(self, peer: Taker, number: int) -> NewLink:
+        """What becomes a link of the peer's.
+
+        :param number: the link's, where this end numbers them.
+        """
         raise NotImplementedError
+
+    def beneath(self, fresh: NewLink) -> IProtocol:
+        """What a connection or its TLS has for a protocol: the link, or what will be its
+        transport."""
+        return fresh

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IHandshakeListener
-from twisted.internet.protocol import Factory, Protocol, connectionDone
-from twisted.protocols.tls import TLSMemoryBIOFactory
-from twisted.python.failure import Failure
+from twisted.internet.interfaces import IHandshakeListener, IProtocol
+from twisted.internet.protocol import Protocol
 from zope.interface import implementer
 
 from nodepass.errors import PeerError
-from nodepass.relay.tcp import tune
 from nodepass.tls import peer_pin
 from nodepass.wire.linkmaker import LinkMaker, LinkTerms
+from nodepass.wire.newlink import NewLink
 
 from .fingerprint import fingerprint
 from .linkid import LinkIdReader
@@ -34,24 +31,13 @@ class OldLinkMaker(LinkMaker[OldPeer]):
         super().__init__(terms, host, port)
         self._web = web
 
-    async def make_one(self, peer: OldPeer, number: int) -> None:
-        terms = self.terms
-        fresh = _NewLink(peer)
-        factory: Any = Factory.forProtocol(lambda: self._beneath(fresh))
-        factory.noisy = False
-        if terms.creator is not None:
-            factory = TLSMemoryBIOFactory(terms.creator(), True, factory, terms.reactor)
-        await terms.dial(self.host, self.port, factory)
-        timer = terms.reactor.callLater(terms.handshake_timeout, fresh.time_out)
-        try:
-            await fresh.ready
-        finally:
-            if timer.active():
-                timer.cancel()
+    def new_link(self, peer: OldPeer, number: int) -> NewLink:
+        return _NewLink(peer)
 
-    def _beneath(self, fresh: _NewLink) -> Protocol:
+    def beneath(self, fresh: NewLink) -> IProtocol:
         if self._web is None:
             return fresh
+        assert isinstance(fresh, _NewLink)
         # Not at the top: few servers have such links.
         from .websocket import WebSocketLink
 
@@ -60,34 +46,25 @@ class OldLinkMaker(LinkMaker[OldPeer]):
 
 
 @implementer(IHandshakeListener)
-class _NewLink(Protocol):
+class _NewLink(NewLink):
     """A link before it has its number.
 
     :ivar beneath: what will be its transport, where that is not a connection.
     """
 
-    transport: Any
+    late = "no number came for a data link"
     beneath: Protocol | None = None
 
     def __init__(self, peer: OldPeer) -> None:
+        super().__init__()
         self._peer = peer
         self._fingerprint = ""
         self._id = LinkIdReader(peer.dialect)
-        self._timed_out = False
-        self.ready: Deferred[None] = Deferred(lambda _: self._abort())
-
-    def connectionMade(self) -> None:
-        tune(self.transport)
 
     def handshakeCompleted(self) -> None:
         self._fingerprint = fingerprint(peer_pin(self.transport), self._peer.dialect)
 
-    def time_out(self) -> None:
-        """The server took too long."""
-        self._timed_out = True
-        self._abort()
-
-    def _abort(self) -> None:
+    def abort(self) -> None:
         transport: Any = self.beneath.transport if self.beneath is not None else self.transport
         if transport is not None:
             transport.abortConnection()
@@ -107,13 +84,6 @@ class _NewLink(Protocol):
             else:
                 raise PeerError("a second control link")
         except PeerError:
-            self._abort()
-            self.ready.errback(Failure())
+            self.fail()
             return
         self.ready.callback(None)
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        if not self.ready.called:
-            if self._timed_out:
-                reason = Failure(PeerError("no number came for a data link"))
-            self.ready.errback(reason)
