@@ -209,8 +209,13 @@ def _reasons(failed: Sequence[tuple[Way, Exception]], weaker: bool) -> str:
     way, error = failed[0]
     reason = tls_reason(Failure(error))
     for dialect, end, cure in _CURES:
-        if dialect == way.dialect and reason.endswith(end):
-            return f"{reason}; {_ONCE_NATIVE if weaker else cure}"
+        if dialect != way.dialect or not reason.endswith(end):
+            continue
+        if weaker:
+            return f"{reason}; {_ONCE_NATIVE}"
+        if way.peer is not None and end in (_CUT, _UNANSWERED):
+            return reason  # a server that has spoken the dialect does so too, as it starts anew
+        return f"{reason}; {cure}"
     return reason
 
 

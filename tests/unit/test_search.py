@@ -22,7 +22,7 @@ class FakeWay:
         self.works = False
         self.stopped = False
         self.error: Exception = ValueError(f"no {dialect} here")
-        self.peer = None
+        self.peer: object | None = None
         self._tried = tried
 
     @property
@@ -45,7 +45,7 @@ class FakeWay:
 
 
 class Case:
-    """A search by native, 1.14 and 1.6."""
+    """A search by native, 1.14 and 1.6, or what is named."""
 
     def __init__(self, *names: str) -> None:
         self.clock = Clock()
@@ -93,6 +93,15 @@ def test_a_server_of_another_dialect(dialect: str, error: Exception, cure: str) 
     case.ways[0].error = error
     case.later(3.0)
     assert case.health.reason is not None and cure not in case.health.reason
+
+
+def test_a_server_that_was_there_speaks_the_dialect() -> None:
+    """One that closes connections while it starts anew is not taken for another node."""
+    case = Case("native")
+    case.ways[0].error = ConnectionLost()
+    case.ways[0].peer = object()
+    case.later(3.0)
+    assert case.health.reason is not None and "1.6" not in case.health.reason
 
 
 def test_the_one_that_worked_comes_first() -> None:
