@@ -29,6 +29,7 @@ from nodepass.wire.old.signals import (
     Verify,
     encode,
 )
+from nodepass.wire.old.urllines import MOST_PIECES, Mender
 
 TCP = Launch(False, Endpoint("203.0.113.7", 40213), "a1b2c3d4")
 UDP = Launch(True, Endpoint("2001:db8::1", 5), "00000001")
@@ -347,3 +348,28 @@ def test_garbage(dialect: Dialect, key: bytes, pieces: list[bytes]) -> None:
     for piece in pieces:
         for signal in reader.feed(piece):
             assert isinstance(signal, Signal)
+
+
+@pytest.mark.parametrize("line", [b"", b"a", b"ab"])
+def test_many_short_lines_of_1_6(line: bytes) -> None:
+    """They take little work, though each might belong to those before it."""
+    tried: list[str] = []
+
+    def parse(text: str) -> None:
+        tried.append(text)
+
+    mender = Mender(b"sesame-7", parse)
+    for _ in range(1000):
+        assert mender.take(line) is None
+    assert not tried
+    assert mender.skipped == 1000 - MOST_PIECES
+
+
+def test_a_signal_of_1_6_in_many_pieces() -> None:
+    """A key of one character, which is in the text as often as can be."""
+    visitor = Endpoint("8888:8888:8888:8888:8888:8888:8888:8888", 8888)
+    launch = Launch(False, visitor, "88888888")
+    broken = xor(plain_url(launch), b"2") + b"\n"
+    assert broken.count(b"\n") > 40
+    reader = SignalReader(Dialect.V1_6, b"2")
+    assert reader.feed(b"\n" * 100 + broken) == [launch]

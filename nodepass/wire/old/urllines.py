@@ -21,12 +21,19 @@ __all__ = ["MAX_PADDING", "LineUnwritable", "Mender", "write"]
 #: Most bytes of one signal: an IPv6 visitor with a zone, and all that may be put in.
 MAX_SIGNAL = 512
 
+#: Most lines that one signal may be broken into. An IPv6 visitor's has some 50 characters of which
+#: one key byte can make line feeds. Each line is tried with all those before it, so that more would
+#: be work for a peer to make.
+MOST_PIECES = 64
+
 #: Most letters put in: in these steps a key of usual length has met the text in every way.
 MAX_PADDING = 128
 
 # No byte of a key makes a line feed of both.
 _LETTERS = b"ab"
 _NEWLINE = b"\n"
+# What is in every line, before its last character.
+_MARK = ord("#")
 
 Parsed = TypeVar("Parsed")
 
@@ -74,19 +81,27 @@ class Mender(Generic[Parsed]):
         self._key = key
         self._parse = parse
         self._pieces: list[bytes] = []
+        self._size = 0  # theirs, with the ends
         self.skipped = 0
 
     def take(self, line: bytes) -> Parsed | None:
         """What a line means, or it and those before it that meant nothing."""
-        self._pieces.append(line)
-        while sum(map(len, self._pieces)) + len(self._pieces) > MAX_SIGNAL:
-            del self._pieces[0]
+        pieces, key = self._pieces, self._key
+        pieces.append(line)
+        self._size += len(line) + 1
+        while len(pieces) > MOST_PIECES or self._size > MAX_SIGNAL:
+            self._size -= len(pieces.pop(0)) + 1
             self.skipped += 1
-        for start in range(len(self._pieces)):
-            text = xor(_NEWLINE.join(self._pieces[start:]), self._key)
-            parsed = self._parse(text.decode("latin-1"))
-            if parsed is not None:
-                self.skipped += start
-                self._pieces.clear()
-                return parsed
+        whole = _NEWLINE.join(pieces)
+        size = len(whole)  # of what is left from the piece on
+        for place, piece in enumerate(pieces):
+            # Most are no signal, and this shows it soon.
+            if size >= 2 and whole[-2] ^ key[(size - 2) % len(key)] == _MARK:
+                parsed = self._parse(xor(whole[-size:], key).decode("latin-1"))
+                if parsed is not None:
+                    self.skipped += place
+                    pieces.clear()
+                    self._size = 0
+                    return parsed
+            size -= len(piece) + 1
         return None
