@@ -195,6 +195,7 @@ def test_no_http(request_bytes: bytes) -> None:
         (answered(b"200 OK", BODY.replace(b'"1"', b'"3"')), 0, "tls=3"),
         (answered(b"200 OK", BODY.replace(b'"0"', b'"\\n' + b"x" * 900 + b'"')), 0, "type="),
         (answered(b"200 OK", b" " * (MAX_BODY + 1)), 200, "too long"),
+        (b"HTTP/1.1 100 Continue\r\n\r\n" * 1000, 0, "too long"),
         (b"HTTP/1.0 200 OK\r\nX: " + b"x" * MAX_HEAD, 0, "not HTTP"),
         (b"np://1024/-#1\r\n\r\n", 0, "not HTTP"),
         (b"x\xff" * 500 + b"\r\n\r\n", 0, "not HTTP"),

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from twisted.internet.protocol import Protocol
+from twisted.internet.protocol import Factory, Protocol
 
 from nodepass.address import Endpoint
 from nodepass.logs import Level, Log
 from nodepass.relay.stream import Cause
 from nodepass.wire import UNKNOWN, Flow, Opening
 from nodepass.wire.native.budget import GUESS_BURST
+from nodepass.wire.old.acceptor import UNDISTURBED
 from nodepass.wire.old.channel import LinkChannel
 from nodepass.wire.old.connector import ID_TIMEOUT
 from nodepass.wire.old.dialect import ID_WAIT, INTERVAL, JOIN_TIMEOUT, Dialect
@@ -29,7 +30,7 @@ from nodepass.wire.old.signals import (
     encode,
 )
 from tests.loopback import MemoryTransport, connect
-from tests.memnet import MemoryNet
+from tests.memnet import HANDSHAKE, MemoryNet
 from tests.oldnet import KEY, OldClientEnd, OldServerEnd
 from tests.streams import FakeStream, NotingSink
 
@@ -261,6 +262,7 @@ def test_a_lost_answer_is_asked_for_again(net: MemoryNet) -> None:
     """Soon, and the session that was granted before makes room."""
     server = OldServerEnd(net, "1.14")
     OldNode(net).ask()
+    net.later(UNDISTURBED)
     OldNode(net).join()
     assert server.host.told == ["joined"]
 
@@ -274,6 +276,17 @@ def test_the_second_client_of_an_address_waits(net: MemoryNet, lines: list[str])
     assert b" 503 " in raw.ask()
     assert server.peer.idle == idle and client.peer.joined
     assert "old dialects have one client per address" in lines[-1]
+
+
+def test_two_clients_of_an_address_at_once(net: MemoryNet) -> None:
+    """The link of the first one is never the control link of the second."""
+    server = OldServerEnd(net, "1.14")
+    first, second = OldNode(net), OldNode(net)
+    assert b" 200 " in first.ask()
+    (granted,) = server.acceptor.peers.values()
+    assert b" 503 " in second.ask()
+    assert first.link()[1] == "00000000"
+    assert list(server.acceptor.peers.values()) == [granted] and granted.joined
 
 
 def test_a_client_that_is_gone_makes_room(net: MemoryNet) -> None:
@@ -345,6 +358,20 @@ def test_the_server_keeps_its_maximum(net: MemoryNet) -> None:
     links = [node.link()[0] for _ in range(3)]
     assert [link.lost for link in links] == [False, False, True]
     assert links[2].got == b""
+
+
+def test_a_link_too_many_that_does_not_close(net: MemoryNet) -> None:
+    """Under TLS the other end has to close as well: until then it counts as unproven, and not for
+    longer than a handshake."""
+    server = OldServerEnd(net, "1.14", query="&max=1")
+    node = OldNode(net).join()
+    node.link()
+    raw = node.connect()
+    net.pairs[-1][1].registerProducer(object(), True)  # keeps it from being closed
+    net.later(QUIET, 0.01)
+    assert len(server.lobby) == 1 and not raw.lost
+    net.later(HANDSHAKE)
+    assert raw.lost and len(server.lobby) == 0
 
 
 def test_a_launch_may_come_before_its_link(net: MemoryNet) -> None:
@@ -629,6 +656,49 @@ def test_who_waits_hears_that_the_peer_is_gone(net: MemoryNet) -> None:
     heard = Datagrams()
     flow.attach(heard)
     assert heard.over
+
+
+def test_nothing_is_obeyed_after_the_end(net: MemoryNet) -> None:
+    """A launch behind what ended the session."""
+    server = OldServerEnd(net, "1.14", Flow.FORWARD)
+    node = OldNode(net).join()
+    _, number = node.link()
+    signals: list[Signal] = [Verify("01020304", "sha256:00")]
+    signals += [Launch(False, OPENING.visitor, each) for each in (number, "0a0b0c0d")]
+    said = b"".join(encode(each, Dialect.V1_14, node.key) for each in signals)
+    node.control.transport.write(said)
+    net.flush()
+    assert node.control.lost and server.host.served == []
+    assert net.getDelayedCalls() == []
+
+
+def test_a_client_says_what_is_wrong_with_the_certificate(net: MemoryNet) -> None:
+    """And not only that the server has closed."""
+    OldServerEnd(net, "2.0", query="&tls=1")
+    client = OldClientEnd(net, "2.0", "&tls=2").start()
+    assert client.health.reason is not None
+    assert "certificate" in client.health.reason
+
+
+class _Clinging(Protocol):
+    """A server that lets a client in, and whose connection does not close."""
+
+    transport: Any
+
+    def dataReceived(self, data: bytes) -> None:
+        self.transport.other.registerProducer(object(), True)
+        self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: 42\r\n\r\n")
+        self.transport.write(b'{"flow":"+","max":4,"tls":"0","type":"0"}\n')
+
+
+def test_an_answer_on_a_connection_that_stays(net: MemoryNet) -> None:
+    """The client lets go of it."""
+    net.server = Factory.forProtocol(_Clinging)
+    OldClientEnd(net, "1.14").start()
+    ((mine, _),) = (pair for pair in net.pairs if pair[0].disconnecting)
+    assert mine.connected
+    net.later(HANDSHAKE)
+    assert not mine.connected
 
 
 def test_the_client_comes_back_soon(net: MemoryNet) -> None:

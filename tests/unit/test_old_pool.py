@@ -15,7 +15,7 @@ from nodepass.relay.hangup import HangupWatch
 from nodepass.relay.stream import Cause
 from nodepass.wire.old.awaited import MOST_AWAITED
 from nodepass.wire.old.dialect import ID_WAIT, Dialect
-from nodepass.wire.old.link import OldLink
+from nodepass.wire.old.link import FINISHED_PATIENCE, OldLink
 from nodepass.wire.old.pool import CERTAIN, YOUNGER, OldPool
 from nodepass.wire.old.signals import Launch
 from tests.loopback import MemoryTransport, connect, flush
@@ -52,7 +52,7 @@ class Pool:
         self.clock = Clock()
         self.owner = Owner()
         self._moving: list[Callable[[], None]] = []
-        self._pairs: list[tuple[MemoryTransport, MemoryTransport]] = []
+        self.pairs: list[tuple[MemoryTransport, MemoryTransport]] = []
         self.links = OldPool(
             self.owner,
             dialect,
@@ -71,7 +71,7 @@ class Pool:
 
     def _take_over(self, transport: Any, protocol: Any, ready: Callable[[], None]) -> None:
         def move() -> None:
-            self._pairs.append(connect(protocol, Protocol()))
+            self.pairs.append(connect(protocol, Protocol()))
             ready()
 
         self._moving.append(move)
@@ -81,7 +81,7 @@ class Pool:
         for move in self._moving:
             move()
         self._moving.clear()
-        flush(*self._pairs)
+        flush(*self.pairs)
 
 
 @pytest.fixture(params=[Dialect.V1_14, Dialect.V1_6])
@@ -195,3 +195,15 @@ def test_a_flush_is_for_links_that_count_as_lost_too(pool: Pool) -> None:
     pool.links.flush()
     pool.settle()
     assert (pool.links.idle, len(pool.links)) == (0, 1)
+
+
+def test_a_link_that_the_other_end_does_not_let_go(pool: Pool) -> None:
+    """As a TLS connection that waits for the other's end. It is cut."""
+    pool.add(LAUNCH.id)
+    pool.settle()
+    pool.links.flush()
+    assert len(pool.links) == 1
+    pool.clock.advance(FINISHED_PATIENCE - 1)
+    assert not pool.pairs[0][0].aborting
+    pool.clock.advance(1)
+    assert pool.pairs[0][0].aborting

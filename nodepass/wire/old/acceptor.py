@@ -37,6 +37,9 @@ __all__ = ["OldAcceptor"]
 CONTROL_SILENCE = 0.03
 #: The same for other links, which visitors wait for; such a mistake costs this end a useless link.
 LINK_SILENCE = 0.005
+#: Seconds from a client's grant in which nobody else of its address is let in. Its first link is on
+#: the way, and would be taken for the other's.
+UNDISTURBED = 1.0
 
 _UNAVAILABLE = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\n\r\n"
 
@@ -167,13 +170,21 @@ class OldAcceptor(Acceptor):
             other = self.peers.get(host)
             if other is None:
                 return
-            if other.controlled and await other.probe():
+            there = await other.probe() if other.controlled else self._just_let_in(other)
+            if there:
                 raise PeerError(
                     f"old dialects have one client per address, and {other.name} is there"
                 )
             if self.peers.get(host) is other:
                 other.close(Cause.LOST, "another client came, and it does not answer")
         raise PeerError("this server is stopping")
+
+    def _just_let_in(self, peer: OldPeer) -> bool:
+        timer = self._timers.get(peer)
+        if timer is None:
+            return False
+        since = timer.getTime() - JOIN_TIMEOUT
+        return self.settings.clock.seconds() - since < UNDISTURBED
 
     def let_in(self, guest: Guest, dialect: Dialect) -> OldPeer:
         """A client has shown the right key; its links may come."""
@@ -219,11 +230,12 @@ class OldAcceptor(Acceptor):
 
     def link(self, guest: Guest, transport: Any) -> None:
         """A connection from a client's address waits for its number."""
-        guest.admit()
         peer = self.peers.get(guest.address.host)
         if peer is None or peer.links.full:
+            # A guest still: under TLS it is gone when the other end has closed as well.
             transport.loseConnection()
             return
+        guest.admit()
         fingerprint = self.fingerprint(peer.dialect)
         if not peer.controlled:
             transport.write(encode_id(CONTROL_ID, peer.dialect))
@@ -245,6 +257,9 @@ class _NewLink(Protocol):
 
     def connectionMade(self) -> None:
         self._acceptor.link(self._guest, self.transport)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._guest.admit()
 
 
 class _Asking(Protocol):

@@ -7,7 +7,9 @@ from typing import Any
 
 from attrs import evolve
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionClosed
 from twisted.internet.interfaces import (
+    IDelayedCall,
     IOpenSSLClientConnectionCreator,
     IProtocol,
     IProtocolFactory,
@@ -170,12 +172,8 @@ class OldConnector:
             factory = TLSMemoryBIOFactory(creator, True, factory, self._reactor)
         protocol: Any = await self._dial(self._server.dial_hosts(), self._server.port, factory)
         asking: _Asking = protocol if creator is None else protocol.wrappedProtocol
-        timer = self._reactor.callLater(self._tuning.handshake_timeout, asking.time_out)
-        try:
-            await asking.answered
-        finally:
-            if timer.active():
-                timer.cancel()
+        asking.timer = self._reactor.callLater(self._tuning.handshake_timeout, asking.time_out)
+        await asking.answered
         return asking
 
     def _host(self) -> str | None:
@@ -253,11 +251,13 @@ class _Asking(Protocol):
     :ivar grant: what it was granted.
     :ivar answered: fires when that is there, or with what is in its way.
     :ivar rest: what came behind it, in 1.6.
+    :ivar timer: until the connection is gone, or, in 1.6, becomes the control link.
     """
 
     transport: Any
 
     def __init__(self, dialect: Dialect, key: bytes, host: str | None) -> None:
+        self.timer: IDelayedCall | None = None
         self.grant: Grant | None = None
         self.answered: Deferred[None] = Deferred(lambda _: self.transport.abortConnection())
         self.rest = b""
@@ -291,18 +291,24 @@ class _Asking(Protocol):
             return
         self.grant = grant
         if self._http is None:
+            self._stop_timer()
             self.rest = self._lines.rest
         else:
             self.transport.loseConnection()
         self.answered.callback(None)
 
+    def _stop_timer(self) -> None:
+        if self.timer is not None and self.timer.active():
+            self.timer.cancel()
+
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._stop_timer()
         if self.answered.called:
             return
         if self._timed_out:
             self.answered.errback(PeerError("handshake timed out"))
             return
-        if self._http is not None:
+        if self._http is not None and reason.check(ConnectionClosed) is not None:
             self._feed(b"")
         if not self.answered.called:
             self.answered.errback(reason)

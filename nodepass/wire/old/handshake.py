@@ -108,6 +108,7 @@ class HTTPClientHandshake:
         self._host = host or "none"
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
         self._status = 0
+        self._size = 0
         self._body = b""
 
     def request(self) -> bytes:
@@ -128,6 +129,10 @@ class HTTPClientHandshake:
         :returns: what the server grants, once it is there.
         :raises HandshakeError: it refuses, answers nonsense, or closed before it had answered.
         """
+        self._size += len(data)
+        if self._size > MAX_HEAD + MAX_BODY:
+            # Also one that puts the answer off for ever.
+            raise HandshakeError("the server's answer is too long", self._status)
         try:
             self._http.receive_data(data)
             while True:

@@ -121,6 +121,16 @@ class OldLink(TcpStream):
         self._linger(LINGER_OFF)
         self.transport.unregisterProducer()
         self.transport.loseConnection()
+        # Under TLS that waits for the other end, and elsewhere for its window.
+        self._stop_patience()
+        if not self.gone:
+            self._patience = self._clock.callLater(FINISHED_PATIENCE, self._cut)
+
+    def _cut(self) -> None:
+        """It was closed, and the other end has not let go of it."""
+        self._patience = None
+        self._gave_up = True
+        self.transport.abortConnection()
 
     def end(self, cause: Cause) -> None:
         """Reset the link, and tell its session why."""

@@ -305,6 +305,8 @@ class OldPeer:
         self.close(Cause.LOST, f"its control link is lost: {reason}", linger=True)
 
     def _hear(self, signal: Signal) -> None:
+        if self.closed:
+            return  # what was on the way
         now = self.settings.clock.seconds()
         was_available = self.available(now) or not self.joined
         self._heard_at = now
