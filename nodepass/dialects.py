@@ -14,7 +14,7 @@ __all__ = ["ANY", "DIALECTS", "NATIVE", "check", "parse", "spoken"]
 NATIVE = "native"
 #: The value of `wire` that asks for every dialect.
 ANY = "any"
-#: All dialects, in the order in which a client tries them.
+#: All dialects, in the order in which a client with `ANY` tries them.
 DIALECTS = (NATIVE, "2.0", "1.14", "1.6", "1.6-raw")
 
 _WITH_LINES = {"1.6", "1.6-raw"}
@@ -23,17 +23,17 @@ _WITH_LINES = {"1.6", "1.6-raw"}
 def parse(text: str) -> str:
     """Read a value of `wire`.
 
-    :returns: `ANY`, or dialects in the order of `DIALECTS`, with commas.
+    :returns: `ANY`, or dialects in the order in which they are given, with commas.
     :raises ValueError: it names what is none.
     """
-    named = set(text.split(","))
-    if not named <= {ANY, *DIALECTS}:
+    named = tuple(dict.fromkeys(text.split(",")))
+    if not {ANY, *DIALECTS}.issuperset(named):
         raise ValueError
     if ANY in named:
         return ANY
-    if named >= _WITH_LINES:
+    if _WITH_LINES.issubset(named):
         raise ValueError("1.6-raw is 1.6 with link numbers in another form: a node has one of them")
-    return ",".join(dialect for dialect in DIALECTS if dialect in named)
+    return ",".join(named)
 
 
 def spoken(wire: str, key: str | None, port: int) -> tuple[str, ...]:

@@ -179,7 +179,8 @@ class Search:
                 self._lost = Deferred()
                 await self._lost
             return way.lost()
-        pause, *_ = [way.failed(error) for way, error in failed]  # each counts its own
+        # Each counts its own; that an owner has to mend one is no reason to miss the other.
+        pause = min([way.failed(error) for way, error in failed])
         if self._tells():
             self._health.trouble(
                 self._cause,

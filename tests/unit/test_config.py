@@ -108,7 +108,7 @@ def test_all_parameters_of_a_server() -> None:
         "server://secret@0.0.0.0:1/t:2?log=event&tls=2&crt=/c.pem&key=/k.pem&max=7&mode=2"
         "&read=1h30m&rate=100&slot=0&proxy=1&wire=2.0,native&oldkey=other&workers=4"
     )
-    assert (config.wire, config.oldkey) == ("native,2.0", "other")
+    assert (config.wire, config.oldkey) == ("2.0,native", "other")
     assert (config.key, config.workers) == ("secret", 4)
     assert (config.log, config.tls, config.mode) == (Level.EVENT, TLSLevel.FILES, Mode.TWO)
     assert (config.crt, config.key_file, config.max) == ("/c.pem", "/k.pem", 7)
@@ -539,16 +539,16 @@ def test_effective_url() -> None:
     )
     assert parse_url("client://h:1/t:2?tls=1&workers=auto&wire=1.14,native").effective_url() == (
         "client://h:1/t:2?log=info&tls=1&min=8&mode=0&read=1h&rate=0&slot=65536"
-        "&proxy=0&wire=native,1.14&workers=auto"
+        "&proxy=0&wire=1.14,native&workers=auto"
     )
     shown = parse_url("client://h:1/t:2?wire=any&oldkey=hush").effective_url()
     assert shown.endswith("&wire=any&oldkey=***&workers=1")
 
 
 def test_dialects() -> None:
-    """They come in the order in which a client tries them; `any` has what the key allows."""
+    """They come in the order in which they were given, each once; `any` has what the key allows."""
     assert client("client://h:1/t:2").dialects == ("native",)
-    assert client("client://h:1/t:2?wire=1.14,2.0,native").dialects == ("native", "2.0", "1.14")
+    assert client("client://h:1/t:2?wire=1.14,2.0,1.14,native").dialects == ("1.14", "2.0", "native")
     every = ("native", "2.0", "1.14", "1.6")
     assert client("client://k@h:1/t:2?wire=any").dialects == every
     assert client("client://k@h:1/t:2?wire=native,any").dialects == every
