@@ -548,7 +548,11 @@ def test_effective_url() -> None:
 def test_dialects() -> None:
     """They come in the order in which they were given, each once; `any` has what the key allows."""
     assert client("client://h:1/t:2").dialects == ("native",)
-    assert client("client://h:1/t:2?wire=1.14,2.0,1.14,native").dialects == ("1.14", "2.0", "native")
+    assert client("client://h:1/t:2?wire=1.14,2.0,1.14,native").dialects == (
+        "1.14",
+        "2.0",
+        "native",
+    )
     every = ("native", "2.0", "1.14", "1.6")
     assert client("client://k@h:1/t:2?wire=any").dialects == every
     assert client("client://k@h:1/t:2?wire=native,any").dialects == every

@@ -178,7 +178,7 @@ class EngineConnection(EngineWriter):
             deliver(_buffer[:size])
             left -= 1
             if not left or self._much >= FULL_READS:
-                self._read_soon()
+                self._read_in_turn()
                 return
 
     def _read_much(self) -> None:
@@ -200,7 +200,7 @@ class EngineConnection(EngineWriter):
             if left <= 0 or not (self._much and self._readable):
                 break
         if self._readable:
-            self._read_soon()
+            self._read_in_turn()
 
     def _read_pipe(self, most: int) -> int:
         """Read by pipe.
@@ -245,6 +245,12 @@ class EngineConnection(EngineWriter):
         if not self._scheduled:
             self._scheduled = True
             self._poller.soon(self._read_on)
+
+    def _read_in_turn(self) -> None:
+        """There was much to read: go on when others have been heard."""
+        if not self._scheduled:
+            self._scheduled = True
+            self._poller.in_turn(self._read_on)
 
     def _read_on(self) -> None:
         self._scheduled = False

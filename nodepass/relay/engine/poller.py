@@ -9,6 +9,7 @@ level-triggered.
 from __future__ import annotations
 
 import select
+from collections import deque
 from collections.abc import Callable
 from typing import Any, ClassVar
 from typing import Protocol as Interface
@@ -81,6 +82,7 @@ class Poller:
         self._changed: set[int] = set()  # added or removed since the latest events were taken
         self._soon: list[Callable[[], None]] = []
         self._last: list[Callable[[], None]] = []
+        self._turns: deque[Callable[[], None]] = deque()
         self._polling = False
         self._call: IDelayedCall | None = None
 
@@ -125,6 +127,13 @@ class Poller:
     def soon(self, call: Callable[[], None]) -> None:
         """Call something when what happens now has happened."""
         self._soon.append(call)
+        if self._nested:
+            self._see_to_it()
+
+    def in_turn(self, call: Callable[[], None]) -> None:
+        """Call something that takes long, when others have been heard: one of these in a round, so
+        that what is short needs not wait for all of them."""
+        self._turns.append(call)
         if self._nested:
             self._see_to_it()
 
@@ -190,7 +199,7 @@ class Poller:
     def has_more(self) -> bool:
         """Whether there is something to call; `hear` does. A reactor with the relay's sockets in
         its own epoll asks that by itself."""
-        return bool(self._soon or self._last)
+        return bool(self._soon or self._turns or self._last)
 
     def _see_to_it(self) -> None:
         if not self._polling and self._call is None:
@@ -208,12 +217,14 @@ class Poller:
             if self._soon:
                 calls, self._soon = self._soon, []
                 self._make(calls)
+            if self._turns:
+                self._make([self._turns.popleft()])
             if self._last:
                 calls, self._last = self._last, []
                 self._make(calls)
         finally:
             self._polling = False
-        if self._nested and (self._soon or self._last):
+        if self._nested and self.has_more:
             self._see_to_it()
 
     def _make(self, calls: list[Callable[[], None]]) -> None:
