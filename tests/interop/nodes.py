@@ -52,7 +52,7 @@ def dialect_of(version: str) -> str:
     number = (int(match[1]), int(match[2])) if match else (0, 0)
     if number >= (2, 0):
         return "2.0"
-    if number >= (1, 13):
+    if number >= (1, 14):
         return "1.14"
     if number == (1, 6):
         return "1.6"

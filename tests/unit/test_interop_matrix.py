@@ -80,14 +80,14 @@ def test_reference_of_another_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("version", "dialect"),
-    [("v1.6.1", "1.6"), ("v1.13.0", "1.14"), ("v1.14.0", "1.14"), ("v2.0.0-b10", "2.0")],
+    [("v1.6.1", "1.6"), ("v1.14.0", "1.14"), ("v2.0.0-b10", "2.0")],
 )
 def test_dialects(version: str, dialect: str) -> None:
     """A program's version tells what it speaks."""
     assert dialect_of(version) == dialect
 
 
-@pytest.mark.parametrize("version", ["dev", "v1.8.0", "v1.5.1", ""])
+@pytest.mark.parametrize("version", ["dev", "v1.13.0", "v1.8.0", "v1.5.1", ""])
 def test_no_dialect(version: str) -> None:
     """What ours can't speak is named."""
     with pytest.raises(ValueError, match="none of the dialects"):
