@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint
@@ -66,7 +66,12 @@ class OldServerEnd:
 
 
 class OldClientEnd:
-    """Our client's end."""
+    """Our client's end.
+
+    :cvar searches: all that there are, to be stopped.
+    """
+
+    searches: ClassVar[list[Search]] = []
 
     def __init__(self, net: MemoryNet, wire: str, query: str = "", key: str = KEY) -> None:
         config = parse_role_url(
@@ -86,6 +91,7 @@ class OldClientEnd:
         )  # fmt: skip
         self.health = around.health
         self.search = Search([self.connector], net, around.health)
+        self.searches.append(self.search)
         self.host.on_left = lambda peer: self.search.lost()
 
     @property

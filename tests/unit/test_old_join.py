@@ -139,7 +139,13 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture
 def net() -> Iterator[MemoryNet]:
-    return MemoryNet()  # type: ignore[return-value]
+    """A network; who still looks for a server on it at the end stops doing so, or it would when it
+    is freed, within another test."""
+    net = MemoryNet()
+    yield net
+    for search in OldClientEnd.searches:
+        search.stop()
+    OldClientEnd.searches.clear()
 
 
 def served(end: Any) -> tuple[Any, NotingSink]:
