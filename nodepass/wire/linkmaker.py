@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
+from typing import Protocol as Interface
 
 from attrs import frozen
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import (
+    IAddress,
     IDelayedCall,
     IOpenSSLClientConnectionCreator,
     IProtocol,
     IProtocolFactory,
 )
-from twisted.internet.protocol import Factory
+from twisted.internet.protocol import Factory, Protocol
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
@@ -35,7 +37,7 @@ SIDE_BY_SIDE = 64
 MAX_WANTED = 65536
 
 
-class LinkTaker(Protocol):
+class LinkTaker(Interface):
     """Whom links are made for."""
 
     @property
@@ -192,14 +194,16 @@ class LinkMaker(Generic[Taker]):
         """Make one link, which gives itself to the peer; raises what keeps it from it."""
         terms = self.terms
         fresh = self.new_link(peer, number)
-        factory: Any = Factory.forProtocol(lambda: self.beneath(fresh))
-        factory.noisy = False
+        factory: Any = _Once(self.beneath(fresh))
         if terms.creator is not None:
             factory = TLSMemoryBIOFactory(terms.creator(), True, factory, terms.reactor)
         await terms.dial(self.host, self.port, factory)
         timer = terms.reactor.callLater(terms.handshake_timeout, fresh.time_out)
         try:
             await fresh.ready
+        except CancelledError:
+            fresh.abort()
+            raise
         finally:
             if timer.active():
                 timer.cancel()
@@ -211,7 +215,20 @@ class LinkMaker(Generic[Taker]):
         """
         raise NotImplementedError
 
-    def beneath(self, fresh: NewLink) -> IProtocol:
+    def beneath(self, fresh: NewLink) -> Protocol:
         """What a connection or its TLS has for a protocol: the link, or what will be its
         transport."""
         return fresh
+
+
+class _Once(Factory):
+    """Gives a protocol to the one connection that is made, and keeps nothing that knows it."""
+
+    noisy = False
+
+    def __init__(self, protocol: Protocol) -> None:
+        self._protocol: Protocol | None = protocol
+
+    def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
+        protocol, self._protocol = self._protocol, None
+        return protocol

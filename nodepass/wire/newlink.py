@@ -17,8 +17,8 @@ __all__ = ["NewLink"]
 class NewLink(Protocol):
     """A data link that is being made; each dialect says what there is to be done.
 
-    :ivar ready: fires when the peer has the link, or with what kept it from that. Cancel it to drop
-        the connection.
+    :ivar ready: fires when the peer has the link, or with what kept it from that. Who cancels it is
+        to `abort` as well.
     :cvar late: what to say where that takes too long.
     """
 
@@ -26,7 +26,8 @@ class NewLink(Protocol):
     late: str
 
     def __init__(self) -> None:
-        self.ready: Deferred[None] = Deferred(lambda _: self.abort())
+        # Without a canceller: they would know each other for as long as there is either.
+        self.ready: Deferred[None] = Deferred()
         self._timed_out = False
 
     def time_out(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -55,6 +56,18 @@ def fetched(url: str) -> str:
             time.sleep(0.05)
 
 
+def wait_for(port: int) -> None:
+    """Go on when somebody listens."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), 30).close()
+            return
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
 def test_demo_stays_up() -> None:
     """Until it is told to stop the page can be fetched from the address printed, and by another
     tunnel, as the commands printed make it. Signals that come together are one."""
@@ -72,6 +85,8 @@ def test_demo_stays_up() -> None:
         for url in re.findall(r'nodepass "(\S+)"', output):
             command = [sys.executable, "-m", "nodepass", url + "&log=warn"]
             nodes.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+            if url.startswith("server"):
+                wait_for(int(re.search(r":(\d+)/", url)[1]))  # type: ignore[index]
         assert fetched(other) == PAGE
         for node in reversed(nodes):
             node.terminate()

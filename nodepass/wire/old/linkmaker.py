@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.interfaces import IHandshakeListener, IProtocol
+from twisted.internet.interfaces import IHandshakeListener
 from twisted.internet.protocol import Protocol
 from zope.interface import implementer
 
@@ -34,7 +34,7 @@ class OldLinkMaker(LinkMaker[OldPeer]):
     def new_link(self, peer: OldPeer, number: int) -> NewLink:
         return _NewLink(peer)
 
-    def beneath(self, fresh: NewLink) -> IProtocol:
+    def beneath(self, fresh: NewLink) -> Protocol:
         if self._web is None:
             return fresh
         assert isinstance(fresh, _NewLink)
