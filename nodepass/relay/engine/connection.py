@@ -47,11 +47,7 @@ class EngineConnection(EngineWriter):
 
     Rule 2: a hang-up is told once as well. After it a short read is no sign that nothing is left,
     nor is it after an urgent byte, which itself is dropped.
-
-    :cvar ours: the socket has the options that all connections have, and a reset is told as one.
     """
-
-    ours = True
 
     __slots__ = (
         "_deliver",
