@@ -130,6 +130,8 @@ class Search:
         self._tells = tells
         self._running: Deferred[None] | None = None
         self._lost: Deferred[None] | None = None
+        # Those that have failed: when each may be tried again, and what kept it from the server.
+        self._failed: dict[Way, tuple[float, Exception]] = {}
         self._weaker = False  # whether there were others, which rule 2 has ended
 
     def start(self) -> None:
@@ -161,33 +163,40 @@ class Search:
             await deferLater(self._clock, pause * (1 + JITTER * random.random()))
 
     async def _try_all(self) -> float:
-        """Try each way, and stay with one that works until the server is lost.
+        """Try each way that may be tried by now, and stay with one that works until the server is
+        lost.
 
         :returns: seconds until the next try.
         """
-        failed: list[tuple[Way, Exception]] = []
         for way in list(self._ways):
+            due, _ = self._failed.get(way, (0.0, None))
+            if self._clock.seconds() < due:
+                continue
             try:
                 await way.join()
             except CancelledError:
                 raise
             except Exception as error:
-                failed.append((way, error))
+                self._failed[way] = (self._clock.seconds() + way.failed(error), error)
                 continue
+            failed = [(way, error) for way, (_, error) in self._failed.items()]
+            self._failed.clear()
             self._worked(way, failed)
             if way.joined:
                 self._lost = Deferred()
                 await self._lost
             return way.lost()
-        # Each counts its own; that an owner has to mend one is no reason to miss the other.
-        pause = min([way.failed(error) for way, error in failed])
+        failed = [(way, self._failed[way][1]) for way in self._ways]
+        # Each has its own pause: that an owner has to mend one is no reason to miss another, nor to
+        # knock with a wrong key as often as that one allows.
+        pause = min(self._failed[way][0] for way in self._ways) - self._clock.seconds()
         if self._tells():
             self._health.trouble(
                 self._cause,
                 "can't join the server: {reason}; trying on",
                 reason=_reasons(failed, self._weaker),
             )
-        return pause
+        return max(0.0, pause)
 
     def _worked(self, way: Way, failed: Sequence[tuple[Way, Exception]]) -> None:
         self._health.well(self._cause)

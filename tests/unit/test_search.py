@@ -20,6 +20,7 @@ class FakeWay:
         self.dialect = dialect
         self.trusted = trusted
         self.works = False
+        self.pause = 3.0
         self.stopped = False
         self.error: Exception = ValueError(f"no {dialect} here")
         self.peer: object | None = None
@@ -35,7 +36,7 @@ class FakeWay:
             raise self.error
 
     def failed(self, error: Exception) -> float:
-        return 3.0
+        return self.pause
 
     def lost(self) -> float:
         return 1.0
@@ -71,6 +72,22 @@ def test_each_is_tried_in_turn() -> None:
     for words in ("wire native: no native here", "wire 1.14: no 1.14", "wire 1.6: no 1.6"):
         assert words in case.health.reason
     assert case.later(3.0) == ["native", "1.14", "1.6"]
+
+
+def test_each_has_its_own_pause() -> None:
+    """One that only an owner can mend is left alone for as long as it says, and keeps nobody from
+    another; what is wrong names both all the while."""
+    case = Case()
+    case.ways[0].pause = 100.0
+    case.later(3.0)
+    assert case.later(3.0) == ["1.14", "1.6"]
+    assert case.health.reason is not None
+    assert "no native here" in case.health.reason and "no 1.6 here" in case.health.reason
+    for _ in range(40):
+        case.later(3.0)
+        if "native" in case.tried:
+            break
+    assert 90 < case.clock.seconds() < 140
 
 
 @pytest.mark.parametrize(
