@@ -7,7 +7,6 @@ import random
 import re
 import signal
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from attrs import define, field, frozen
 from twisted.internet import reactor
 
 from nodepass.address import Endpoint
+from nodepass.wire.old.dialect import Dialect
 from tests.certs import Authority
 from tests.interop.matrix import GO_GO, GO_OURS, OURS_GO, Cell
 from tests.scenarios.harness import Node
@@ -30,6 +30,8 @@ QUICK = {"NP_REPORT_INTERVAL": "2s", "NP_SERVICE_COOLDOWN": "1s"}
 
 #: Where ports are sought: below those that the system gives to whoever connects.
 _PORTS = range(10000, 30000)
+#: Those that were found, as many are before the first of them is taken.
+_found: set[int] = set()
 
 _ROOT = Path(__file__).parent.parent.parent
 
@@ -44,7 +46,7 @@ class Program:
 
 
 def dialect_of(version: str) -> str:
-    """The dialect that a version of NodePass speaks.
+    """The dialect that a version of NodePass speaks; of `1.6-raw` it does not tell.
 
     :raises ValueError: none of those that ours can speak.
     """
@@ -59,32 +61,19 @@ def dialect_of(version: str) -> str:
     raise ValueError(f"NodePass {version} speaks none of the dialects 1.6, 1.14 and 2.0")
 
 
-def program(path: str) -> Program:
-    """Ask a Go program for its version; it tells when it is started without a URL."""
-    told = subprocess.run([path], capture_output=True, timeout=10, check=False)
-    text = (told.stdout + told.stderr).decode(errors="replace")
-    match = re.search(r"(?:nodepass-|Version: )(\S+)", text)
-    if match is None:
-        raise ValueError(f"{path} does not tell its version")
-    return Program(path, match[1], dialect_of(match[1]))
-
-
-def programs() -> list[Program]:
-    """The Go programs that ``NODEPASS_GO`` names, with what separates paths here between them."""
-    paths = os.environ.get("NODEPASS_GO", "").split(os.pathsep)
-    return [program(path) for path in paths if path]
-
-
 def free_port() -> int:
     """A port of 127.0.0.1 that nobody has, neither for TCP nor for UDP."""
     while True:
         port = random.choice(_PORTS)
+        if port in _found:
+            continue
         with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
             try:
                 tcp.bind(("127.0.0.1", port))
                 udp.bind(("127.0.0.1", port))
             except OSError:
                 continue
+        _found.add(port)
         return port
 
 
@@ -160,10 +149,12 @@ def tunnel(
     client = f"client://{KEY}@{host}:{tunnelled}/{at_client}?log=warn&mode=2"
     if cell.tls == 2:
         server += f"&crt={leaf.crt}&key={leaf.key}"
-    quick = quick and cell.dialect != "1.6"
+    quick = quick and Dialect(cell.dialect).traits.http
     env = {**(QUICK if quick else {}), "SSL_CERT_FILE": authority.ca}
     wire = f"&wire={cell.dialect}"
-    ours = f"{wire}&tls=2&ca={authority.ca}" if cell.tls == 2 else wire
+    ours = "&wire=1.6" if cell.dialect == "1.6-raw" else wire  # a client sees which it is
+    if cell.tls == 2:
+        ours += f"&tls=2&ca={authority.ca}"
     commands: dict[str, tuple[Program | None, str, dict[str, str]]] = {
         GO_GO: {"server": (go, server, env), "client": (go, client, env)},
         OURS_GO: {"server": (None, server + wire, env), "client": (go, client, env)},

@@ -22,7 +22,8 @@ from nodepass.wire.old.handshake import Grant
 from nodepass.wire.old.signals import Flush, Launch, Ping, Pong, Verify, encode
 from tests.certs import Authority, Leaf
 from tests.interop.ends import client, dial, read_some, running, secured, server
-from tests.interop.nodes import KEY, Program, free_port, programs
+from tests.interop.nodes import KEY, Program, free_port
+from tests.interop.programs import programs
 
 PROGRAMS = programs()
 if not PROGRAMS:
@@ -35,7 +36,7 @@ with_http = pytest.mark.parametrize(
     ids=[go.dialect for go in PROGRAMS if Dialect(go.dialect).traits.http],
 )
 with_1_6 = pytest.mark.parametrize(
-    "go", [go for go in PROGRAMS if go.dialect == "1.6"], ids=lambda go: go.dialect
+    "go", [go for go in PROGRAMS if go.dialect.startswith("1.6")], ids=lambda go: go.dialect
 )
 LEVELS = [TLSLevel.PLAIN, TLSLevel.SELF_SIGNED]
 VISITOR = Endpoint("203.0.113.9", 4711)
@@ -114,7 +115,7 @@ def test_client(go: Program, tls: TLSLevel, target: socket.socket, leaf: Leaf) -
     grant = Grant(Flow.REVERSE, 1024, tls)
     with server(go, leaf, grant, target.getsockname()[1], "&proxy=1") as end:
         control = end.admit()
-        knocked = {"1.6": Knock.HELLO, "1.14": Knock.HANDSHAKE, "2.0": Knock.TLS}[go.dialect]
+        knocked = {"1.14": Knock.HANDSHAKE, "2.0": Knock.TLS}.get(go.dialect, Knock.HELLO)
         if not (tls and end.dialect.traits.http):
             assert knock(end.first) is knocked
         link = end.link("0badcafe")
