@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred, TimeoutError, gatherResults
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.interfaces import IPullProducer
 from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -30,6 +31,9 @@ _PIECE = 1 << 16
 _HEAD = 1 + 8 + 8
 #: Where a target's bytes begin, as seen from its visitor's.
 _APART = 1 << 19
+#: Seconds without a byte for any session after which those that are left are given up: three times
+#: as long as old nodes wait for a link.
+STALLED = 15.0
 #: Of the answer to a short question.
 _SHORT = b"what was asked for, in full"
 
@@ -66,6 +70,15 @@ class _Party(Protocol):
         self._left = 0
         self._heard = hashlib.sha256()
         self._expected = b""
+
+    @property
+    def left(self) -> int:
+        """Bytes that it still waits for."""
+        return 0 if self.done.called else self._left
+
+    def give_up(self) -> None:
+        """Nothing comes any more."""
+        self._end(TimeoutError())
 
     def exchange(self, said: int, heard: int, size: int) -> None:
         """Send and hear so many bytes."""
@@ -288,6 +301,23 @@ async def served(where: Endpoint, patience: float) -> float | None:
     return None
 
 
+class _StalledWatch:
+    """Gives all up when nothing has come for any of them for `STALLED`."""
+
+    def __init__(self, parties: list[_Party]) -> None:
+        self._parties = parties
+        self._left = 0
+        self._since = reactor.seconds()
+
+    def __call__(self) -> None:
+        left = sum(party.left for party in self._parties)
+        if left != self._left:
+            self._left, self._since = left, reactor.seconds()
+        elif reactor.seconds() - self._since > STALLED:
+            for party in self._parties:
+                party.give_up()
+
+
 async def side_by_side(where: Endpoint, sessions: int, size: int, patience: float) -> Outcome:
     """Sessions that are all there at once, each with so many bytes each way, hashed."""
     parties = [_Party() for _ in range(sessions)]
@@ -300,7 +330,10 @@ async def side_by_side(where: Endpoint, sessions: int, size: int, patience: floa
         party.exchange(number, number + _APART, size)
         await party.done
 
+    watch = LoopingCall(_StalledWatch(parties))
+    watch.start(1.0)
     good, reasons = await _counted([lambda n=n: session(n) for n in range(sessions)], patience)
+    watch.stop()
     seconds = reactor.seconds() - began
     for party in parties:
         party.done.addErrback(lambda failure: None)

@@ -16,7 +16,7 @@ from nodepass.relay.stream import Cause
 from nodepass.wire.old.awaited import MOST_AWAITED
 from nodepass.wire.old.dialect import ID_WAIT, Dialect
 from nodepass.wire.old.link import FINISHED_PATIENCE, OldLink
-from nodepass.wire.old.pool import CERTAIN, YOUNGER, OldPool
+from nodepass.wire.old.pool import CERTAIN, FILING_TIME, NEXT_LINK, YOUNGER, OldPool
 from nodepass.wire.old.signals import Launch
 from tests.loopback import MemoryTransport, connect, flush
 
@@ -46,9 +46,9 @@ class Owner:
 
 
 class Pool:
-    """The pool of an end that dials, whose links get their connections when `settle` is called."""
+    """The pool of an end, one that dials unless told otherwise, whose links get their connections when `settle` is called."""
 
-    def __init__(self, dialect: Dialect) -> None:
+    def __init__(self, dialect: Dialect, *, takes: bool = False) -> None:
         self.clock = Clock()
         self.owner = Owner()
         self._moving: list[Callable[[], None]] = []
@@ -56,7 +56,7 @@ class Pool:
         self.links = OldPool(
             self.owner,
             dialect,
-            takes=False,
+            takes=takes,
             maximum=9,
             policy=None,
             clock=self.clock,
@@ -207,3 +207,20 @@ def test_a_link_that_the_other_end_does_not_let_go(pool: Pool) -> None:
     assert not pool.pairs[0][0].aborting
     pool.clock.advance(1)
     assert pool.pairs[0][0].aborting
+
+
+def test_links_that_a_1_6_peer_has_filed() -> None:
+    """A visitor is given a link once the peer has filed it, as one is lost that is named before:
+    when a later one comes, as the peer makes one after the other, or after a while."""
+    pool = Pool(Dialect.V1_6, takes=True)
+    for number in ("00000001", "00000002"):
+        pool.add(number)
+    pool.settle()
+    assert pool.links.idle == 0
+    pool.clock.advance(NEXT_LINK)
+    pool.add("00000003")
+    pool.settle()
+    assert pool.links.idle == 2
+    pool.clock.advance(FILING_TIME)
+    assert pool.links.idle == 3
+    assert not pool.clock.getDelayedCalls()

@@ -30,8 +30,12 @@ FRESH = 1.0
 YOUNGER = 0.25
 #: Seconds by which it must be younger than one that is closed for it: none change places by these.
 CERTAIN = 5.0
-#: Seconds after which a 1.6 node surely has filed a link whose number it was given.
-FILING_TIME = 0.05
+#: Seconds after which a 1.6 node surely has filed a link whose number it was given, on a machine
+#: with much to do too. One that has not does not find it, and its visitor waits in vain.
+FILING_TIME = 0.25
+#: Seconds by which another link must be younger for a link to count as filed by then: a 1.6 node
+#: makes one link after the other. By less, they may have changed places on the way.
+NEXT_LINK = 0.01
 #: Seconds that links have to close when the peer is parted with.
 PARTING_TIMEOUT = 2.0
 
@@ -320,6 +324,7 @@ class OldPool:
         if self._takes and not self._dialect.traits.http:
             # A 1.6 node looks for a link once, when it is told of a visitor.
             link.begin(rest)
+            self._file_before(link)
             self._filing[link] = self._clock.callLater(FILING_TIME, self._file, link)
             return
         self._arriving.discard(link)
@@ -330,6 +335,13 @@ class OldPool:
             self._open(launch, link)
         elif link.number in self._idle:
             self._one_more()
+
+    def _file_before(self, link: OldLink) -> None:
+        """The peer has filed what came before this link."""
+        for older, timer in list(self._filing.items()):
+            if link.came - older.came >= NEXT_LINK:
+                timer.cancel()
+                self._file(older)
 
     def _file(self, link: OldLink) -> None:
         del self._filing[link]
