@@ -46,7 +46,8 @@ class Owner:
 
 
 class Pool:
-    """The pool of an end, one that dials unless told otherwise, whose links get their connections when `settle` is called."""
+    """The pool of an end, one that dials unless told otherwise, whose links get their connections
+    when `settle` is called."""
 
     def __init__(self, dialect: Dialect, *, takes: bool = False) -> None:
         self.clock = Clock()
