@@ -12,7 +12,8 @@ from nodepass.wire.old.cipher import key_for
 from nodepass.wire.old.dialect import Dialect
 
 from .conn import Conn, Gone, Reactor, listen, port_of
-from .oldtunnel import Ended, OldTunnel, Setting
+from .oldtunnel import Ended, OldTunnel
+from .setting import Setting
 from .tasks import Changes, Silence, Tasks
 from .timing import OldTiming
 from .udp import Socket

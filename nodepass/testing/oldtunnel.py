@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from attrs import frozen
-from twisted.internet.defer import CancelledError, Deferred, DeferredList
+from twisted.internet.defer import CancelledError, Deferred
 
-from nodepass.address import Endpoint
 from nodepass.wire import Flow
 from nodepass.wire.old.dialect import Dialect
 from nodepass.wire.old.handshake import Grant
@@ -24,36 +22,20 @@ from nodepass.wire.old.signals import (
     encode,
 )
 
-from .conn import Conn, Gone, Link, Reactor, dial
+from .conn import Conn, Gone, Link, dial
 from .exchange import exchange
+from .oldflows import OldFlows
 from .oldlines import BadLine, PlainReader, write_plain
 from .oldpool import NoLink, OldPool
+from .setting import Setting
 from .tasks import Silence, Tasks
-from .timing import OldTiming
 from .udp import Socket
 
-__all__ = ["Ended", "OldTunnel", "Setting"]
+__all__ = ["Ended", "OldTunnel"]
 
 
 class Ended(Exception):
     """The tunnel is over; the text says why."""
-
-
-@frozen(kw_only=True)
-class Setting:
-    """What a node is told, and what all its tunnels share.
-
-    :ivar sessions: TCP sessions, which outlive the tunnel that they began in.
-    :ivar other: where it listens for visitors, or what it dials.
-    """
-
-    reactor: Reactor
-    dialect: Dialect
-    key: bytes
-    timing: OldTiming
-    other: Endpoint
-    read: float
-    sessions: Tasks
 
 
 class Ports(Protocol):
@@ -89,7 +71,7 @@ class OldTunnel:
         self._control: Link | None = None
         self._over: Deferred[str] = Deferred()
         self._verified: Deferred[None] = Deferred()
-        self._targets: dict[str, Socket] = {}
+        self._flows = OldFlows(setting, pool, self._over, self._send)
 
     @property
     def has_visitors(self) -> bool:
@@ -252,7 +234,7 @@ class OldTunnel:
         if self._verifies:
             await self._verified
         ports.admit(lambda visitor: _forget(self._tasks.start(self._visitor(visitor))))
-        await self._datagrams(ports.datagrams)
+        await self._flows.visitors(ports.datagrams)
 
     async def _visitor(self, visitor: Conn) -> None:
         try:
@@ -271,48 +253,6 @@ class OldTunnel:
             socket.close()
             self._pool.done(number, link)
 
-    async def _datagrams(self, socket: Socket) -> None:
-        sessions: dict[Endpoint, Link] = {}
-        limit = self._setting.dialect.traits.udp_read
-        while True:
-            try:
-                data, visitor = await socket.receive(limit)
-            except Gone:
-                return
-            link = sessions.get(visitor)
-            if link is None:
-                # Other visitors wait meanwhile.
-                try:
-                    number, link = await self._pool.next()
-                except NoLink:
-                    continue
-                sessions[visitor] = link
-                self._setting.sessions.start(self._answers(number, link, socket, visitor, sessions))
-                self._send(Launch(True, visitor, number))
-            try:
-                await self._write_datagram(link, data)
-            except Gone:
-                sessions.pop(visitor, None)
-                link.close()
-
-    async def _answers(
-        self,
-        number: str,
-        link: Link,
-        socket: Socket,
-        visitor: Endpoint,
-        sessions: dict[Endpoint, Link],
-    ) -> None:
-        try:
-            while not self._over.called:
-                socket.send(await self._read_datagram(link), visitor)
-        except (Gone, Silence):
-            pass
-        finally:
-            self._pool.done(number, link)
-            if sessions.get(visitor) is link:
-                del sessions[visitor]
-
     # The end that dials
 
     async def _launch(self, launch: Launch) -> None:
@@ -321,7 +261,7 @@ class OldTunnel:
         except NoLink:
             self._pool.errors += 1
             return
-        session = self._flow if launch.udp else self._connection
+        session = self._flows.dialed if launch.udp else self._connection
         self._setting.sessions.start(session(launch, link))
 
     async def _connection(self, launch: Launch, link: Link) -> None:
@@ -332,75 +272,6 @@ class OldTunnel:
             self._pool.done(launch.id, link)
             return
         await self._session(launch.id, link, target)
-
-    async def _flow(self, launch: Launch, link: Link) -> None:
-        setting = self._setting
-        key = str(launch.visitor)
-        target = self._targets.get(key)
-        own = target is None
-        if target is None:
-            wildcard = "::" if ":" in setting.other.host else "0.0.0.0"
-            target = Socket(setting.reactor, Endpoint(wildcard, 0), setting.other)
-            self._targets[key] = target
-        ways = [
-            setting.sessions.start(self._to_target(link, target)),
-            setting.sessions.start(self._from_target(link, target)),
-        ]
-        try:
-            await DeferredList(ways, fireOnOneCallback=True)
-        finally:
-            if own:
-                del self._targets[key]
-                target.close()
-            self._pool.done(launch.id, link)
-
-    async def _to_target(self, link: Link, target: Socket) -> None:
-        try:
-            while not self._over.called:
-                target.send(await self._read_datagram(link))
-        except (Gone, Silence):
-            pass
-
-    async def _from_target(self, link: Link, target: Socket) -> None:
-        try:
-            while not self._over.called:
-                data, _ = await target.receive(self._setting.dialect.traits.udp_read, self._silence)
-                await self._write_datagram(link, data)
-        except (Gone, Silence):
-            pass
-
-    # Datagrams on a link
-
-    @property
-    def _silence(self) -> float | None:
-        """Seconds without a datagram that end a UDP session."""
-        setting = self._setting
-        if setting.dialect.traits.udp_silence is None:
-            return setting.read or None
-        return setting.timing.udp_silence
-
-    async def _read_datagram(self, link: Link) -> bytes:
-        """The next datagram; without frames, what one read gives.
-
-        :raises Gone: the link ended, or a frame is too long.
-        :raises Silence: none came in time.
-        """
-        traits = self._setting.dialect.traits
-        if not traits.framed_udp:
-            data = await link.read(traits.udp_read, self._silence)
-            if not data:
-                raise Gone("the link was closed")
-            return data
-        size = int.from_bytes(await link.read_exactly(2, self._silence), "big")
-        if size > traits.udp_read:
-            raise Gone("a datagram longer than the buffer")
-        return await link.read_exactly(size, self._silence)
-
-    async def _write_datagram(self, link: Link, data: bytes) -> None:
-        if self._setting.dialect.traits.framed_udp:
-            await link.write(len(data).to_bytes(2, "big"))
-        if data:
-            await link.write(data)
 
 
 def _forget(_: Any) -> None:

@@ -23,7 +23,7 @@ from nodepass.logs import Log, printable
 from nodepass.relay.accepting import Accepting
 from nodepass.wire.lobby import LOBBY_SIZE
 
-from .firstbytes import MOST_NEEDED, addressed
+from .addressee import MOST_NEEDED, addressed
 
 __all__ = ["Door"]
 

@@ -26,7 +26,7 @@ from nodepass.wire.native.messages import MAX_HELLO, Confirm, Hello, Leave, Pin,
 from nodepass.wire.native.peer import QUIET_INTERVALS
 from nodepass.wire.native.proof import MAGIC
 from nodepass.wire.native.settings import SILENT_INTERVALS
-from nodepass.workers.firstbytes import addressed
+from nodepass.workers.addressee import addressed
 from tests.loopback import connect
 from tests.memnet import ADOPTION, HANDSHAKE, INTERVAL, OPENING, Client, MemoryNet, Server
 from tests.streams import NotingSink

@@ -127,7 +127,6 @@ def test_what_the_dialects_differ_in() -> None:
         lost_after=15.0,
         framed_udp=False,
         udp_read=16384,
-        udp_silence=30.0,
         verified=frozenset((1, 2)),
         colons=True,
     )
@@ -144,7 +143,6 @@ def test_what_the_dialects_differ_in() -> None:
         raw_id=False,
         lost_after=10.0,
         udp_read=2048,
-        udp_silence=None,
     )
     assert Dialect.V1_6_RAW.traits == attrs.evolve(Dialect.V1_6.traits, raw_id=True)
 

@@ -11,7 +11,7 @@ from OpenSSL import SSL
 
 from nodepass.wire.native.proof import Preface
 from nodepass.wire.native.tags import associations, partners, tag, tagged
-from nodepass.workers.firstbytes import MOST_NEEDED, addressed
+from nodepass.workers.addressee import MOST_NEEDED, addressed
 
 
 def hello(names: list[bytes], size: int = 0) -> bytes:

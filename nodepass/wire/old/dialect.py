@@ -14,8 +14,6 @@ INTERVAL = 5.0
 ID_WAIT = 5.0
 #: Seconds that a client has from its grant to its control link: as long as an old server waits.
 JOIN_TIMEOUT = 10.0
-#: Seconds without a datagram in one direction that end a UDP session of 1.14 and 2.0.
-UDP_SILENCE = 30.0
 
 
 @frozen(kw_only=True)
@@ -31,7 +29,6 @@ class Traits:
     :ivar framed_udp: whether a datagram's length goes before it.
     :ivar udp_read: bytes of the buffer that a datagram is read into; a longer one does not arrive
         whole.
-    :ivar udp_silence: seconds of silence that end a UDP session; None where `read` says so.
     :ivar verified: values of `tls` with which both ends send a verify.
     :ivar colons: whether a fingerprint is written in capitals and with colons.
     """
@@ -43,7 +40,6 @@ class Traits:
     lost_after: float = 3 * INTERVAL
     framed_udp: bool = False
     udp_read: int = 16384
-    udp_silence: float | None = UDP_SILENCE
     verified: frozenset[int] = frozenset()
     colons: bool = False
 
@@ -70,7 +66,6 @@ def _v1_6(raw_id: bool) -> Traits:
         raw_id=raw_id,
         lost_after=2 * INTERVAL,
         udp_read=2048,
-        udp_silence=None,
     )
 
 

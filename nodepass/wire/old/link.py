@@ -20,8 +20,9 @@ from nodepass.relay.tcp import LINGER_OFF, LINGER_RESET, TcpStream
 
 __all__ = ["LinkOwner", "OldLink"]
 
-#: Bytes that come by one pipe: as many as it holds.
-MOST_PIPED = 1 << 20
+#: Bytes asked for by pipe at a time: as many as one holds. Those of visitors and targets are asked
+#: for a little less, which may leave as a frame; here nothing is framed.
+FULL_PIPE = 1 << 20
 #: Seconds without a byte after which a link is closed that this end has finished. An old node does
 #: not pass on that its own side has ended while it has a `read`, or where its links have TLS.
 FINISHED_PATIENCE = 10.0
@@ -202,7 +203,7 @@ class OldLink(TcpStream):
     def next_bytes(self) -> tuple[int, bool]:
         """How many bytes to read next, and whether as a pipe; 0: as many as there are, copied."""
         sink = self._sink
-        return (MOST_PIPED, True) if sink is not None and sink.takes_pipes() else (0, False)
+        return (FULL_PIPE, True) if sink is not None and sink.takes_pipes() else (0, False)
 
     def piped(self, pipe: Pipe) -> None:
         """Many bytes came."""
