@@ -13,10 +13,8 @@ import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from attrs import evolve
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, succeed
-from twisted.internet.error import CannotListenError
 from twisted.python.failure import Failure
 
 from nodepass.address import Endpoint
@@ -35,13 +33,13 @@ from nodepass.health import Health
 from nodepass.keys import outside_key
 from nodepass.logs import Level, Log
 from nodepass.meter import Stats
+from nodepass.roles.choice import make_role, settle_workers
 from nodepass.tls import ClientTLS, load_identity
 from nodepass.tuning import Tuning
 
 if TYPE_CHECKING:
     from nodepass.master.service import MasterService
     from nodepass.reactor import IReactor
-    from nodepass.roles.forward import ForwardRole
     from nodepass.roles.role import Role
     from nodepass.workers.crew import Crew
 
@@ -282,63 +280,9 @@ class RoleService(Service):
     def _make_role(
         self, config: ServerConfig | ClientConfig, tuning: Tuning, reactor: IReactor
     ) -> Role | Crew:
-        # Not at the top: each role imports what the others do not need.
+        config = self._effective = settle_workers(config, reactor, self._health.log)
         ready, failed = self._now_ready, self._failed
-        health, log = self._health, self._health.log
-        if config.workers != 1:
-            from nodepass.workers.choice import worker_count
-
-            count, missing = worker_count(config, reactor)
-            if missing:
-                log.warn("parameter workers: one process is used, as {why}", why=missing)
-            config = self._effective = evolve(config, workers=count)
-            if count > 1:
-                return self._make_crew(config, tuning, reactor, count)
-        if isinstance(config, ServerConfig):
-            from nodepass.roles.server import ServerRole
-
-            return ServerRole(config, tuning, reactor, health, ready=ready, failed=failed)
-        from nodepass.roles.client import ClientRole
-        from nodepass.roles.forward import ForwardRole
-
-        if config.mode is Mode.TWO:
-            return ClientRole(config, tuning, reactor, health, ready=ready, failed=failed)
-        forward = ForwardRole(config, tuning, reactor, health, ready=ready, failed=failed)
-        if config.mode is Mode.ONE or self._can_forward(forward):
-            return forward
-        return ClientRole(config, tuning, reactor, health, ready=ready, failed=failed)
-
-    def _make_crew(
-        self, config: ServerConfig | ClientConfig, tuning: Tuning, reactor: IReactor, count: int
-    ) -> Crew:
-        from nodepass.workers.crew import Crew
-
-        def make(config: ServerConfig | ClientConfig) -> Crew:
-            return Crew(config, tuning, reactor, self._health, count=count,
-                        ready=self._now_ready, failed=self._failed)  # fmt: skip
-
-        if isinstance(config, ServerConfig) or config.mode is not Mode.AUTO:
-            return make(config)
-        forward = make(evolve(config, mode=Mode.ONE))
-        return forward if self._can_forward(forward) else make(evolve(config, mode=Mode.TWO))
-
-    def _can_forward(self, forward: ForwardRole | Crew) -> bool:
-        """Whether a client whose mode is to be decided is a plain forwarder."""
-        log, tunnel = self._health.log, self.config.tunnel
-        try:
-            forward.visitors.bind()
-        except CannotListenError:
-            log.info("mode=0: {tunnel} can't be bound here, so this client is mode=2",
-                     tunnel=tunnel)  # fmt: skip
-            return False
-        log.info("mode=0: {tunnel} can be bound here, so this client is mode=1",
-                 tunnel=tunnel)  # fmt: skip
-        if self.config.key:
-            log.warn(
-                "the key is unused, as this client is a plain forwarder; "
-                "if it was meant for a server, write mode=2"
-            )
-        return True
+        return make_role(config, tuning, reactor, self._health, ready=ready, failed=failed)
 
     def _say_started(self, role: Role | Crew) -> None:
         if role is self._role and self._error is None and not self._announced:

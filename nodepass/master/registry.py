@@ -10,6 +10,7 @@ import re
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TypeVar
 
 from attrs import evolve
@@ -30,6 +31,7 @@ from .labels import changed_meta, check_length
 from .logtail import LogTail
 from .models import GivenTotals, Instance, InstanceChange, Meta, NewInstance
 from .records import Record, Totals
+from .running import Running
 from .store import Store, StoreError
 from .urls import InstanceURL, accept, same
 
@@ -40,9 +42,6 @@ T = TypeVar("T")
 #: Most instances: far more than the ports and the memory of one machine serve, so that a script
 #: that runs away is stopped before the disk is full.
 MAX_INSTANCES = 10_000
-
-#: Seconds that a restart shows an instance as stopped: clients poll every 200 ms for it.
-RESTART_PAUSE = 0.25
 
 ACTIONS = ("start", "stop", "restart", "reset")
 
@@ -72,12 +71,10 @@ class Registry:
         self._store = store
         self._hub = hub
         self._tails = tails
-        self._clock = clock
         self._log = log
         self._entries: dict[str, Entry] = {}
         self._reserved: set[str] = set()  # ids of instances that are being written
-        self._host: Host | None = None
-        self._stopping = False
+        self._running = Running(clock, partial(self._publish, "update"))
         self._keep_history = keep_history
         self._forget_history = forget_history
         self.accounts = Accounts(clock, log, self._save, self._saved, self._kept)
@@ -107,19 +104,17 @@ class Registry:
 
     def start(self, host: Host) -> None:
         """Start the instances that start with the master."""
-        self._host = host
+        self._running.begin(host)
         for entry in self._entries.values():
             if entry.record.restart:
                 self._log.info(
                     "instance auto-starting: {url} [{id}]", url=entry.url.url, id=entry.record.id
                 )
-                self._run(entry)
+                self._running.start(entry)
 
     def stop(self) -> None:
         """Start nothing more."""
-        self._stopping = True
-        for entry in self._entries.values():
-            self._cancel_start(entry)
+        self._running.cease(self._entries.values())
 
     # What clients of the API ask for.
 
@@ -157,7 +152,7 @@ class Registry:
         entry = self._entries[id] = Entry(record, url)
         self._publish("create", entry)
         self._log.info("instance starting: {url} [{id}]", url=url.url, id=id)
-        self._run(entry)
+        self._running.start(entry)
         return entry.snapshot()
 
     async def change(self, id: str, change: InstanceChange) -> Instance:
@@ -172,12 +167,12 @@ class Registry:
         async with self._locked(id) as entry:
             await self._change_record(entry, change)
             if change.action == "stop":
-                await self._stop(entry)
+                await self._running.stop(entry)
             elif change.action == "restart" or (change.action == "start" and entry.startable):
                 if entry.run is not None:
-                    await self._stop(entry)
+                    await self._running.stop(entry)
                 self._log.info("instance starting: {url} [{id}]", url=entry.url.url, id=id)
-                self._run(entry)
+                self._running.start(entry)
             return entry.snapshot()
 
     async def replace(self, id: str, text: str | None) -> Instance:
@@ -193,17 +188,17 @@ class Registry:
                 raise ApiError(409, "Instance URL conflict")
             record = evolve(entry.record, url=url.url)
             await saved(self._store.put(evolve(record, totals=self._totals(id))))
-            await self._stop(entry)
+            await self._running.stop(entry)
             entry.record, entry.url = evolve(record, totals=entry.record.totals), url
             self._log.info("instance starting: {url} [{id}]", url=url.url, id=id)
-            self._run(entry)
+            self._running.start(entry)
             return entry.snapshot()
 
     async def delete(self, id: str) -> None:
         """End an instance for good."""
         async with self._locked(id) as entry:
             await saved(self._store.remove(id))
-            await self._stop(entry)
+            await self._running.stop(entry)
             del self._entries[id]
             self._publish("delete", entry)
             self.accounts.forget(id)
@@ -215,15 +210,8 @@ class Registry:
 
     def status(self, id: str, run: int, trouble: str | None) -> None:
         entry = self._entries.get(id)
-        if entry is None or entry.run != run:
-            return
-        self._cancel_start(entry)
-        pause = entry.stopped_at + RESTART_PAUSE - self._clock.seconds()
-        if trouble is None and pause > 0:
-            # It was quick: clients still have to see it stopped.
-            entry.starting = self._clock.callLater(pause, self._show, entry, "running")
-        else:
-            self._show(entry, "running" if trouble is None else "error")
+        if entry is not None and entry.run == run:
+            self._running.told(entry, trouble)
 
     def counted(self, reports: list[tuple[str, int, Stats]]) -> None:
         for id, run, stats in reports:
@@ -259,56 +247,10 @@ class Registry:
 
     def moved(self, id: str, run: int, new: int) -> None:
         entry = self._entries.get(id)
-        if entry is None or entry.run != run:
-            return
-        entry.run, entry.stats = new, Stats()
-        entry.runs.add(new)
-        self._cancel_start(entry)
-        self._show(entry, "stopped")
+        if entry is not None and entry.run == run:
+            self._running.moved(entry, new)
 
     # How it is done.
-
-    def _run(self, entry: Entry) -> None:
-        """Host an instance, now or when clients have had the time to see it stopped."""
-        self._cancel_start(entry)
-        pause = entry.stopped_at + RESTART_PAUSE - self._clock.seconds()
-        if pause > 0:
-            entry.starting = self._clock.callLater(pause, self._run_now, entry)
-        else:
-            self._run_now(entry)
-
-    def _run_now(self, entry: Entry) -> None:
-        entry.starting = None
-        if self._stopping or self._host is None:
-            return
-        entry.stats = Stats()
-        if not entry.url.hosted:
-            self._show(entry, "error")
-            return
-        entry.run = self._host.host(entry.record.id, entry.url.hosted, entry.record.id)
-        entry.runs.add(entry.run)
-
-    async def _stop(self, entry: Entry) -> None:
-        """End the run of an instance, if it has one; its ports are closed then."""
-        self._cancel_start(entry)
-        if entry.run is not None:
-            entry.run = None
-            assert self._host is not None
-            await self._host.release(entry.record.id)
-        self._show(entry, "stopped")
-
-    def _show(self, entry: Entry, status: str) -> None:
-        entry.starting = None
-        if entry.status != status:
-            entry.status = status
-            if status == "stopped":
-                entry.stopped_at = self._clock.seconds()
-            self._publish("update", entry)
-
-    def _cancel_start(self, entry: Entry) -> None:
-        if entry.starting is not None:
-            entry.starting.cancel()
-            entry.starting = None
 
     async def _change_record(self, entry: Entry, change: InstanceChange) -> None:
         """Write what a change leaves behind, and tell of each part of it."""

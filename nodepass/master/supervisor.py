@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
@@ -22,17 +21,12 @@ from nodepass.tuning import Tuning
 
 from .commands import NO_RUN, Count, Line, Record, Release, Reload, Start, Status, Stop
 from .hosting import LogLine, Tenants
+from .places import Place, Run
 from .settings import MasterSettings
 from .workerprocess import WorkerProcess
 
 __all__ = ["Supervisor"]
 
-#: Seconds that a worker has to live for its end not to count as one right after its start.
-EARLY_END = 5.0
-#: Seconds of the first and of the longest pause before a worker is replaced that ends right after
-#: its start again and again: what ends it may go away, and must not keep the machine busy.
-FIRST_PAUSE = 0.5
-LONGEST_PAUSE = 30.0
 #: Workers that may end in a row before the first is ever up, until it is said that none can be.
 MOST_FAILED_STARTS = 3
 #: Seconds beyond NP_SHUTDOWN_TIMEOUT that a worker may take to stop, before it is killed.
@@ -48,44 +42,6 @@ MEMORY_INTERVAL = 5.0
 #: Seconds of a worker's age before it is drained: where its instances need what they take, they are
 #: moved in vain, and not more often than this.
 DRAINING_AGE = 60.0
-
-
-@define(eq=False)
-class _Run:
-    """One run of an instance.
-
-    :ivar worker: where it was started; None before.
-    :ivar waiting: for its ports to be closed.
-    """
-
-    number: int
-    id: str
-    url: str
-    place: _Place
-    worker: WorkerProcess | None = None
-    waiting: list[Deferred[None]] = field(factory=list)
-    releasing: bool = False
-
-    def released(self) -> None:
-        """Its ports are closed."""
-        waiting, self.waiting = self.waiting, []
-        for one in waiting:
-            one.callback(None)
-
-
-@define(eq=False)
-class _Place:
-    """Where a worker process is, or is to be.
-
-    :ivar leaving: it gets no more instances, and ends with the last one.
-    :ivar early_ends: how many workers in a row have ended here right after their start.
-    """
-
-    worker: WorkerProcess | None = None
-    runs: dict[int, _Run] = field(factory=dict)
-    leaving: bool = False
-    early_ends: int = 0
-    pause: IDelayedCall | None = None
 
 
 class Supervisor:
@@ -110,9 +66,9 @@ class Supervisor:
         self._settings = settings
         self._tuning = tuning
         self._environ = environ
-        self._places: list[_Place] = []
-        self._runs: dict[int, _Run] = {}
-        self._current: dict[str, _Run] = {}
+        self._places: list[Place] = []
+        self._runs: dict[int, Run] = {}
+        self._current: dict[str, Run] = {}
         self._number = NO_RUN
         self._starting: Deferred[None] | None = None
         self._was_up = False
@@ -202,25 +158,25 @@ class Supervisor:
 
     # Runs
 
-    def _emptiest(self) -> _Place:
+    def _emptiest(self) -> Place:
         open_places = (place for place in self._places if not place.leaving)
         return min(open_places, key=lambda place: len(place.runs))
 
-    def _settle(self, id: str, url: str, place: _Place) -> _Run:
+    def _settle(self, id: str, url: str, place: Place) -> Run:
         """Make a new run of an instance, and start it if it can be."""
         self._number += 1
-        run = _Run(self._number, id, url, place)
+        run = Run(self._number, id, url, place)
         self._runs[run.number] = place.runs[run.number] = self._current[id] = run
         if place.worker is not None and place.worker.up:
             self._send(run, place.worker)
         return run
 
-    def _send(self, run: _Run, worker: WorkerProcess) -> None:
+    def _send(self, run: Run, worker: WorkerProcess) -> None:
         run.worker = worker
         started = worker.call(Start, run=run.number, url=run.url)
         started.addErrback(self._not_done, worker)
 
-    def _release(self, run: _Run) -> Deferred[None]:
+    def _release(self, run: Run) -> Deferred[None]:
         released: Deferred[None] = Deferred()
         run.waiting.append(released)
         if run.releasing:
@@ -248,7 +204,7 @@ class Supervisor:
         if silence >= RELEASE_SILENCE:
             worker.kill(f"it did not answer for {silence:.1f} s")
 
-    def _end(self, run: _Run) -> None:
+    def _end(self, run: Run) -> None:
         """Nothing more comes of a run."""
         del self._runs[run.number], run.place.runs[run.number]
         if self._current.get(run.id) is run:
@@ -257,11 +213,11 @@ class Supervisor:
         self._tenants.ended(run.id, run.number)
         self._check_left(run.place)
 
-    def _end_all(self, place: _Place) -> None:
+    def _end_all(self, place: Place) -> None:
         for run in list(place.runs.values()):
             self._end(run)
 
-    def _move(self, run: _Run, place: _Place) -> _Run:
+    def _move(self, run: Run, place: Place) -> Run:
         """Let an instance go on as a new run elsewhere."""
         successor = self._settle(run.id, run.url, place)
         self._tenants.moved(run.id, run.number, successor.number)
@@ -277,15 +233,15 @@ class Supervisor:
     def _workers(self) -> list[WorkerProcess]:
         return [place.worker for place in self._places if place.worker is not None]
 
-    def _place_of(self, worker: WorkerProcess) -> _Place:
+    def _place_of(self, worker: WorkerProcess) -> Place:
         return next(place for place in self._places if place.worker is worker)
 
     def _open(self) -> None:
-        place = _Place()
+        place = Place()
         self._places.append(place)
         self._spawn(place)
 
-    def _spawn(self, place: _Place) -> None:
+    def _spawn(self, place: Place) -> None:
         place.pause = None
         worker = place.worker = WorkerProcess(self._reactor, self, self._tuning, self._log)
         try:
@@ -351,11 +307,7 @@ class Supervisor:
             self._places.remove(place)
             self._move_all(place, None)
             return
-        lasting = bool(worker.up_at) and self._reactor.seconds() - worker.up_at >= EARLY_END
-        place.early_ends = 0 if lasting else place.early_ends + 1
-        pause = 0.0
-        if place.early_ends > 1:
-            pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(place.early_ends - 2, 16))
+        pause = place.pause_after(self._reactor.seconds() - worker.up_at if worker.up_at else 0.0)
         self._log.error(
             "worker {pid} ended ({why}): its instances, {count}, start again in {pause:g} s",
             pid=worker.pid,
@@ -378,7 +330,7 @@ class Supervisor:
                 )
                 self._tenants.status(run.id, run.number, trouble)
 
-    def _move_all(self, place: _Place, to: _Place | None) -> None:
+    def _move_all(self, place: Place, to: Place | None) -> None:
         """The worker of a place is gone: what it ran goes on elsewhere, what drained does not."""
         for run in list(place.runs.values()):
             if self._current.get(run.id) is run:
@@ -400,7 +352,7 @@ class Supervisor:
                 self._drain(place, worker)
                 return
 
-    def _drain(self, place: _Place, worker: WorkerProcess) -> None:
+    def _drain(self, place: Place, worker: WorkerProcess) -> None:
         self._log.warn(
             "worker {pid} takes {memory} MiB, above NP_WORKER_MEMORY={most}: "
             "its instances, {count}, move to another",
@@ -412,7 +364,7 @@ class Supervisor:
         place.leaving = True
         self._open()
 
-    def _move_next(self, place: _Place) -> None:
+    def _move_next(self, place: Place) -> None:
         """Move an instance out of a place that is being left, and then the next one."""
         if self._stopping or place.worker is None:
             return
@@ -422,12 +374,12 @@ class Supervisor:
                 return
         self._check_left(place)
 
-    def _moved_out(self, _: None, run: _Run) -> None:
+    def _moved_out(self, _: None, run: Run) -> None:
         # Unless it was released for good in the meantime, or its worker has gone.
         if self._current.get(run.id) is run and not self._stopping:
             self._move(run, self._emptiest())
         self._move_next(run.place)
 
-    def _check_left(self, place: _Place) -> None:
+    def _check_left(self, place: Place) -> None:
         if place.leaving and not place.runs and place.worker is not None and not self._stopping:
             place.worker.close()

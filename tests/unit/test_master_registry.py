@@ -25,7 +25,8 @@ from nodepass.master.models import (
     PeerChange,
 )
 from nodepass.master.records import Record, Totals
-from nodepass.master.registry import MAX_INSTANCES, RESTART_PAUSE, Registry
+from nodepass.master.registry import MAX_INSTANCES, Registry
+from nodepass.master.running import RESTART_PAUSE
 from nodepass.master.store import StoreError
 from nodepass.meter import Stats
 

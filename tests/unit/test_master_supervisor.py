@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred
 from nodepass.errors import FatalError
 from nodepass.master import supervisor as supervisor_module
 from nodepass.master import workerprocess
+from nodepass.master.places import EARLY_END
 from tests.workers import MIB, Bench, FakeTenant
 
 Make = Callable[..., Bench]
@@ -230,7 +231,7 @@ def test_a_worker_that_ends_again_and_again(make: Make) -> None:
     troubles = [text for id, _, text in bench.tenants.statuses if id == "a" and text is not None]
     assert len(troubles) == 4 and "signal 11" in troubles[0]
     assert [entry for entry in bench.tenants.statuses if entry[0] == "b"] == [("b", 2, None)]
-    bench.reactor.settle(supervisor_module.EARLY_END + 1)
+    bench.reactor.settle(EARLY_END + 1)
     victim = next(p for p in bench.reactor.living if "a" in [t.url for t in p.tenants.values()])
     victim.die(11)
     bench.reactor.settle(0.1)
