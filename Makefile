@@ -10,6 +10,9 @@ STAMP := $(VENV)/.installed
 RELAYED := $(patsubst %,tests/scenarios/test_%.py,first_byte tcp_bytes tcp_endings tcp_stalled \
 	tcp_dialing tcp_limits tcp_rate tcp_proxy_header tcp_modes udp_datagrams)
 
+# Tests wait more than they compute: three at a time keep two cores busy.
+SIDE_BY_SIDE := -n 3 --dist
+
 # Of mixed load in `make soak`.
 MINUTES ?= 10
 
@@ -26,15 +29,15 @@ demo: $(STAMP) ## a tunnel at work on this machine
 
 test: test-scenarios test-parts test-portable ## the whole test suite; ARGS="-k name" for a part of it
 
-# Scenarios wait more than they compute: with make -j2 the others run beside them.
 test-scenarios: $(STAMP)
-	$(BIN)/python -m pytest -p twisted tests/scenarios $(ARGS)
+	$(BIN)/python -m pytest -p twisted $(SIDE_BY_SIDE) worksteal tests/scenarios $(ARGS)
 
+# Some files make what all of their tests need, once.
 test-parts: $(STAMP)
-	$(BIN)/python -m pytest tests/unit tests/integration $(ARGS)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) loadfile tests/unit tests/integration $(ARGS)
 
 test-portable: $(STAMP)
-	NP_RELAY=portable $(BIN)/python -m pytest -p twisted $(RELAYED) $(ARGS)
+	NP_RELAY=portable $(BIN)/python -m pytest -p twisted $(SIDE_BY_SIDE) worksteal $(RELAYED) $(ARGS)
 
 soak: $(STAMP) ## the long forms of tests: 20,000 sessions, floods of 10,000; mixed load, an hour by MINUTES=60
 	NP_TEST_SESSIONS=20000 NP_TEST_RATE_SECONDS=10 $(BIN)/python -m pytest -p twisted \

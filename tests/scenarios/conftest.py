@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from twisted.internet import reactor
@@ -11,16 +12,25 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import LogEvent, LogLevel, globalLogPublisher
 
-from tests.scenarios.harness import running
+from tests.scenarios.harness import running, running_here
 
 
-async def _settle() -> None:
+def _sockets() -> set[Any]:
+    return set(reactor.getReaders()) | set(reactor.getWriters())
+
+
+async def _settle(left: Callable[[], bool]) -> None:
     # Connections that were aborted are told of it in the reactor's next turns.
-    for _ in range(5):
-        await deferLater(reactor, 0.02)
+    for _ in range(10):
+        await deferLater(reactor, 0.01)
+        if not left():
+            return
 
 
-async def _kill() -> None:
+async def _stop_all() -> None:
+    # What a scenario that failed has left would be found again after each of the others.
+    for one in list(running_here):
+        await one.stop()
     for node in list(running):
         await node.stop(signal.SIGKILL)
 
@@ -31,25 +41,28 @@ def clean_reactor() -> Iterator[None]:
     import pytest_twisted
 
     unhandled: list[str] = []
-    pytest_twisted.blockon(Deferred.fromCoroutine(_settle()))  # the reactor's own start too
+    pytest_twisted.blockon(deferLater(reactor, 0))  # the reactor's own start
 
     def observe(event: LogEvent) -> None:
         if event.get("log_level") is LogLevel.critical or "log_failure" in event:
             unhandled.append(str(event.get("log_failure") or event.get("log_format")))
 
-    before = set(reactor.getReaders()) | set(reactor.getWriters())
-    timers = set(reactor.getDelayedCalls())
+    sockets, timers = _sockets(), set(reactor.getDelayedCalls())
+
+    def late() -> list[Any]:
+        return [call for call in set(reactor.getDelayedCalls()) - timers if call.active()]
+
     globalLogPublisher.addObserver(observe)
     try:
         yield
-        pytest_twisted.blockon(Deferred.fromCoroutine(_settle()))
+        settling = _settle(lambda: bool(_sockets() - sockets or late()))
+        pytest_twisted.blockon(Deferred.fromCoroutine(settling))
     finally:
         globalLogPublisher.removeObserver(observe)
         forgotten = [node.transport.pid for node in running]
-        pytest_twisted.blockon(Deferred.fromCoroutine(_kill()))
+        open_sockets, timers_left = _sockets() - sockets, late()
+        pytest_twisted.blockon(Deferred.fromCoroutine(_stop_all()))
     assert not forgotten, f"nodes left running: {forgotten}"
-    left = (set(reactor.getReaders()) | set(reactor.getWriters())) - before
-    late = [call for call in set(reactor.getDelayedCalls()) - timers if call.active()]
-    assert not left, f"sockets left behind: {left}"
-    assert not late, f"timers left behind: {late}"
+    assert not open_sockets, f"sockets left behind: {open_sockets}"
+    assert not timers_left, f"timers left behind: {timers_left}"
     assert not unhandled, f"unhandled failures: {unhandled}"

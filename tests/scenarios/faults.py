@@ -338,8 +338,8 @@ class Network:
     """A network namespace joined to this one by a cable that can be pulled."""
 
     name: str = field(factory=lambda: f"np{os.getpid() % 100000}")
-    here: str = "10.213.77.1"
-    there: str = "10.213.77.2"
+    here: str = field(factory=lambda: f"10.213.{os.getpid() % 250}.1")
+    there: str = field(factory=lambda: f"10.213.{os.getpid() % 250}.2")
 
     def __attrs_post_init__(self) -> None:
         try:

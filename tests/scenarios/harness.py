@@ -47,7 +47,7 @@ async def until(condition: Any, timeout: float = 10.0, what: str = "the conditio
         await sleep(0.01)
 
 
-@define
+@define(eq=False)
 class Tunnel:
     """Two nodes in this process."""
 
@@ -63,6 +63,7 @@ class Tunnel:
 
     async def stop(self) -> None:
         """Stop both nodes."""
+        forget(self)
         await gatherResults(
             [d for d in (self.client.stopService(), self.server.stopService()) if d is not None]
         )
@@ -116,11 +117,21 @@ async def tunnel(
     except BaseException:
         await one.stopService()
         raise
-    return Tunnel(one, two)
+    both = Tunnel(one, two)
+    running_here.append(both)
+    return both
 
 
-#: Nodes that were started and have not ended, so that a scenario that fails leaves none behind.
+# What was started and has not ended, so that a scenario that fails leaves nothing behind: in this
+# process, with a `stop`, and in processes of their own.
+running_here: list[Any] = []
 running: list[Node] = []
+
+
+def forget(one: Any) -> None:
+    """It is about to be stopped."""
+    if one in running_here:
+        running_here.remove(one)
 
 
 @define

@@ -19,7 +19,7 @@ from nodepass.config import parse_url
 from nodepass.master.service import MasterService
 from nodepass.master.settings import MasterSettings
 from nodepass.tuning import Tuning
-from tests.scenarios.harness import QUICK, until
+from tests.scenarios.harness import QUICK, forget, running_here, until
 
 #: A tunnel key for instances.
 KEY = "an-honest-key-of-good-length"
@@ -161,7 +161,7 @@ class Listener(Protocol):
             await self.ended
 
 
-@define
+@define(eq=False)
 class Running:
     """A master in this process."""
 
@@ -171,6 +171,7 @@ class Running:
 
     async def stop(self) -> None:
         """Stop it."""
+        forget(self)
         await self.service.stopService()
 
 
@@ -197,4 +198,6 @@ async def master(
         raise
     assert service.address is not None
     port = int(service.address.rpartition(":")[2])
-    return Running(service, Caller(port, service.key, prefix.rstrip("/") or "/api"), state)
+    api = Caller(port, service.key, prefix.rstrip("/") or "/api")
+    running_here.append(Running(service, api, state))
+    return running_here[-1]

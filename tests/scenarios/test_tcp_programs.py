@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from twisted.web.server import Site
 from twisted.web.static import File
 
-from tests.scenarios.harness import sleep
+from tests.scenarios.harness import until
 from tests.scenarios.pairs import node_pair
 from tests.scenarios.programs import HERE, data_of, program
 
@@ -84,12 +84,10 @@ async def test_iperf3(flow: str, tls: int) -> None:
         probe.bind((HERE, 0))
         port = probe.getsockname()[1]
     server = run("iperf3", "-s", "-B", HERE, "-p", str(port), "--forceflush")
-    for _ in range(500):
-        if b"listening" in server.output:
-            break
-        await sleep(0.02)
     nodes, where = await node_pair(f"{HERE}:{port}", flow=flow, tls=tls)
-    for direction in ([], ["-R"]):
+    for number, direction in enumerate([[], ["-R"]], 1):
+        # Its server says so each time that it is ready.
+        await until(lambda n=number: server.output.count(b"listening") == n, what="iperf3 -s")
         measuring = run(
             "iperf3", "-c", where.host, "-p", str(where.port), "-t", "1", "-P", "4", "-J",
             *direction,

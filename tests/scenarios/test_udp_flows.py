@@ -22,6 +22,7 @@ from nodepass.roles.visitors import VisitorPorts
 from nodepass.service import makeService
 from tests.scenarios.datagrams import WAYS, Programs, Visitor, Way, target_sockets, way
 from tests.scenarios.harness import KEY, QUICK, sleep, until
+from tests.scenarios.programs import HERE
 
 #: Flows end after this many seconds of silence, where a scenario waits for it.
 IDLE = 1.0
@@ -441,7 +442,7 @@ async def test_ready_means_that_visitors_can_come() -> None:
     """A server whose visitors' port is still taken is not ready, though a client has joined."""
     async with Programs() as programs:
         target = programs.target()
-        taken = programs.target()
+        taken = programs.target(at=Endpoint(HERE, 0))  # no connection has its number for TCP
         url = f"server://{KEY}@127.0.0.1:0/{taken.address}?log=none&mode=1"
         server = makeService(parse_url(url), tuning=QUICK)
         server.startService()
