@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from copy import copy
+from functools import partial
 
 import pytest
 from hypothesis import settings
@@ -28,7 +29,9 @@ from nodepass.wire.native.frames import (
 )
 from nodepass.wire.native.link import End, LinkError, LinkState
 
-#: All that may be on its way on an idle link: a RESET that the taking end sent after its FIN.
+#: All that may be on its way to the serving end of an idle link: FIN, and a RESET after it.
+ENDING_SIZE = len(encode(Fin(1)) + encode(Reset(1, Cause.RESET)))
+#: And to the taking end: a RESET that the serving end sent after its FIN.
 RESET_SIZE = len(encode(Reset(1, Cause.RESET)))
 OPENING = Opening(visitor=Endpoint("192.0.2.1", 1), local=Endpoint("192.0.2.2", 2))
 
@@ -51,44 +54,82 @@ def opened() -> tuple[LinkState, LinkState]:
     return taker, server
 
 
+def wrote(end: LinkState, data: bytes) -> bytes:
+    """An end sends bytes."""
+    end.given += len(data)
+    return encode(Data(data))
+
+
+def read(end: LinkState, raw: bytes) -> None:
+    """An end reads frames."""
+    for frame in frames_in(raw):
+        if isinstance(frame, Data):
+            end.taken += len(frame.data)
+        end.receive(frame)
+
+
 def test_a_session_ends_with_both_fins() -> None:
-    """The link is idle at each end once both FINs are there and DONE came, and may be taken
-    again."""
+    """The link is idle at each end once both FINs are there, and may be taken again."""
     taker, server = opened()
-    fin = decoded(taker.finish())
+    fin = decoded(taker.finish(True))
     assert server.receive(fin) == Fin(1)
     assert not taker.idle and not server.idle
-    fin, done = frames_in(server.finish())
-    assert (fin, done) == (Fin(1), Done(1))
+    fin = decoded(server.finish(True))
+    assert fin == Fin(1, 0)
     assert server.idle and server.conclude() == b""
-    taker.receive(fin)
-    assert taker.over and not taker.idle
-    assert taker.receive(done) == done
+    assert taker.receive(fin) == fin
     assert taker.idle and taker.conclude() == b""
 
     assert server.receive(decoded(taker.open(OPENING))) == Open(2, OPENING)
 
 
-def test_a_link_is_not_idle_before_the_serving_end_is_done() -> None:
-    """The serving end ended first, so that the taking end is over while its FIN is still on its
-    way; what is behind it would wait."""
+def test_a_serving_end_that_ends_first_and_has_read_all_says_so() -> None:
+    """The taking end needs not wait: its own FIN is all that is left on the link."""
     taker, server = opened()
-    taker.receive(decoded(server.finish()))
-    fin = decoded(taker.finish())
+    read(server, wrote(taker, b"request"))
+    read(taker, wrote(server, b"answer") + server.finish(True))
+    fin = taker.finish(True)
+    assert taker.idle
+    opening = taker.open(OPENING)
+    read(server, fin)
+    assert server.idle and server.conclude() == b""
+    assert server.receive(decoded(opening)) == Open(2, OPENING)
+
+
+@pytest.mark.parametrize("arrived", [True, False], ids=["and does not read on", "what has come"])
+def test_a_link_is_not_idle_before_the_serving_end_has_read_all(arrived: bool) -> None:
+    """The serving end ended first; what would come behind what it has not read would wait."""
+    taker, server = opened()
+    request = wrote(taker, b"request")
+    if arrived:
+        read(server, request)
+    read(taker, server.finish(reads=not arrived))
+    fin = taker.finish(True)
     assert taker.over and not taker.idle
     with pytest.raises(RuntimeError):
         taker.open(OPENING)
-    server.receive(fin)
+    read(server, fin if arrived else request + fin)
     assert not server.idle
     taker.receive(decoded(server.conclude()))
     assert server.idle and taker.idle
 
 
+def test_counts_of_long_sessions_are_compared_as_they_fit_a_frame() -> None:
+    """After 4 GiB they begin again, at both ends."""
+    taker, server = opened()
+    taker.given = server.taken = (1 << 32) + 5
+    fin = decoded(server.finish(True))
+    assert fin == Fin(1, 5)
+    taker.receive(fin)
+    taker.finish(True)
+    assert taker.idle
+
+
 def test_an_opening_before_done_is_an_error() -> None:
     """The serving end has not said that the link may be taken again."""
     taker, server = opened()
-    server.finish()
-    server.receive(decoded(taker.finish()))
+    server.finish(False)
+    server.receive(decoded(taker.finish(True)))
     with pytest.raises(LinkError):
         server.receive(Open(2, OPENING))
 
@@ -103,7 +144,7 @@ def test_done_out_of_turn_ends_the_link() -> None:
     taker.receive(Fin(1))
     with pytest.raises(LinkError):
         taker.receive(Done(1))
-    taker.finish()
+    taker.finish(True)
     for number in (0, 2):
         with pytest.raises(LinkError):
             taker.receive(Done(number))
@@ -141,7 +182,7 @@ def test_a_reset_is_answered_once() -> None:
 def test_a_fin_sent_before_is_answer_enough() -> None:
     """Who has sent its FIN owes nothing more."""
     taker, server = opened()
-    fin = decoded(server.finish())
+    fin = decoded(server.finish(True))
     reset = decoded(taker.reset(Cause.RESET))
     assert server.receive(reset) == reset
     assert server.over
@@ -157,29 +198,39 @@ def test_a_reset_that_crossed_with_the_end_is_ignored(takes: bool) -> None:
     """Where the session is over in order already, and before anything else begins."""
     taker, server = opened()
     end, other = (taker, server) if takes else (server, taker)
-    fin = decoded(end.finish())
-    late = [decoded(other.finish()), decoded(other.reset(Cause.LOST))]
-    assert end.receive(late[0]) == Fin(1)
-    assert end.over
-    done = end.conclude()
+    fin = decoded(end.finish(True))
+    late = [decoded(other.finish(True)), decoded(other.reset(Cause.LOST))]
+    assert end.receive(late[0]) is late[0]
+    assert end.idle and end.conclude() == b""
     assert end.receive(late[1]) is None
     assert end.reset(Cause.LOST) == b"", "there is no session to reset"
     other.receive(fin)
-    taker.receive(decoded(done + server.conclude()))
-    assert taker.idle and server.idle
+    assert taker.idle and server.idle and server.conclude() == b""
 
 
-@pytest.mark.parametrize("takes", [True, False])
-def test_a_reset_of_an_earlier_session_ends_the_link(takes: bool) -> None:
-    """It can't have crossed with anything, as DONE came between."""
-    ends = opened()
-    taker, server = ends
-    server.receive(decoded(taker.finish()))
-    for frame in frames_in(server.finish()):
-        taker.receive(frame)
+def test_a_reset_of_an_earlier_session_ends_the_link() -> None:
+    """At the serving end it can't have crossed with anything: it has read all of that session."""
+    taker, server = opened()
+    server.receive(decoded(taker.finish(True)))
+    taker.receive(decoded(server.finish(True)))
     server.receive(decoded(taker.open(OPENING)))
     with pytest.raises(LinkError):
-        ends[0 if takes else 1].receive(Reset(1, Cause.RESET))
+        server.receive(Reset(1, Cause.RESET))
+
+
+def test_a_reset_that_crossed_with_the_next_session_is_ignored() -> None:
+    """The serving end had read all, and reset what it had finished before it heard the other's
+    FIN; no older session can be meant."""
+    taker, server = opened()
+    taker.receive(decoded(server.finish(True)))
+    late = decoded(server.reset(Cause.RESET))
+    server.receive(decoded(taker.finish(True)))
+    assert server.idle and server.conclude() == b""
+    taker.open(OPENING)
+    assert taker.receive(late) is None
+    assert taker.receiving
+    with pytest.raises(LinkError):
+        taker.receive(Reset(0, Cause.RESET))
 
 
 def test_data_after_ones_own_reset_is_dropped() -> None:
@@ -232,7 +283,7 @@ def test_the_taking_end_is_sent_no_openings() -> None:
 def test_nothing_follows_a_fin() -> None:
     """Bytes or a second FIN after a FIN are errors."""
     taker, server = opened()
-    server.receive(decoded(taker.finish()))
+    server.receive(decoded(taker.finish(True)))
     for frame in (Data(b"x"), Fin(1)):
         with pytest.raises(LinkError):
             server.receive(frame)
@@ -252,13 +303,16 @@ def test_a_datagram_link_stays_one() -> None:
 Queue = tuple[tuple[Frame, int], ...]
 World = tuple[LinkState, LinkState, Queue, Queue, frozenset[int], frozenset[int]]
 
-SESSIONS = 4
+SESSIONS = 3
 ON_THE_WAY = 4
+MOST_BYTES = 1
 
 
 def _key(world: World) -> object:
     taker, server, *rest = world
-    return tuple((e.number, e.sent, e.got, e.done) for e in (taker, server)), *rest
+    return tuple(
+        tuple(getattr(end, name) for name in LinkState.__slots__) for end in (taker, server)
+    ), *rest
 
 
 def _acted(world: World, takes: bool, act: Callable[[LinkState], bytes]) -> World:
@@ -289,6 +343,8 @@ def _delivered(world: World, takes: bool) -> World:
     (frame, session), *rest = queues[me]
     queues[me] = tuple(rest)
     ends = [copy(world[0]), copy(world[1])]
+    if isinstance(frame, Data):
+        ends[me].taken += len(frame.data)
     heard = ends[me].receive(frame)
     if heard is not None:
         assert session == ends[me].number, f"{frame} of session {session} reached another"
@@ -329,9 +385,10 @@ def _next(world: World) -> Iterator[World]:
         for around in (False, True):
             yield _reset(around, world, takes)
         if end.sent is End.OPEN:
-            yield _acted(world, takes, LinkState.finish)
-            if not outbox or not isinstance(outbox[-1][0], Data):
-                yield _acted(world, takes, lambda _: encode(Data(b"x")))
+            for reads in (False, True):
+                yield _acted(world, takes, partial(LinkState.finish, reads=reads))
+            if end.given < MOST_BYTES:
+                yield _acted(world, takes, lambda end: wrote(end, b"x"))
 
 
 def test_every_order_of_events() -> None:
@@ -344,10 +401,12 @@ def test_every_order_of_events() -> None:
     while todo:
         world = todo.pop()
         taker, server, to_taker, to_server, *_ = world
+        if taker.idle and not server.idle:
+            assert (Fin(taker.number), taker.number) in to_server
         if taker.idle:
-            assert server.idle and not to_taker
-            # It may have reset what it had finished, before it heard that the session was over.
-            assert to_server in ((), ((Reset(taker.number, Cause.RESET), taker.number),))
+            # Either may have reset what it had finished, before it heard that the session was over.
+            assert all(isinstance(frame, Reset) for frame, _ in to_taker)
+            assert all(isinstance(frame, (Fin, Reset)) for frame, _ in to_server)
         if not to_taker and not to_server:
             assert taker.number == server.number
             assert (taker.sent is End.OPEN) == (server.got is End.OPEN)
@@ -409,14 +468,14 @@ class TwoEnds(RuleBasedStateMachine):
         if end.open:
             number = end.state.number
             end.sent[number] = end.sent.get(number, b"") + data
-            self._send(end, encode(Data(data)))
+            self._send(end, wrote(end.state, data))
 
-    @rule(takes=st.booleans())
-    def finish(self, takes: bool) -> None:
+    @rule(takes=st.booleans(), reads=st.booleans())
+    def finish(self, takes: bool, reads: bool) -> None:
         end = self._end(takes)
         if end.open:
             end.finished.add(end.state.number)
-        self._send(end, end.state.finish())
+        self._send(end, end.state.finish(reads))
 
     @rule(takes=st.booleans(), cause=st.sampled_from(Cause), around=st.booleans())
     def reset(self, takes: bool, cause: Cause, around: bool) -> None:
@@ -445,6 +504,8 @@ class TwoEnds(RuleBasedStateMachine):
         chunk, end.inbox = end.inbox[:size], end.inbox[size:]
         for frame in end.reader.feed(chunk):
             number = end.state.number
+            if isinstance(frame, Data):
+                end.state.taken += len(frame.data)
             heard = end.state.receive(frame)
             if isinstance(heard, Data):
                 end.heard[number] = end.heard.get(number, b"") + heard.data
@@ -477,9 +538,8 @@ class TwoEnds(RuleBasedStateMachine):
     @invariant()
     def an_idle_link_is_empty(self) -> None:
         if hasattr(self, "taker") and self.taker.state.idle:
-            assert self.server.state.idle
-            assert self.taker.inbox == b""
-            assert len(self.server.inbox) <= RESET_SIZE
+            assert len(self.taker.inbox) <= RESET_SIZE
+            assert len(self.server.inbox) <= ENDING_SIZE
 
     @invariant()
     def numbers_agree(self) -> None:
@@ -492,7 +552,7 @@ class TwoEnds(RuleBasedStateMachine):
             return
         self._drain()
         for end in (self.taker, self.server):
-            self._send(end, end.state.finish())
+            self._send(end, end.state.finish(True))
         self._drain()
         assert self.taker.state.idle and self.server.state.idle
         assert self.taker.state.number == self.server.state.number

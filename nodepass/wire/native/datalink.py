@@ -173,6 +173,7 @@ class DataLink:
         # All that is moved passes here, or through `dataReceived`: what most of it does not need
         # is elsewhere.
         size = len(data)
+        self.state.given += size
         head = data_header(size)
         if self._held:
             head = self._held + head
@@ -184,8 +185,10 @@ class DataLink:
 
     def write_last(self, data: Chunk) -> None:
         """Send bytes of the current session that FIN follows."""
-        if len(data) < SEPARATE_FROM:
-            self._send(data_header(len(data)) + data)
+        size = len(data)
+        if size < SEPARATE_FROM:
+            self.state.given += size
+            self._send(data_header(size) + data)
         else:
             self.write(data)
 
@@ -200,6 +203,7 @@ class DataLink:
             pipe.release()
             return
         assert len(pipe) <= MAX_DATA, "a pipe holds less than the longest frame"
+        self.state.given += len(pipe)
         head, self._held = self._held + data_header(len(pipe)), b""
         self.transport.write_pipe(head, pipe)
 
@@ -215,7 +219,8 @@ class DataLink:
 
     def finish(self) -> None:
         """Send no more in the current session."""
-        self._send(self.state.finish())
+        stream = self._stream
+        self._send(self.state.finish(reads=stream is not None and not stream.paused))
         self._check_over()
 
     def reset(self, cause: Cause) -> None:
@@ -289,6 +294,7 @@ class DataLink:
         if stream is not None and state.receiving:
             bytes_ = self._reader.bytes_only(data)
             if bytes_ is not None:
+                state.taken += len(bytes_)
                 sink = stream.sink
                 if sink is not None:
                     sink.received(bytes_)
@@ -300,6 +306,8 @@ class DataLink:
             for frame in frames:
                 if self._lost:
                     return
+                if isinstance(frame, Data):
+                    state.taken += len(frame.data)
                 if state.receiving and isinstance(frame, Data):
                     if self._stream is not None:
                         self._stream.received(frame.data)
@@ -332,6 +340,7 @@ class DataLink:
         stream = self._stream
         assert stream is not None, "there is one since the bytes were asked for"
         self._reader.left -= len(pipe)
+        self.state.taken += len(pipe)
         stream.piped(pipe)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -391,7 +400,7 @@ class DataLink:
         if stream.paused:
             self.read_on(True)
         stream.closed(None)
-        if not self.state.takes:
+        if self.state.done:
             self._become_free()
 
     def _become_free(self) -> None:

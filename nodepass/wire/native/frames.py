@@ -5,7 +5,7 @@ the body in the lower 24. Bodies, with u32 and u16 in network order:
 
     OPEN        u32 session, u16 target, address visitor, address local
     DATA        bytes of the session
-    FIN         u32 session
+    FIN         u32 session; from the serving end perhaps u32 read
     RESET       u32 session, u8 cause
     FLOW_OPEN   u32 flow, u16 target, address visitor, address local
     DATAGRAM    u32 flow, the datagram
@@ -53,6 +53,9 @@ MAX_DATAGRAM = 65535
 #: Longest body of all other frames; OPEN with two IPv6 addresses has 44 bytes.
 MAX_SMALL = 64
 
+#: A FIN counts bytes modulo 2^32: who compares two counts knows that they are of one session.
+COUNT_MASK = 0xFFFFFFFF
+
 #: Hosts whose other form is remembered: those of the visitors who come again and again.
 HOSTS_KEPT = 1024
 
@@ -74,6 +77,7 @@ _NO_CAUSE = 255
 _WORD = struct.Struct(">I")
 _pack_word, _unpack_word = _WORD.pack, _WORD.unpack_from
 _TWO_WORDS = struct.Struct(">II")
+_THREE_WORDS = struct.Struct(">III")
 _PORT = struct.Struct(">H")
 _NUMBER_AND_TARGET = struct.Struct(">IH")
 _NUMBER_AND_CAUSE = struct.Struct(">IB")
@@ -105,9 +109,13 @@ class Data:
 
 @define(unsafe_hash=True)
 class Fin:
-    """The sender has no more bytes for this session."""
+    """The sender has no more bytes for this session.
+
+    :ivar read: how many bytes of the session it has read; None: it does not say.
+    """
 
     session: int
+    read: int | None = None
 
 
 @define(unsafe_hash=True)
@@ -153,12 +161,15 @@ Frame = Open | Data | Fin | Reset | FlowOpen | Datagrams | FlowClose | Done
 
 # Frames that are one number: by the word that they begin with.
 _FIN_WORD, _DONE_WORD = _FIN << 24 | 4, _DONE << 24 | 4
+_FIN_READ_WORD = _FIN << 24 | 8
 _SHORT: dict[int, type[Fin] | type[Done]] = {_FIN_WORD: Fin, _DONE_WORD: Done}
 
 
-def fin(session: int) -> bytes:
+def fin(session: int, read: int | None = None) -> bytes:
     """A whole FIN."""
-    return _TWO_WORDS.pack(_FIN_WORD, session)
+    if read is None:
+        return _TWO_WORDS.pack(_FIN_WORD, session)
+    return _THREE_WORDS.pack(_FIN_READ_WORD, session, read)
 
 
 def done(session: int) -> bytes:
@@ -186,7 +197,7 @@ def datagrams(flow: int, batch: list[bytes]) -> bytes:
 def encode(frame: Frame) -> bytes:
     """A whole frame, or those of several datagrams."""
     if isinstance(frame, Fin):
-        return fin(frame.session)
+        return fin(frame.session, frame.read)
     if isinstance(frame, Done):
         return done(frame.session)
     if isinstance(frame, Datagrams):
@@ -277,6 +288,8 @@ def _decode(kind: int, body: bytes) -> Frame:
         if kind == _FLOW_CLOSE:
             number, cause = _NUMBER_AND_CAUSE.unpack(body)
             return FlowClose(number, None if cause == _NO_CAUSE else _cause(cause))
+        if kind == _FIN:
+            return Fin(*_TWO_WORDS.unpack(body))
         if kind == _FLOW_OPEN:
             return FlowOpen(*_unpack_opening(body))
     except (struct.error, IndexError, ValueError) as error:

@@ -5,14 +5,17 @@ number + 1, or that comes before the last session is over, is an error.
 
 Rule 2: a session is over at an end that has sent its own FIN or RESET and has the peer's.
 
-Rule 3: the serving end sends DONE when a session is over there. By then it is over at the taking
-end too, as the FIN or RESET of either end went before. With DONE the link is idle and may be taken
-again: nothing of the session is left on it, in either direction, but perhaps the taking end's RESET
-behind its FIN. Without DONE the next OPEN would wait behind bytes that the last session's target
-is slow to read.
+Rule 3: a link may be taken again when the session is over and nothing of it is left on the link but
+a frame that means nothing any more. Else the next OPEN could wait behind bytes that the last
+session's target is slow to read. The serving end says so in one of two ways. Its FIN has the number
+of bytes that it has read, if it reads on: where the taking end sends FIN too, and has sent no more
+than these, the session is done with both FINs. In all other cases the serving end sends DONE when
+the session is over there; by then it is over at the taking end too, as the FIN or RESET of either
+end went before.
 
 Rule 4: a RESET of the current session is answered with one's own FIN or RESET unless that was sent
-before. One that comes when the session is over has crossed with its end and means nothing.
+before. One that comes when the session is over, even if the next has begun, has crossed with its end
+and means nothing.
 
 Rule 5: a link that closes while a session is not over has reset it.
 
@@ -27,7 +30,7 @@ from nodepass.errors import PeerError
 from nodepass.relay.stream import Cause
 from nodepass.wire import Opening
 
-from .frames import Data, Done, Fin, FlowOpen, Frame, Open, Reset, done, encode, fin
+from .frames import COUNT_MASK, Data, Done, Fin, FlowOpen, Frame, Open, Reset, done, encode, fin
 
 
 class LinkError(PeerError):
@@ -51,12 +54,27 @@ class LinkState:
 
     :ivar takes: this end opens sessions; the other end serves them.
     :ivar number: the current session, or the last one; 0 before the first.
-    :ivar done: DONE of this session was sent, or at the taking end came.
+    :ivar given: bytes of the current session that were sent, as the link counts them.
+    :ivar taken: those that were read.
+    :ivar done: nothing of the session is left on the link.
     :ivar over: no session is under way at this end.
     :ivar receiving: bytes of the current session may come and are wanted.
     """
 
-    __slots__ = ("datagrams", "done", "got", "number", "over", "receiving", "sent", "takes")
+    __slots__ = (
+        "_read",
+        "_taker_finished",
+        "datagrams",
+        "done",
+        "given",
+        "got",
+        "number",
+        "over",
+        "receiving",
+        "sent",
+        "taken",
+        "takes",
+    )
 
     def __init__(self, takes: bool) -> None:
         self.takes = takes
@@ -67,6 +85,11 @@ class LinkState:
         self.receiving = False
         self.done = True
         self.datagrams = False
+        self.given = self.taken = 0
+        # Of the current session: whether the taking end has sent FIN, and how much the serving end
+        # has read, as its FIN says.
+        self._taker_finished = False
+        self._read: int | None = None
 
     @property
     def idle(self) -> bool:
@@ -82,13 +105,21 @@ class LinkState:
         self._begin(self.number + 1)
         return encode(Open(self.number, opening))
 
-    def finish(self) -> bytes:
-        """Say that no more bytes follow in the current session."""
+    def finish(self, reads: bool) -> bytes:
+        """Say that no more bytes follow in the current session.
+
+        :param reads: the link is being read, and will be as long as no more bytes come.
+        """
         if self.sent is not _OPEN:
             return b""
         self.sent = _FIN
         self._look()
-        return fin(self.number) + self.conclude()
+        if self.takes:
+            self._taker_finished = True
+        elif reads or self.over:
+            self._read = self.taken & COUNT_MASK
+        self._see_if_done()
+        return fin(self.number, None if self.takes else self._read) + self.conclude()
 
     def reset(self, cause: Cause) -> bytes:
         """Give the current session up; what the peer still sends of it is dropped."""
@@ -99,7 +130,7 @@ class LinkState:
         return encode(Reset(self.number, cause)) + self.conclude()
 
     def conclude(self) -> bytes:
-        """At the serving end: say, once, that the session is over."""
+        """At the serving end: say, once, that the session is done, unless that is known."""
         if self.takes or self.done or not self.over:
             return b""
         self.done = True
@@ -128,7 +159,12 @@ class LinkState:
             if frame.session != self.number or self.got is not _OPEN:
                 raise LinkError(f"session {frame.session} ended out of turn")
             self.got = _FIN
+            if self.takes:
+                self._read = frame.read
+            else:
+                self._taker_finished = True
             self._look()
+            self._see_if_done()
             return None if self.sent is _RESET else frame
         if isinstance(frame, Done):
             if not self.takes or frame.session != self.number or self.done or not self.over:
@@ -147,6 +183,8 @@ class LinkState:
 
     def _receive_reset(self, frame: Reset) -> Frame | None:
         if frame.session != self.number:
+            if self.takes and frame.session == self.number - 1:
+                return None  # that session was done with FIN
             raise LinkError(f"session {frame.session} reset out of turn")
         if self.got is _RESET or self.over:
             return None
@@ -157,10 +195,18 @@ class LinkState:
     def _begin(self, number: int) -> None:
         self.number = number
         self.sent = self.got = _OPEN
-        self.done = False
-        self._look()
+        self.done = self.over = False
+        self.receiving = True
+        self.given = self.taken = 0
+        self._taker_finished = False
+        self._read = None
 
     def _look(self) -> None:
         """See what is to be made of `sent` and `got`."""
         self.over = self.sent is not _OPEN and self.got is not _OPEN
         self.receiving = self.got is _OPEN and self.sent is not _RESET
+
+    def _see_if_done(self) -> None:
+        """See whether both FINs tell both ends that all has been read."""
+        if self._taker_finished and self._read is not None:
+            self.done = self._read == (self.given if self.takes else self.taken) & COUNT_MASK
