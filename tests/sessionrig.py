@@ -123,7 +123,7 @@ class SessionTestCase(SynchronousTestCase):
     def make_link(self) -> None:
         """A data link, both ends in this loop."""
         with self.sized(socket.create_server(("127.0.0.1", 0))) as listener:
-            one = self.sized(stream_socket(socket.AF_INET))
+            one = self.sized(stream_socket(socket.AF_INET, local=True))
             one.connect_ex(listener.getsockname())
             other, _ = listener.accept()
             other.setblocking(False)

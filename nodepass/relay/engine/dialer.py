@@ -7,6 +7,7 @@ import os
 import select
 import socket
 from functools import lru_cache
+from ipaddress import ip_address
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
@@ -52,8 +53,8 @@ class Dialer:
         """
         sock = None
         try:
-            family, name = _name(host, port)
-            sock = stream_socket(family)
+            family, name, local = _name(host, port)
+            sock = stream_socket(family, local=local)
             status = sock.connect_ex(name)
             if status == errno.EINPROGRESS:
                 status = sock.connect_ex(name)  # asks how far that is
@@ -121,17 +122,18 @@ class _Attempt:
         self._socket.close()
 
 
-def _name(host: str, port: int) -> tuple[int, Any]:
-    """An IP literal as the system takes it: its family, and its name."""
+def _name(host: str, port: int) -> tuple[int, Any, bool]:
+    """An IP literal as the system takes it: its family, its name, and whether that is this host."""
     if "%" in host:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
-        return socket.AF_INET6, found[0][4]
+        return socket.AF_INET6, found[0][4], False
     return _name_without_zone(host, port)
 
 
 @lru_cache(NAMES_KEPT)
-def _name_without_zone(host: str, port: int) -> tuple[int, Any]:
-    return int(socket.AF_INET6 if ":" in host else socket.AF_INET), (host, port)
+def _name_without_zone(host: str, port: int) -> tuple[int, Any, bool]:
+    family = int(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    return family, (host, port), ip_address(host).is_loopback
 
 
 def _refused(status: int) -> Exception:

@@ -18,36 +18,43 @@ __all__ = ["Interim", "detach", "listening", "listening_socket", "release", "str
 
 # Numbers, as the names of the socket module take long to combine.
 _STREAM = int(socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-_OPTIONS: tuple[tuple[int, int, Any], ...] = (
+_Options = tuple[tuple[int, int, Any], ...]
+_LOCAL_OPTIONS: _Options = (
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
-    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    *((socket.IPPROTO_TCP, option, seconds) for option, seconds in KEEPALIVE_OPTIONS),
     # The system closes the sockets of a process that is killed, and a cut stream must not look like
     # a whole one.
     (socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET),
 )
+_OPTIONS: _Options = (
+    *_LOCAL_OPTIONS,
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    *((socket.IPPROTO_TCP, option, seconds) for option, seconds in KEEPALIVE_OPTIONS),
+)
 
 
-def stream_socket(family: int) -> socket.SocketType:
+def stream_socket(family: int, *, local: bool) -> socket.SocketType:
     """Make a TCP socket with the options that all connections have.
 
     It is of the class beneath Python's own, which adds what nobody here needs, and takes time and
     memory for it; as are those that are accepted.
+
+    :param local: the other end will be on this host, which tells of its end in any case: there is
+        nothing to probe for.
     """
     sock = socket.SocketType(family, _STREAM)
-    _prepare(sock)
+    _prepare(sock, _LOCAL_OPTIONS if local else _OPTIONS)
     return sock
 
 
 def listening_socket(family: int) -> socket.socket:
     """Make a TCP socket from which those that are accepted on it inherit these options."""
     sock = socket.socket(family, _STREAM)
-    _prepare(sock)
+    _prepare(sock, _OPTIONS)
     return sock
 
 
-def _prepare(sock: socket.SocketType) -> None:
-    for level, option, value in _OPTIONS:
+def _prepare(sock: socket.SocketType, options: _Options) -> None:
+    for level, option, value in options:
         sock.setsockopt(level, option, value)
 
 

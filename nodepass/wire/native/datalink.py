@@ -77,7 +77,7 @@ class DataLink:
 
     :ivar number: the link's id within its association.
     :ivar congested: what was written waits to leave.
-    :ivar free_since: when the link last became idle, in the clock's seconds.
+    :ivar free_since: of a datagram link: when it last had a flow, in the clock's seconds.
     """
 
     __slots__ = (
@@ -405,7 +405,6 @@ class DataLink:
 
     def _become_free(self) -> None:
         if self.idle:
-            self.free_since = self._clock.seconds()
             self._owner.link_free(self)
 
     def _end(self, reason: str, cause: Cause) -> None:

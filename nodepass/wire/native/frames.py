@@ -81,8 +81,8 @@ _THREE_WORDS = struct.Struct(">III")
 _PORT = struct.Struct(">H")
 _NUMBER_AND_TARGET = struct.Struct(">IH")
 _NUMBER_AND_CAUSE = struct.Struct(">IB")
-# An opening with two addresses of IPv4: number, target, visitor (family, host, port), local.
-_OPENING_V4 = struct.Struct(">IHB4sH7s")
+# An opening with two addresses of IPv4: number, target, visitor (host with its family, port), local.
+_OPENING_V4 = struct.Struct(">IH5sH7s")
 
 _DATA_WORD = _DATA << 24
 _DATAGRAM_WORD = _DATAGRAM << 24
@@ -220,9 +220,11 @@ def _body(frame: Open | Data | Reset | FlowOpen | FlowClose) -> tuple[int, bytes
 
 
 def _pack_opening(number: int, opening: Opening) -> bytes:
-    host, port = opening.visitor
-    head = _NUMBER_AND_TARGET.pack(number, opening.target)
-    return head + _pack_host(host) + _PORT.pack(port) + _pack_local(opening.local)
+    (host, port), local, target = opening
+    visitor, here = _pack_host(host), _pack_local(local)
+    if len(visitor) + len(here) == 12:
+        return _OPENING_V4.pack(number, target, visitor, port, here)
+    return _NUMBER_AND_TARGET.pack(number, target) + visitor + _PORT.pack(port) + here
 
 
 @lru_cache(HOSTS_KEPT)
@@ -238,12 +240,13 @@ def _pack_local(local: Endpoint) -> bytes:
     return _pack_host(local.host) + _PORT.pack(local.port)
 
 
-def _unpack_opening(body: bytes) -> tuple[int, Opening]:
+def _unpack_opening(body: Chunk) -> tuple[int, Opening]:
     if len(body) == _OPENING_V4.size:
-        number, target, family, host, port, local = _OPENING_V4.unpack(body)
-        if family == 4:
+        number, target, host, port, local = _OPENING_V4.unpack(body)
+        if host[0] == 4:
             visitor = Endpoint(_unpack_host(host), port)
             return number, Opening(visitor, _unpack_local(local), target)
+    body = bytes(body)
     number, target = _NUMBER_AND_TARGET.unpack_from(body)
     visitor, at = _unpack_address(body, _NUMBER_AND_TARGET.size)
     return number, Opening(visitor, _unpack_local(body[at:]), target)
@@ -263,12 +266,12 @@ def _unpack_address(body: bytes, at: int) -> tuple[Endpoint, int]:
         raise FrameError(f"unknown address family {body[at]}")
     end = at + 1 + size
     (port,) = _PORT.unpack_from(body, end)
-    return Endpoint(_unpack_host(body[at + 1 : end]), port), end + 2
+    return Endpoint(_unpack_host(body[at:end]), port), end + 2
 
 
 @lru_cache(HOSTS_KEPT)
 def _unpack_host(packed: bytes) -> str:
-    return str(ip_address(packed))
+    return str(ip_address(packed[1:]))
 
 
 def _cause(number: int) -> Cause:
