@@ -13,6 +13,7 @@ from nodepass.logs import Level, Log
 from nodepass.meter import Meter
 from nodepass.rate import RateLimiter, Waiter
 
+from .specialized import have_own
 from .stream import DIAL_FAILURES, Cause, Chunk, Pipe, Stream
 
 #: A session that may be moved to another client keeps what its visitor has sent so far, up to this
@@ -45,11 +46,7 @@ class SessionContext:
 
 
 class _Half:
-    """One of a session's streams as a `Sink`: what it receives goes to the other half's stream.
-
-    Each of the two kinds has a `received` of its own, in which the interpreter meets one kind of
-    stream: that is what makes it fast.
-    """
+    """One of a session's streams as a `Sink`: what it receives goes to the other half's stream."""
 
     __slots__ = (
         "blocked",
@@ -64,6 +61,9 @@ class _Half:
     )
 
     other: _Half
+
+    def __init_subclass__(cls) -> None:
+        have_own(cls, "__init__", "ended", "closed")
 
     def __init__(self, session: Session, stream: Stream, limiter: RateLimiter | None) -> None:
         self.session = session

@@ -213,7 +213,7 @@ class VisitorPorts:
             )  # fmt: skip
             stream.abort(Cause.NO_SLOT)
             return
-        self._destination.carry(stream, Opening(visitor=visitor, local=local))
+        self._destination.carry(stream, Opening(visitor, local))
 
     # DatagramReceiver
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from select import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP
-from types import FunctionType
 from typing import Any
 
 from twisted.python.failure import Failure
 
+from ..specialized import have_own
 from .pipes import EnginePipe
 from .poller import READABLE, WRITABLE, Poller
 from .writer import LOST, EngineWriter
@@ -71,14 +71,7 @@ class EngineConnection(EngineWriter):
         self._read_ended = False
 
     def __init_subclass__(cls) -> None:
-        """Give each kind of connection what runs for each message as functions of its own.
-
-        At each place where an attribute is looked up the interpreter remembers one kind of object;
-        where several kinds pass in turn that place takes several times as long.
-        """
-        for name in ("ready", "_read", "write"):
-            if name not in vars(cls):
-                setattr(cls, name, _copy(getattr(cls, name)))
+        have_own(cls, "ready", "_read", "write")
 
     # What subclasses tell to whom they are for.
 
@@ -282,14 +275,6 @@ class EngineConnection(EngineWriter):
             self._deaf = False
             if self._readable:
                 self._read_soon()
-
-
-def _copy(function: FunctionType) -> FunctionType:
-    # The interpreter's memory of what it met is in the code.
-    code = function.__code__.replace()
-    return FunctionType(
-        code, function.__globals__, function.__name__, function.__defaults__, function.__closure__
-    )
 
 
 def drop(data: memoryview) -> None:

@@ -308,10 +308,10 @@ class DataLink:
                     return
                 if isinstance(frame, Data):
                     state.taken += len(frame.data)
-                if state.receiving and isinstance(frame, Data):
-                    if self._stream is not None:
-                        self._stream.received(frame.data)
-                    continue
+                    if state.receiving:
+                        if self._stream is not None:
+                            self._stream.received(frame.data)
+                        continue
                 heard = state.receive(frame)
                 if heard is not None:
                     self._hear(heard)

@@ -81,9 +81,10 @@ _THREE_WORDS = struct.Struct(">III")
 _PORT = struct.Struct(">H")
 _NUMBER_AND_TARGET = struct.Struct(">IH")
 _NUMBER_AND_CAUSE = struct.Struct(">IB")
-# An opening with two addresses of IPv4: number, target, visitor (host with its family, port), local.
+# An opening with two addresses of IPv4: number, target, visitor (family and host, port), local.
 _OPENING_V4 = struct.Struct(">IH5sH7s")
 
+_OPEN_WORD, _OPEN_SIZE = _OPEN << 24 | _OPENING_V4.size, HEADER_SIZE + _OPENING_V4.size
 _DATA_WORD = _DATA << 24
 _DATAGRAM_WORD = _DATAGRAM << 24
 
@@ -177,6 +178,12 @@ def done(session: int) -> bytes:
     return _TWO_WORDS.pack(_DONE_WORD, session)
 
 
+def open_session(session: int, opening: Opening) -> bytes:
+    """A whole OPEN."""
+    body = _pack_opening(session, opening)
+    return _pack_word(_OPEN << 24 | len(body)) + body
+
+
 def data_header(length: int) -> bytes:
     """What goes before `length` bytes of a session; at most `MAX_DATA`."""
     return _pack_word(_DATA_WORD | length)
@@ -196,6 +203,8 @@ def datagrams(flow: int, batch: list[bytes]) -> bytes:
 
 def encode(frame: Frame) -> bytes:
     """A whole frame, or those of several datagrams."""
+    if isinstance(frame, Open):
+        return open_session(frame.session, frame.opening)
     if isinstance(frame, Fin):
         return fin(frame.session, frame.read)
     if isinstance(frame, Done):
@@ -206,9 +215,7 @@ def encode(frame: Frame) -> bytes:
     return _WORD.pack(kind << 24 | len(body)) + body
 
 
-def _body(frame: Open | Data | Reset | FlowOpen | FlowClose) -> tuple[int, bytes]:
-    if isinstance(frame, Open):
-        return _OPEN, _pack_opening(frame.session, frame.opening)
+def _body(frame: Data | Reset | FlowOpen | FlowClose) -> tuple[int, bytes]:
     if isinstance(frame, Data):
         return _DATA, bytes(frame.data)
     if isinstance(frame, Reset):
@@ -385,6 +392,10 @@ class FrameReader:
             if short is not None and end - at >= 8:
                 frames.append(short(*_WORD.unpack_from(data, at + 4)))
                 at += 8
+                continue
+            if word == _OPEN_WORD and end - at >= _OPEN_SIZE:
+                frames.append(Open(*_unpack_opening(data[at + HEADER_SIZE : at + _OPEN_SIZE])))
+                at += _OPEN_SIZE
                 continue
             kind, length = word >> 24, word & 0xFFFFFF
             limit = _LIMITS.get(kind)

@@ -14,8 +14,8 @@ the session is over there; by then it is over at the taking end too, as the FIN 
 end went before.
 
 Rule 4: a RESET of the current session is answered with one's own FIN or RESET unless that was sent
-before. One that comes when the session is over, even if the next has begun, has crossed with its end
-and means nothing.
+before. One that comes when the session is over, even if the next has begun, has crossed with its
+end and means nothing.
 
 Rule 5: a link that closes while a session is not over has reset it.
 
@@ -30,7 +30,20 @@ from nodepass.errors import PeerError
 from nodepass.relay.stream import Cause
 from nodepass.wire import Opening
 
-from .frames import COUNT_MASK, Data, Done, Fin, FlowOpen, Frame, Open, Reset, done, encode, fin
+from .frames import (
+    COUNT_MASK,
+    Data,
+    Done,
+    Fin,
+    FlowOpen,
+    Frame,
+    Open,
+    Reset,
+    done,
+    encode,
+    fin,
+    open_session,
+)
 
 
 class LinkError(PeerError):
@@ -103,7 +116,7 @@ class LinkState:
         if not self.takes or not self.idle:
             raise RuntimeError("only an idle link may be taken, and only by the taking end")
         self._begin(self.number + 1)
-        return encode(Open(self.number, opening))
+        return open_session(self.number, opening)
 
     def finish(self, reads: bool) -> bytes:
         """Say that no more bytes follow in the current session.
