@@ -46,9 +46,12 @@ class Slots:
 
     def acquire_tcp(self) -> bool:
         """Take a slot for a TCP session; False when all are taken."""
-        if not self._room_for(TCP_FILES):
+        tcp = self.tcp
+        if self.limit and tcp + self.udp >= self.limit:
             return False
-        self.tcp += 1
+        if self._files is not None and (tcp + 1) * TCP_FILES + self.udp > self._files:
+            return False
+        self.tcp = tcp + 1
         return True
 
     def release_tcp(self) -> None:
@@ -60,7 +63,9 @@ class Slots:
         """Take a slot for a flow; False when all, or the half that is for flows, are taken."""
         if self.flow_limit is not None and self.udp >= self.flow_limit:
             return False
-        if not self._room_for(1):
+        if self.limit and self.tcp + self.udp >= self.limit:
+            return False
+        if self._files is not None and self.tcp * TCP_FILES + self.udp + 1 > self._files:
             return False
         self.udp += 1
         return True
@@ -69,10 +74,3 @@ class Slots:
         """Give back the slot of a flow."""
         assert self.udp > 0, "released more flows than were acquired"
         self.udp -= 1
-
-    def _room_for(self, files: int) -> bool:
-        """Whether one more session, which opens so many files, is within both limits."""
-        if self.limit and self.tcp + self.udp >= self.limit:
-            return False
-        taken = self.tcp * TCP_FILES + self.udp
-        return self._files is None or taken + files <= self._files

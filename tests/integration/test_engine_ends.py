@@ -27,7 +27,7 @@ from nodepass.relay.engine import dialer as dialer_module
 from nodepass.relay.engine.dialer import Dialer
 from nodepass.relay.engine.port import EnginePort
 from nodepass.relay.engine.relay import EngineRelay
-from nodepass.relay.engine.sockets import listening
+from nodepass.relay.engine.sockets import listening, stream_socket
 from nodepass.relay.engine.stream import EngineStream
 from nodepass.relay.engine.transport import EngineTransport
 from nodepass.relay.hangup import HangupWatch
@@ -416,6 +416,22 @@ class DialTests(EndsTestCase):
         self.loop.until(lambda: not self.loop.readers)
 
 
+class SocketTests(SynchronousTestCase):
+    """What connects to targets."""
+
+    def test_options(self) -> None:
+        """All are cut rather than ended if the process is killed; a target elsewhere is probed,
+        one on this host, which tells of its end in any case, is not."""
+        for local in (True, False):
+            sock = stream_socket(socket.AF_INET, local=local)
+            self.addCleanup(sock.close)
+            options = (socket.SOL_SOCKET, socket.SO_LINGER, len(LINGER_RESET))
+            self.assertEqual(sock.getsockopt(*options), LINGER_RESET)
+            self.assertEqual(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY), 1)
+            probed = sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            self.assertEqual(probed, not local)
+
+
 class DistantDialTests(DialTests):
     """The same with targets that answer later."""
 
@@ -436,7 +452,7 @@ class DistantDialTests(DialTests):
 class DistantSocket(socket.socket):
     """Says that it is still connecting, whatever has become of that."""
 
-    def __init__(self, family: int) -> None:
+    def __init__(self, family: int, *, local: bool) -> None:
         super().__init__(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         self.asked = False
 

@@ -11,7 +11,7 @@ from twisted.python.failure import Failure
 
 from ..specialized import have_own
 from .pipes import EnginePipe
-from .poller import READABLE, WRITABLE, Poller
+from .poller import Poller
 from .writer import LOST, EngineWriter
 
 __all__ = ["EngineConnection", "drop"]
@@ -90,20 +90,15 @@ class EngineConnection(EngineWriter):
         """The other end will send no more."""
         raise NotImplementedError
 
-    def _watch_socket(self, told: int) -> None:
-        """Begin to hear of the socket.
+    def _watch_on(self, told: int) -> None:
+        """Hear of the socket from now on.
 
-        :param told: the events that another owner was told of; 0: the poller has not seen the
-            socket yet.
-        :raises OSError: the system can't watch one more.
+        :param told: the events that another owner was told of, to whom room mattered too.
         """
-        self._told_of_room = bool(told or self._left)
-        if told:
-            self._more_behind = told & _MORE_BEHIND
-            self._readable = bool(told & _READ)
-            self._poller.replace(self._fd, self)
-        else:
-            self._poller.add(self._fd, self, WRITABLE if self._told_of_room else READABLE)
+        self._told_of_room = True
+        self._more_behind = told & _MORE_BEHIND
+        self._readable = bool(told & _READ)
+        self._poller.replace(self._fd, self)
 
     # Watched
 

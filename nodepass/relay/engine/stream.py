@@ -42,7 +42,10 @@ class EngineStream(EngineConnection):
         self._lost: tuple[Cause | None] | None = None  # how it ended, when it has
         self._write_ended = False
         self._deaf = True
-        self._watch_socket(told)
+        if told:
+            self._watch_on(told)
+        else:
+            poller.add(self._fd, self)
 
     def expect_bytes(self) -> None:
         """They have often come by now, though nobody has told of them yet."""

@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 
 from .connection import EngineConnection
 from .pipes import EnginePipe
-from .poller import Poller
+from .poller import READABLE, WRITABLE, Poller
 
 __all__ = ["EngineTransport"]
 
@@ -39,7 +39,8 @@ class EngineTransport(EngineConnection):
         """Let a protocol have the connection."""
         self._take(protocol)
         try:
-            self._watch_socket(0)
+            self._told_of_room = bool(self._left)
+            self._poller.add(self._fd, self, WRITABLE if self._left else READABLE)
         except OSError:
             self._broken()
         protocol.makeConnection(self)

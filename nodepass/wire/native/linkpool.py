@@ -132,7 +132,8 @@ class LinkPool:
         link = self._next_idle()
         if link is None:
             return None
-        stream = self._take(link, opening)
+        self._busy.add(link)
+        stream = link.open(opening)
         if not self._policy.knows(self._clock.seconds(), self._in_use):
             self.balance()
         return stream
@@ -305,7 +306,8 @@ class LinkPool:
         elif self._waiting:
             result = next(iter(self._waiting))
             opening = self._waiting.pop(result)
-            result.callback(self._take(link, opening))
+            self._busy.add(link)
+            result.callback(link.open(opening))
         elif self._lanes:
             flows = link.carry_flows()
             self._flow_links[flows] = link
@@ -320,10 +322,6 @@ class LinkPool:
         self._idle.pop(link, None)
         self._leaving.add(link)
         link.close()
-
-    def _take(self, link: DataLink, opening: Opening) -> Stream:
-        self._busy.add(link)
-        return link.open(opening)
 
     def _lane_needs_link(self, lane: int) -> None:
         self._lanes.append(lane)
