@@ -11,12 +11,20 @@ from twisted.internet.task import Clock
 
 from nodepass.address import Endpoint
 from nodepass.logs import Level, Log
+from nodepass.pool.policy import DemandPolicy
 from nodepass.relay.hangup import HangupWatch
 from nodepass.relay.stream import Cause
 from nodepass.wire.old.awaited import MOST_AWAITED
 from nodepass.wire.old.dialect import ID_WAIT, Dialect
 from nodepass.wire.old.link import FINISHED_PATIENCE, OldLink
-from nodepass.wire.old.pool import CERTAIN, FILING_TIME, NEXT_LINK, YOUNGER, OldPool
+from nodepass.wire.old.pool import (
+    CERTAIN,
+    FILING_TIME,
+    NEXT_LINK,
+    REPLACE_AFTER,
+    YOUNGER,
+    OldPool,
+)
 from nodepass.wire.old.signals import Launch
 from tests.loopback import MemoryTransport, connect, flush
 
@@ -31,6 +39,7 @@ class Owner:
 
     def __init__(self) -> None:
         self.sessions: list[tuple[Launch, OldLink]] = []
+        self.needs = 0
 
     def launch(self, launch: Launch) -> None:
         raise AssertionError("this end has no visitors")
@@ -39,7 +48,7 @@ class Owner:
         self.sessions.append((launch, link))
 
     def need_links(self, count: int) -> None:
-        raise AssertionError("this end is the server")
+        self.needs += count
 
     def idle_changed(self) -> None:
         pass
@@ -47,9 +56,14 @@ class Owner:
 
 class Pool:
     """The pool of an end, one that dials unless told otherwise, whose links get their connections
-    when `settle` is called."""
+    when `settle` is called.
 
-    def __init__(self, dialect: Dialect, *, takes: bool = False) -> None:
+    :param policy: at a client, how many idle links there should be.
+    """
+
+    def __init__(
+        self, dialect: Dialect, *, takes: bool = False, policy: DemandPolicy | None = None
+    ) -> None:
         self.clock = Clock()
         self.owner = Owner()
         self._moving: list[Callable[[], None]] = []
@@ -59,7 +73,7 @@ class Pool:
             dialect,
             takes=takes,
             maximum=9,
-            policy=None,
+            policy=policy,
             clock=self.clock,
             watch=HangupWatch(self.clock),
             log=Log(Level.NONE),
@@ -225,3 +239,51 @@ def test_links_that_a_1_6_peer_has_filed() -> None:
     pool.clock.advance(FILING_TIME)
     assert pool.links.idle == 3
     assert not pool.clock.getDelayedCalls()
+
+
+@pytest.fixture
+def full() -> Pool:
+    """The pool of a client that keeps two idle links, and has them."""
+    full = Pool(Dialect.V1_6, policy=DemandPolicy(2, 9))
+    full.links.balance()
+    for number in range(full.owner.needs):
+        full.add(f"{number:08x}")
+    full.settle()
+    assert full.links.idle == full.owner.needs == 2
+    full.owner.needs = 0
+    return full
+
+
+def test_links_that_the_server_closes_are_replaced_a_little_later(full: Pool) -> None:
+    """Not at once, as it may be gone, and another one there already, which takes what looks for a
+    link for somebody who does not shake hands."""
+    for _, far in full.pairs:
+        far.loseConnection()
+    full.settle()
+    full.links.balance()  # whoever asks
+    full.clock.advance(REPLACE_AFTER - 0.01)
+    assert full.links.idle == full.owner.needs == 0
+    full.clock.advance(0.01)
+    assert full.owner.needs == 2
+
+
+def test_links_that_a_dead_server_closes_are_not_replaced(full: Pool) -> None:
+    """Its control link goes with them: there is no more to be done for it."""
+    full.links.launched(Launch(False, None, "00000000"))
+    assert full.owner.needs == 1  # for the one that is taken
+    for _, far in full.pairs:
+        far.abortConnection()
+    full.settle()
+    full.links.close(Cause.LOST, "its control link is lost", linger=True)
+    full.clock.advance(10.0)
+    assert full.owner.needs == 1 and not full.clock.getDelayedCalls()
+
+
+def test_a_session_that_is_over_holds_up_no_link(full: Pool) -> None:
+    """Where sessions follow each other links are asked for as they are taken."""
+    full.links.launched(Launch(False, None, "00000000"))
+    full.pairs[0][1].abortConnection()
+    full.settle()
+    assert full.owner.needs == 1
+    full.links.launched(Launch(False, None, "00000001"))
+    assert full.owner.needs == 2

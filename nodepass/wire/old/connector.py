@@ -31,6 +31,7 @@ from nodepass.wire.search import Pauses
 from nodepass.wire.surroundings import Surroundings
 
 from .cipher import key_for
+from .comeback import Comeback
 from .dialect import JOIN_TIMEOUT, Dialect
 from .handshake import (
     GRANTED,
@@ -49,14 +50,8 @@ __all__ = ["OldConnector"]
 #: Seconds that a link waits for its number, as long as in old nodes: their server does one
 #: handshake after the other.
 ID_TIMEOUT = 60.0
-#: Seconds before the first of the tries that follow a failure, and the longest such pause; each is
-#: twice as long as the one before. An old server's port is closed for a moment after each
-#: handshake, and while it starts anew, and its answer is lost now and then.
-QUICK_RETURN = 0.1
-LONGEST_QUICK_RETURN = 1.0
-#: Tries in a row that are so quick. An old server has started anew after 13 seconds at most.
-QUICK_TRIES = 20
-#: Tries to make a link that fail before it is worth a word, for the same reason.
+#: Tries to make a link that fail before it is worth a word: an old server's port is closed for
+#: a moment after each handshake, and while it starts anew.
 PATIENCE = 4
 #: The `type` of a pool of WebSockets.
 WEBSOCKET = 2
@@ -103,7 +98,7 @@ class OldConnector:
         self._tls = tls
         self._maker: OldLinkMaker | None = None
         self._pauses = Pauses(around.tuning.service_cooldown)
-        self._quick = 0
+        self._comeback = Comeback(around.tuning.service_cooldown)
 
     # Way
 
@@ -118,17 +113,10 @@ class OldConnector:
     def failed(self, error: Exception) -> float:
         hopeless = isinstance(error, HandshakeError) and error.status in (GRANTED, UNAUTHORIZED)
         pause = self._pauses.after(hopeless)
-        return pause if hopeless else self._quicker(pause)
+        return pause if hopeless else self._comeback.failed(self._reactor.seconds(), error)
 
     def lost(self) -> float:
-        return self._quicker(self._tuning.service_cooldown)
-
-    def _quicker(self, pause: float) -> float:
-        if self._quick >= QUICK_TRIES:
-            return pause
-        quick = min(LONGEST_QUICK_RETURN, QUICK_RETURN * 2.0**self._quick)
-        self._quick += 1
-        return min(pause, quick)
+        return self._comeback.lost()
 
     def stop(self) -> None:
         if self._maker is not None:
@@ -150,7 +138,7 @@ class OldConnector:
             if timer.active():
                 timer.cancel()
         self._pauses.worked()
-        self._quick = 0
+        self._comeback.worked()
 
     def _too_late(self, peer: OldPeer) -> None:
         if not peer.controlled:

@@ -38,6 +38,10 @@ FILING_TIME = 0.25
 NEXT_LINK = 0.01
 #: Seconds that links have to close when the peer is parted with.
 PARTING_TIMEOUT = 2.0
+#: Seconds until links are made for others that are gone. Where the server was killed its control
+#: link is gone by then as well. It may be there again at once, and must not meet links of the one
+#: before: in 1.6 it takes each for a client that says nothing, and pauses for three seconds.
+REPLACE_AFTER = 0.25
 
 
 class PoolOwner(Protocol):
@@ -78,7 +82,9 @@ class OldPool:
     Rule 3: the end with the visitors takes the newest idle link. Old nodes take their oldest for
     their verify, and so the two rarely meet.
 
-    Rule 4: where a peer takes a link that has only just come, it may have lost those before: while
+    Rule 4: links that the peer closes are not replaced at once: it may be no more.
+
+    Rule 5: where a peer takes a link that has only just come, it may have lost those before: while
     visitors wait an old node hands out numbers before it has filed their links. So these do not
     count, and are closed when that is certain.
 
@@ -121,6 +127,8 @@ class OldPool:
         self._coming = 0  # links asked for and not there yet
         self._arriving: set[OldLink] = set()  # there, and not ready to be taken yet
         self._errors = 0
+        self._later: IDelayedCall | None = None  # when links are asked for again
+        self._held = False  # none are until then
         self._dry_since: float | None = None  # visitors wait, and no link has come
         self._closed = False
         self._parted: Deferred[None] | None = None
@@ -372,7 +380,7 @@ class OldPool:
             link.close()
         else:
             self._doubtful[link] = self._clock.seconds()
-        self.balance()
+        self._balance_later(hold=True)
 
     def link_lost(self, link: OldLink) -> None:
         if self._links.get(link.number) is link:
@@ -384,20 +392,21 @@ class OldPool:
             filing.cancel()
         self._doubtful.pop(link, None)
         self._passed.pop(link, None)
-        if self._idle.pop(link.number, None) is not None:
+        idle = self._idle.pop(link.number, None) is not None
+        if idle:
             self._errors += 1
         if self._parted is not None and not self._links:
             parted, self._parted = self._parted, None
             if self._parting is not None and self._parting.active():
                 self._parting.cancel()
             parted.callback(None)
-        self.balance()
+        self._balance_later(hold=idle)
 
     # How many there should be.
 
     def balance(self) -> None:
         """At the client: ask for the links that are missing."""
-        if self._policy is None or self._closed:
+        if self._policy is None or self._closed or self._held:
             return
         now = self._clock.seconds()
         waiting = len(self._waiting)
@@ -408,6 +417,24 @@ class OldPool:
         if missing > 0:
             self._coming += missing
             self._owner.need_links(missing)
+
+    def _balance_later(self, *, hold: bool) -> None:
+        """Links are gone, and so may be the peer.
+
+        :param hold: ask for none until then, whoever asks.
+        """
+        if self._policy is None or self._closed:
+            return
+        if self._later is None:
+            self._later = self._clock.callLater(REPLACE_AFTER, self._balance_now)
+        elif hold and not self._held:
+            self._later.reset(REPLACE_AFTER)
+        self._held = self._held or hold
+
+    def _balance_now(self) -> None:
+        self._later = None
+        self._held = False
+        self.balance()
 
     def tidy(self) -> bool:
         """Each interval: close links that said something and were not launched.
@@ -445,6 +472,9 @@ class OldPool:
         :returns: fires when no link is left; without `linger` within `PARTING_TIMEOUT`.
         """
         self._closed = True
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
         self.refuse_waiting(cause, reason)
         self._awaited.clear()
         for link in list(self._links.values()):
