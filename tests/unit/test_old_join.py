@@ -15,7 +15,7 @@ from nodepass.wire import UNKNOWN, Flow, Opening
 from nodepass.wire.native.budget import GUESS_BURST
 from nodepass.wire.old.acceptor import UNDISTURBED
 from nodepass.wire.old.channel import LinkChannel
-from nodepass.wire.old.connector import ID_TIMEOUT
+from nodepass.wire.old.connector import ID_TIMEOUT, UNUSED_GRANT
 from nodepass.wire.old.dialect import ID_WAIT, INTERVAL, JOIN_TIMEOUT, Dialect
 from nodepass.wire.old.handshake import HTTPClientHandshake, hello_line
 from nodepass.wire.old.peer import VERIFY_TIMEOUT
@@ -29,6 +29,7 @@ from nodepass.wire.old.signals import (
     Verify,
     encode,
 )
+from nodepass.wire.search import JITTER
 from tests.loopback import MemoryTransport, connect
 from tests.memnet import HANDSHAKE, MemoryNet
 from tests.oldnet import KEY, OldClientEnd, OldServerEnd
@@ -247,6 +248,31 @@ def test_a_downgrade_is_refused(net: MemoryNet, level: int) -> None:
     assert client.connector.peer is None
     assert client.health.reason is not None
     assert f"it offers tls=0, below the tls={level}" in client.health.reason
+
+
+@pytest.mark.parametrize(
+    ("wire", "pause"), [("1.14", UNUSED_GRANT), ("2.0", UNUSED_GRANT), ("1.6", 3.0)]
+)
+def test_a_server_whose_grant_was_refused_is_left_alone(
+    net: MemoryNet, wire: str, pause: float
+) -> None:
+    """Until it listens again: of 1.6 that is after its pause; others wait for a link first, and
+    would take another try for that."""
+    OldServerEnd(net, wire)
+    server, tries = net.server, []
+    assert server is not None
+    build = server.buildProtocol
+
+    def count(address: Any) -> Any:
+        tries.append(net.seconds())
+        return build(address)
+
+    server.buildProtocol = count  # type: ignore[method-assign]
+    client = OldClientEnd(net, wire, "&tls=1").start()
+    net.later(2 * pause, 0.05)
+    first, second, *_ = tries
+    assert pause <= second - first <= pause * (1 + JITTER) + 0.2
+    assert client.health.reason is not None and "it offers tls=0" in client.health.reason
 
 
 def test_nobody_is_let_in_while_stopping(net: MemoryNet) -> None:

@@ -53,6 +53,10 @@ ID_TIMEOUT = 60.0
 #: Tries to make a link that fail before it is worth a word: an old server's port is closed for
 #: a moment after each handshake, and while it starts anew.
 PATIENCE = 4
+#: Seconds for which a server of 1.14 or 2.0 is of no use after a grant that came to nothing: it
+#: waits for the first link, at most 10 s, and then rests. Who asks before that gets no answer, and
+#: would say that instead of what was wrong.
+UNUSED_GRANT = 15.0
 #: The `type` of a pool of WebSockets.
 WEBSOCKET = 2
 #: The port at which clients of 1.14 expect a web server with TLS.
@@ -111,9 +115,13 @@ class OldConnector:
         return self.peer is not None and self.peer.joined
 
     def failed(self, error: Exception) -> float:
-        hopeless = isinstance(error, HandshakeError) and error.status in (GRANTED, UNAUTHORIZED)
+        status = error.status if isinstance(error, HandshakeError) else 0
+        hopeless = status in (GRANTED, UNAUTHORIZED)
         pause = self._pauses.after(hopeless)
-        return pause if hopeless else self._comeback.failed(self._reactor.seconds(), error)
+        if not hopeless:
+            return self._comeback.failed(self._reactor.seconds(), error)
+        waits = status == GRANTED and self._dialect.traits.http
+        return max(pause, UNUSED_GRANT) if waits else pause
 
     def lost(self) -> float:
         return self._comeback.lost()
