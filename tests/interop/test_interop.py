@@ -51,7 +51,7 @@ async def tcp(way: Tunnel, cell: Cell) -> Outcome:
 
 async def short(way: Tunnel, cell: Cell) -> Outcome:
     """Thousands of short sessions."""
-    return await loads.short(way.visited, SHORT, 20, 90.0)
+    return await loads.short(way.visited, SHORT, 20, 45.0)
 
 
 async def udp(way: Tunnel, cell: Cell) -> Outcome:
