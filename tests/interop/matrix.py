@@ -166,7 +166,7 @@ class Matrix:
         """One table, a row for each check, with all dialects side by side; `<` marks the pair that
         is worse than two Go nodes."""
         cells = list(dict.fromkeys(cell for cell, _ in self.outcomes))
-        dialects = list(dict.fromkeys(cell.dialect for cell in cells))
+        dialects = sorted({cell.dialect for cell in cells})
         order = list(MEASURES)
         rows = sorted(
             {(cell.check, cell.flow, cell.tls) for cell in cells},
