@@ -67,7 +67,7 @@ class EngineConnection(EngineWriter):
         self._much = 0  # reads in a row that filled the buffer
         self._readable = False
         self._more_behind = 0  # of `_MORE_BEHIND`, what was told
-        self._scheduled = False  # `_read_on` is due
+        self._scheduled = False  # `read_on` is due
         self._read_ended = False
 
     def __init_subclass__(cls) -> None:
@@ -228,15 +228,16 @@ class EngineConnection(EngineWriter):
     def _read_soon(self) -> None:
         if not self._scheduled:
             self._scheduled = True
-            self._poller.soon(self._read_on)
+            self._poller.soon(self.read_on)
 
     def _read_in_turn(self) -> None:
         """There was much to read: go on when others have been heard."""
         if not self._scheduled:
             self._scheduled = True
-            self._poller.in_turn(self._read_on)
+            self._poller.in_turn(self.read_on)
 
-    def _read_on(self) -> None:
+    def read_on(self) -> None:
+        """Read what there is, unless it is not wanted now."""
         self._scheduled = False
         if self._readable and not self._deaf:
             try:

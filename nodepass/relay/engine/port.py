@@ -86,6 +86,8 @@ class EnginePort:
             return
         stream.expect_bytes()
         self._accepted(stream, visitor, local)
+        # At once: the other node can see to this visitor while this one accepts the next.
+        stream.read_on()
 
     def _complain(self, reason: str) -> None:
         self._log.limited("accept", "can't accept visitors: {reason}; trying on", reason=reason)

@@ -48,8 +48,9 @@ class EngineStream(EngineConnection):
             poller.add(self._fd, self)
 
     def expect_bytes(self) -> None:
-        """They have often come by now, though nobody has told of them yet."""
-        self._readable = True
+        """They have often come by now, though nobody has told of them yet: whoever calls this calls
+        `read_on` when the stream has a session."""
+        self._readable = self._scheduled = True
 
     # Stream; `write` is the connection's
 

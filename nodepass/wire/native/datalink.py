@@ -221,6 +221,8 @@ class DataLink:
         """Send no more in the current session."""
         stream = self._stream
         self._send(self.state.finish(reads=stream is not None and not stream.paused))
+        if not self.state.takes:
+            self._send_held()  # nothing follows that could go with it
         self._check_over()
 
     def reset(self, cause: Cause) -> None:
