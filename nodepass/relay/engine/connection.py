@@ -71,7 +71,7 @@ class EngineConnection(EngineWriter):
         self._read_ended = False
 
     def __init_subclass__(cls) -> None:
-        have_own(cls, "ready", "_read", "write")
+        have_own(cls, "ready", "write")
 
     # What subclasses tell to whom they are for.
 
@@ -103,13 +103,47 @@ class EngineConnection(EngineWriter):
     # Watched
 
     def ready(self, events: int) -> None:
+        # One function, as all that is moved passes here.
         try:
             if (self._left or self._pipe is not None) and events & EPOLLOUT:
                 self._flush()
-            if events == EPOLLIN or events == _USUAL or self._can_read(events):
-                self._readable = True
-                if not self._deaf:
-                    self._read()
+            if not (events == EPOLLIN or events == _USUAL or self._can_read(events)):
+                return
+            self._readable = True
+            if self._much >= FULL_READS:
+                self._read_much()
+                return
+            left = MOST_READS
+            while not self._deaf:
+                try:
+                    size = self._socket.recv_into(_buffer)
+                except BlockingIOError:
+                    self._readable = False
+                    return
+                except OSError:
+                    self._lose(LOST)
+                    return
+                if size < READ_SIZE:
+                    self._much = 0
+                    if size == 0:
+                        self._end_of_file()
+                        return
+                    if not self._more_behind:
+                        self._readable = False
+                        deliver = self._deliver
+                        deliver(_buffer[:size])
+                        return
+                    if self._more_behind == EPOLLRDHUP:
+                        self._read_last(size)
+                        return
+                else:
+                    self._much += 1
+                deliver = self._deliver
+                deliver(_buffer[:size])
+                left -= 1
+                if not left or self._much >= FULL_READS:
+                    self._read_in_turn()
+                    return
         except Exception:
             # Who fails has lost the connection, as with the reactor.
             self.abortConnection()
@@ -124,46 +158,12 @@ class EngineConnection(EngineWriter):
                 return False
         return events & _READ != 0
 
-    def _read(self) -> None:
-        if self._much >= FULL_READS:
-            self._read_much()
-            return
-        left = MOST_READS
-        while not self._deaf:
-            try:
-                size = self._socket.recv_into(_buffer)
-            except BlockingIOError:
-                self._readable = False
-                return
-            except OSError:
-                self._lose(LOST)
-                return
-            if size < READ_SIZE:
-                self._much = 0
-                if size == 0:
-                    self._end_of_file()
-                    return
-                if not self._more_behind:
-                    self._readable = False
-                    deliver = self._deliver
-                    deliver(_buffer[:size])
-                    return
-                if self._more_behind == EPOLLRDHUP:
-                    # All that had come before the end is read, then.
-                    self._hear_ending()
-                    deliver = self._deliver
-                    deliver(_buffer[:size])
-                    if not self._deaf:
-                        self._end_of_file()
-                    return
-            else:
-                self._much += 1
-            deliver = self._deliver
-            deliver(_buffer[:size])
-            left -= 1
-            if not left or self._much >= FULL_READS:
-                self._read_in_turn()
-                return
+    def _read_last(self, size: int) -> None:
+        """All that had come before the end is read."""
+        self._hear_ending()
+        self._deliver(_buffer[:size])
+        if not self._deaf:
+            self._end_of_file()
 
     def _read_much(self) -> None:
         """Read as many bytes as are asked for at a time, and as they are asked for."""
@@ -240,11 +240,7 @@ class EngineConnection(EngineWriter):
         """Read what there is, unless it is not wanted now."""
         self._scheduled = False
         if self._readable and not self._deaf:
-            try:
-                self._read()
-            except Exception:
-                self.abortConnection()
-                raise
+            self.ready(EPOLLIN)
 
     def _end_of_file(self) -> None:
         self._readable = False

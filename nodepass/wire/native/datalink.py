@@ -19,6 +19,7 @@ from nodepass.wire import Opening
 
 from .datagrams import DatagramLink
 from .frames import (
+    DATA_WORD,
     HEADER_SIZE,
     MAX_DATA,
     Data,
@@ -32,6 +33,7 @@ from .frames import (
     Open,
     Reset,
     data_header,
+    pack_word,
 )  # fmt: skip
 from .link import LinkState
 from .linkstream import LinkStream
@@ -174,7 +176,7 @@ class DataLink:
         # is elsewhere.
         size = len(data)
         self.state.given += size
-        head = data_header(size)
+        head = pack_word(DATA_WORD | size)
         if self._held:
             head = self._held + head
             self._held = b""

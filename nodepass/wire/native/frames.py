@@ -75,7 +75,7 @@ _LIMITS = {
 
 _NO_CAUSE = 255
 _WORD = struct.Struct(">I")
-_pack_word, _unpack_word = _WORD.pack, _WORD.unpack_from
+pack_word, _unpack_word = _WORD.pack, _WORD.unpack_from
 _TWO_WORDS = struct.Struct(">II")
 _THREE_WORDS = struct.Struct(">III")
 _PORT = struct.Struct(">H")
@@ -85,7 +85,7 @@ _NUMBER_AND_CAUSE = struct.Struct(">IB")
 _OPENING_V4 = struct.Struct(">IH5sH7s")
 
 _OPEN_WORD, _OPEN_SIZE = _OPEN << 24 | _OPENING_V4.size, HEADER_SIZE + _OPENING_V4.size
-_DATA_WORD = _DATA << 24
+DATA_WORD = _DATA << 24
 _DATAGRAM_WORD = _DATAGRAM << 24
 
 
@@ -181,12 +181,13 @@ def done(session: int) -> bytes:
 def open_session(session: int, opening: Opening) -> bytes:
     """A whole OPEN."""
     body = _pack_opening(session, opening)
-    return _pack_word(_OPEN << 24 | len(body)) + body
+    return pack_word(_OPEN << 24 | len(body)) + body
 
 
 def data_header(length: int) -> bytes:
-    """What goes before `length` bytes of a session; at most `MAX_DATA`."""
-    return _pack_word(_DATA_WORD | length)
+    """What goes before `length` bytes of a session; at most `MAX_DATA`. Where all that is moved
+    passes, `pack_word` is called without this detour."""
+    return pack_word(DATA_WORD | length)
 
 
 def datagrams(flow: int, batch: list[bytes]) -> bytes:
@@ -360,7 +361,7 @@ class FrameReader:
             if (
                 size > HEADER_SIZE
                 and not self._held
-                and _unpack_word(data)[0] == _DATA_WORD + size - HEADER_SIZE
+                and _unpack_word(data)[0] == DATA_WORD + size - HEADER_SIZE
             ):
                 return data[HEADER_SIZE:]
         elif size <= self.left:
