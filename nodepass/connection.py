@@ -13,6 +13,8 @@ from twisted.internet.interfaces import IAddress, IConnector, IProtocol, IProtoc
 from twisted.internet.protocol import ClientFactory, Protocol
 from twisted.python.failure import Failure
 
+from nodepass.relay.pacing import send_freely, stays_here
+
 __all__ = ["connect"]
 
 
@@ -67,6 +69,12 @@ class _Connecting(ClientFactory):
             connector.stopConnecting()
 
     # ClientFactory
+
+    def startedConnecting(self, connector: Any) -> None:
+        # The socket is there, and not yet connected.
+        sock = getattr(connector.transport, "socket", None)
+        if sock is not None and stays_here(connector.host):
+            send_freely(sock)
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol:
         return _Usher(self, addr)

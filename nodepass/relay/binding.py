@@ -11,6 +11,8 @@ from twisted.internet.error import CannotListenError, DNSLookupError
 from nodepass.address import Address, is_literal
 from nodepass.resolver import LOCALHOST
 
+from .pacing import send_freely, stays_here
+
 __all__ = [
     "BACKLOG",
     "bound",
@@ -111,6 +113,8 @@ def listening_sockets(
 
     def prepared() -> socket.socket:
         sock = make(family)
+        if stays_here(name[0]):
+            send_freely(sock)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6 and name[0] == "::":
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)

@@ -12,6 +12,7 @@ from twisted.python.failure import Failure
 from nodepass.address import Address
 
 from ..binding import listening_sockets
+from ..pacing import send_freely
 from ..tcp import KEEPALIVE_OPTIONS, LINGER_RESET
 
 __all__ = ["Interim", "detach", "listening", "listening_socket", "release", "stream_socket"]
@@ -39,10 +40,12 @@ def stream_socket(family: int, *, local: bool) -> socket.SocketType:
     memory for it; as are those that are accepted.
 
     :param local: the other end will be on this host, which tells of its end in any case: there is
-        nothing to probe for.
+        nothing to probe for, and no line to be spared.
     """
     sock = socket.SocketType(family, _STREAM)
     _prepare(sock, _LOCAL_OPTIONS if local else _OPTIONS)
+    if local:
+        send_freely(sock)
     return sock
 
 
