@@ -41,6 +41,12 @@ def timing(dialect: Dialect) -> OldTiming:
     return evolve(OldTiming.of(dialect), report=1.5, handshake=1.5, cooldown=0.3, udp_silence=3.0)
 
 
+def patient(dialect: Dialect) -> OldTiming:
+    """The same for many tunnels or links at once: a busy machine needs more than the five seconds
+    that an old node waits for a link."""
+    return evolve(timing(dialect), pool_get=30.0)
+
+
 def free_address() -> Endpoint:
     """An address that nobody listens at, for TCP and UDP alike. The system gives no such port to
     connections, which would take it for minutes."""
@@ -292,6 +298,6 @@ async def mixed(
             options = {"identity": load_identity(files.crt, files.key), **options}
         old = old_server(dialect, tunnel, here, flow=flow, tls=tls, **options)
     async with old as peer, node as mine:
-        await peer.ready()
+        await peer.ready(timeout=30.0)
         await first_session(between.visitors)
         yield Mixed(mine, peer)

@@ -195,7 +195,7 @@ async def unmoved(nodes: Fleet, name: str, lie: Callable[[], None]) -> None:
     await says(nodes.server, "clients: 2")
     for _ in range(10):
         # One may wait for the liar, who has the fewest sessions, until it is given up.
-        assert await visit(nodes.visitor, timeout=20) == b"1", name
+        assert await visit(nodes.visitor, timeout=30) == b"1", name
         await sleep(0.05)
     assert memory_of(nodes.server.pid) - memory < 8 << 20
     await lying

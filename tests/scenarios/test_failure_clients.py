@@ -142,10 +142,10 @@ async def test_visitor_who_waits_for_a_client() -> None:
     """A visitor who comes while there is no client waits and is then served; one whom nobody takes
     in time is reset."""
     target = echoing()
-    nodes = await fleet(target.endpoint, env={"NP_POOL_GET_TIMEOUT": "2s"})
+    nodes = await fleet(target.endpoint, env={"NP_POOL_GET_TIMEOUT": "5s"})
     await nodes.clients[0].stop()
     await says(nodes.server, "clients: 0")
-    waiting = Deferred.fromCoroutine(visit(nodes.visitor))
+    waiting = Deferred.fromCoroutine(visit(nodes.visitor, timeout=10))
     nodes.clients[0] = start_client(target.endpoint, nodes.tunnel)
     assert await waiting == b"1"
     mark = len(nodes.server.lines)
@@ -157,6 +157,6 @@ async def test_visitor_who_waits_for_a_client() -> None:
         pass
     else:
         raise AssertionError("a visitor was served by nobody")
-    await says(nodes.server, "no peer could take it within 2 s")
+    await says(nodes.server, "no peer could take it within 5 s")
     await nodes.stop()
     await target.stop()

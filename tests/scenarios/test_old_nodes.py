@@ -15,6 +15,7 @@ from tests.scenarios.oldpairs import (
     Files,
     ends,
     mixed,
+    patient,
     ping_pong,
     sessions,
     side_by_side,
@@ -52,7 +53,8 @@ async def test_sessions_and_datagrams(dialect: Dialect, tmp_path: Path) -> None:
         _, role, flow, tls = cell
         shown = files if tls == 2 else None
         async with ends() as between:
-            async with mixed(between, dialect, role, flow, tls, files=shown) as pair:
+            slow = patient(dialect)
+            async with mixed(between, dialect, role, flow, tls, files=shown, timing=slow) as pair:
                 await sessions(between.visitors)
                 await ping_pong(between)
                 assert pair.old.errors == [] and pair.old.tunnels == 1

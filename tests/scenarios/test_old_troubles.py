@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from attrs import evolve
 
 from nodepass.testing import Dialect
 from nodepass.wire import Flow
@@ -24,11 +23,11 @@ from tests.scenarios.oldpairs import (
     old_client,
     old_server,
     our_node,
+    patient,
     ping_pong,
     session,
     sessions,
     side_by_side,
-    timing,
 )
 from tests.scenarios.programs import Conn, connect
 
@@ -441,9 +440,7 @@ async def test_visitors_that_come_before_their_links() -> None:
 
 async def _crowded(dialect: Dialect, role: str) -> None:
     async with ends() as between:
-        # An old end with visitors gives each up that has no link in five seconds; a busy machine
-        # needs that long for so many links in one process.
-        options: dict[str, Any] = {"timing": evolve(timing(dialect), pool_get=30.0)}
+        options: dict[str, Any] = {"timing": patient(dialect)}
         if role == "server":
             options["least"] = 2
         ours = "" if role == "server" else "min=2"
