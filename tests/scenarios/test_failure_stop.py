@@ -192,6 +192,7 @@ async def test_stop_while_the_peer_is_away(role: str, how: str) -> None:
     target, cutter = echoing(), Cutter()
     nodes = await fleet(target.endpoint, through=cutter)
     stopping, _ = at(nodes, role)
+    await until(lambda: len(cutter.pairs) == 9, what="the control link and eight idle ones")
     cutter.open, cutter.silent = how == "silent", how == "silent"
     cutter.cut(0)
     await says(stopping, "control link to .* lost")

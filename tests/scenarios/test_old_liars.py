@@ -494,6 +494,7 @@ async def test_servers_that_lie(monkeypatch: pytest.MonkeyPatch) -> None:
     """Our client gives them up, does not hammer at them, and finds an honest one in their place."""
     monkeypatch.setattr(connector, "JOIN_TIMEOUT", 0.7)
     monkeypatch.setattr(connector, "ID_TIMEOUT", 0.5)
+    monkeypatch.setattr(connector, "UNUSED_GRANT", 1.0)
     with log_lines() as lines:
         await side_by_side({name: _lied_to(script) for name, script in SERVERS.items()})
     assert len(lines) < 40 * len(SERVERS)
