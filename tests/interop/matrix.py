@@ -17,9 +17,9 @@ OURS_GO = "ours x Go"
 GO_OURS = "Go x ours"
 PAIRS = (GO_GO, OURS_GO, GO_OURS)
 
-#: Seconds by which ours may come back later than two Go nodes do: a Go node that has lost its peer
-#: tries again every three seconds, so that a restart takes as long as chance has it.
-LATER = 4.0
+#: Seconds by which ours may come back later than two Go nodes do: a process of Python starts by so
+#: much later than one on Go where the machine has much to do.
+LATER = 1.5
 #: Share of the sessions, datagrams or steps by which ours may be behind two Go nodes: none.
 FEWER = 0.0
 

@@ -21,10 +21,10 @@ from nodepass.wire.native.linkpool import (
     AGED_SHARE,
     DATAGRAM_LINK_REST,
     LINK_MAX_AGE,
-    PARTING_TIMEOUT,
     SPARE_LINKS,
     LinkPool,
 )
+from nodepass.wire.parting import PARTING_TIMEOUT
 from tests.loopback import MemoryTransport, connect
 from tests.streams import NotingSink
 

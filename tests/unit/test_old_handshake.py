@@ -25,7 +25,7 @@ from nodepass.wire.old.handshake import (
     hello_line,
 )
 from nodepass.wire.old.lines import MAX_LINE, LineError
-from nodepass.wire.old.linkid import LinkIdReader, encode_id
+from nodepass.wire.old.linkid import LinkIdReader, encode_id, takes_raw
 from nodepass.wire.old.urllines import LineUnwritable
 
 KEY = b"s3cret"
@@ -342,3 +342,13 @@ def test_both_forms_of_numbers_in_1_6(dialect: Dialect) -> None:
     assert LinkIdReader(dialect).feed(b"\xa1\xb2\xc3\xd4") == "a1b2c3d4"
     assert LinkIdReader(dialect).feed(b"a1b2") == "61316232"
     assert LinkIdReader(Dialect.V1_14).feed(b"a1b2c3d4") == "61316232"
+
+
+def test_a_number_that_was_read_as_raw_bytes_is_known() -> None:
+    """It is the start of one that was written as digits, and of no other link's."""
+    misread = LinkIdReader(Dialect.V1_14).feed(encode_id("a1b2c3d4", Dialect.V1_6))
+    assert misread == "61316232"
+    assert takes_raw(misread, {"00000001", "a1b2c3d4"})
+    assert not takes_raw(misread, {"00000001", "b1a2c3d4"})
+    assert not takes_raw(misread, {misread, "a1b2c3d4"})
+    assert not takes_raw("ffffffff", {"a1b2c3d4"})

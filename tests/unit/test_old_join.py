@@ -449,12 +449,12 @@ def test_a_client_makes_its_links_anew_after_a_flush(net: MemoryNet) -> None:
     """As many as before."""
     server = OldServerEnd(net, "1.14")
     client = OldClientEnd(net, "1.14").start()
-    before = set(client.peer.links._idle)
+    before = set(client.peer.links._links)
     server.peer._send(Flush())
     server.peer.links.flush()
     net.later(1.0, 0.02)
     assert client.peer.idle == server.peer.idle == 2
-    assert not before & set(client.peer.links._idle)
+    assert not before & set(client.peer.links._links)
 
 
 def test_bytes_before_the_launch_are_kept(net: MemoryNet) -> None:

@@ -16,16 +16,11 @@ from nodepass.relay.hangup import HangupWatch
 from nodepass.relay.stream import Cause
 from nodepass.wire.old.awaited import MOST_AWAITED
 from nodepass.wire.old.dialect import ID_WAIT, Dialect
+from nodepass.wire.old.filed import CERTAIN, FILING_TIME, NEXT_LINK, YOUNGER
 from nodepass.wire.old.link import FINISHED_PATIENCE, OldLink
-from nodepass.wire.old.pool import (
-    CERTAIN,
-    FILING_TIME,
-    NEXT_LINK,
-    REPLACE_AFTER,
-    YOUNGER,
-    OldPool,
-)
+from nodepass.wire.old.pool import OldPool
 from nodepass.wire.old.signals import Launch
+from nodepass.wire.old.supply import REPLACE_AFTER
 from tests.loopback import MemoryTransport, connect, flush
 
 LAUNCH = Launch(False, Endpoint("192.0.2.1", 80), "a1b2c3d4")
@@ -54,6 +49,18 @@ class Owner:
         pass
 
 
+class Lines(Log):
+    """Notes warnings and errors."""
+
+    def __init__(self) -> None:
+        super().__init__(Level.WARN)
+        self.found: list[str] = []
+
+    def _emit(self, level: Level, format: str, fields: dict[str, object]) -> None:
+        if level >= self.level:
+            self.found.append(format.format(**fields))
+
+
 class Pool:
     """The pool of an end, one that dials unless told otherwise, whose links get their connections
     when `settle` is called.
@@ -65,6 +72,7 @@ class Pool:
         self, dialect: Dialect, *, takes: bool = False, policy: DemandPolicy | None = None
     ) -> None:
         self.clock = Clock()
+        self.log = Lines()
         self.owner = Owner()
         self._moving: list[Callable[[], None]] = []
         self.pairs: list[tuple[MemoryTransport, MemoryTransport]] = []
@@ -76,7 +84,7 @@ class Pool:
             policy=policy,
             clock=self.clock,
             watch=HangupWatch(self.clock),
-            log=Log(Level.NONE),
+            log=self.log,
             take_over=self._take_over,
         )
 
@@ -160,6 +168,26 @@ def test_few_links_that_are_not_there_are_awaited(pool: Pool) -> None:
     assert len(pool.clock.getDelayedCalls()) == MOST_AWAITED
     pool.clock.advance(ID_WAIT)
     assert not pool.clock.getDelayedCalls()
+
+
+@pytest.mark.parametrize("dialect", [Dialect.V1_6, Dialect.V1_6_RAW])
+def test_a_peer_that_misreads_numbers_is_told_of(dialect: Dialect) -> None:
+    """A client of the other kind of 1.6 names the start of a link's number: it is said once, with
+    the cure. Other numbers that are not there say nothing of the kind."""
+    pool = Pool(dialect)
+    pool.add("a1b2c3d4")
+    pool.settle()
+    for number in ("61316233", "a1b2c3d5"):  # "a1b3" is no link's start
+        pool.links.launched(Launch(False, None, number))
+    assert pool.log.found == []
+    for _ in range(2):
+        pool.links.launched(Launch(False, None, b"a1b2".hex()))
+    if dialect is Dialect.V1_6_RAW:
+        assert pool.log.found == []
+    else:
+        (line,) = pool.log.found
+        assert "peer takes numbers of data links as raw bytes" in line
+        assert "write wire=1.6-raw at this server" in line
 
 
 def test_links_that_a_dry_peer_has_lost(pool: Pool) -> None:

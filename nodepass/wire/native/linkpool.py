@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 
 from nodepass.errors import PeerError
 from nodepass.logs import Log
@@ -16,12 +16,11 @@ from nodepass.relay.hangup import HangupWatch
 from nodepass.relay.portable import Soon, TakeOver
 from nodepass.relay.stream import Cause, Channel, Stream
 from nodepass.wire import Opening
+from nodepass.wire.parting import Parting
 
 from .datagrams import DatagramLink, FlowCarrier, FlowChannel
 from .datalink import DataLink
 
-#: Seconds that both ends have to take leave: time for a round trip over a slow line.
-PARTING_TIMEOUT = 2.0
 #: Seconds after which an idle link is replaced: firewalls forget even what keep-alive keeps warm.
 LINK_MAX_AGE = 3600.0
 #: Of the idle links, the part that is replaced at once when they are too old, or slowed by loss, as
@@ -105,8 +104,7 @@ class LinkPool:
         self._carrier = FlowCarrier(self._lane_needs_link)
         self._flow_links: dict[DatagramLink, DataLink] = {}
         self._closed = False
-        self._parted: Deferred[None] | None = None
-        self._parting: IDelayedCall | None = None
+        self._parting = Parting(self._links, clock)
 
     def bound(self, minimum: int, maximum: int) -> None:
         """Go on with other bounds of the idle links; what is too many is closed by and by."""
@@ -233,11 +231,7 @@ class LinkPool:
                 link.close()
             elif not linger:
                 link.abort(reason, cause)
-        if not self._links:
-            return succeed(None)
-        self._parted = Deferred()
-        self._parting = self._clock.callLater(PARTING_TIMEOUT, self.cut, cause, reason)
-        return self._parted
+        return self._parting.begin(lambda: self.cut(cause, reason))
 
     def cut(self, cause: Cause, reason: str) -> None:
         """Close what is left now, whatever it carries."""
@@ -277,11 +271,7 @@ class LinkPool:
             peer=self._owner.name,
             reason=reason,
         )
-        if self._parted is not None and not self._links:
-            parted, self._parted = self._parted, None
-            if self._parting is not None and self._parting.active():
-                self._parting.cancel()
-            parted.callback(None)
+        self._parting.look()
         self.balance()
 
     def flows_opened(self, link: DataLink, flows: DatagramLink) -> None:

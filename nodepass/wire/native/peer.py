@@ -10,11 +10,12 @@ from twisted.internet.interfaces import IDelayedCall
 from nodepass.logs import printable
 from nodepass.relay.stream import Cause, Channel, Stream
 from nodepass.wire import Flow, Opening
+from nodepass.wire.parting import PARTING_TIMEOUT
 
 from .control import ControlLink
 from .datagrams import FlowChannel
 from .handshake import Secrets
-from .linkpool import PARTING_TIMEOUT, LinkPool
+from .linkpool import LinkPool
 from .messages import (
     Abort,
     About,

@@ -1,12 +1,15 @@
-"""Launches that came before their links: a signal may overtake the link's number."""
+"""Launches whose links are not there: they are on the way, or unknown, or their numbers misread."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from .dialect import ID_WAIT
+from nodepass.logs import Log
+
+from .dialect import ID_WAIT, Dialect
+from .linkid import takes_raw
 from .signals import Launch
 
 __all__ = ["MOST_AWAITED", "AwaitedLaunches"]
@@ -17,23 +20,44 @@ MOST_AWAITED = 1024
 
 
 class AwaitedLaunches:
-    """Launches by the numbers of their links, each for `ID_WAIT`.
+    """Launches by the numbers of their links, each for `ID_WAIT`: a signal may overtake its link.
 
-    :param missed: told of the number of a link that has not come in that time.
+    :param numbers: of the links that are there.
+    :param peer: its name, for log lines.
+    :param missed: called for each launch whose link has not come.
     """
 
-    def __init__(self, clock: IReactorTime, missed: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        dialect: Dialect,
+        numbers: Collection[str],
+        clock: IReactorTime,
+        log: Log,
+        peer: str,
+        missed: Callable[[], None],
+    ) -> None:
+        self._dialect = dialect
+        self._numbers = numbers
         self._clock = clock
+        self._log = log
+        self._peer = peer
         self._missed = missed
         self._launches: dict[str, tuple[Launch, IDelayedCall]] = {}
 
-    def add(self, launch: Launch) -> bool:
-        """Await its link; False where that is awaited already, or too many are."""
+    def add(self, launch: Launch) -> None:
+        """Await its link, unless that is awaited already, or too many are."""
+        if not self._dialect.traits.raw_id and takes_raw(launch.id, self._numbers):
+            self._log.limited(
+                ("raw numbers", self._peer),
+                "{peer} takes numbers of data links as raw bytes, so its visitors wait in vain; "
+                "write wire=1.6-raw at this server",
+                peer=self._peer,
+            )
         if launch.id in self._launches or len(self._launches) >= MOST_AWAITED:
-            return False
+            self.miss(launch.id)
+            return
         timer = self._clock.callLater(ID_WAIT, self._late, launch.id)
         self._launches[launch.id] = (launch, timer)
-        return True
 
     def take(self, number: str) -> Launch | None:
         """The launch of a link that has come; None where there is none yet."""
@@ -43,6 +67,13 @@ class AwaitedLaunches:
         timer.cancel()
         return launch
 
+    def miss(self, number: str) -> None:
+        """A launch has no link, and is not awaited any more."""
+        self._log.debug(
+            "{peer} names data link {number}, which is not there", peer=self._peer, number=number
+        )
+        self._missed()
+
     def clear(self) -> None:
         """Await none any more."""
         for _, timer in self._launches.values():
@@ -51,4 +82,4 @@ class AwaitedLaunches:
 
     def _late(self, number: str) -> None:
         del self._launches[number]
-        self._missed(number)
+        self.miss(number)

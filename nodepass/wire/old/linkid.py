@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
 from .dialect import Dialect
 
-__all__ = ["LinkIdReader", "encode_id"]
+__all__ = ["LinkIdReader", "encode_id", "takes_raw"]
 
 _RAW_SIZE = 4
 _HEX_SIZE = 8
 _HEX = re.compile(rb"[0-9a-f]{8}")
+_HEX_START = re.compile(rb"[0-9a-f]{4}")
 
 
 def encode_id(number: str, dialect: Dialect) -> bytes:
@@ -47,3 +49,15 @@ class LinkIdReader:
             return None
         self.rest = held[_RAW_SIZE:]
         return held[:_RAW_SIZE].hex()
+
+
+def takes_raw(launched: str, numbers: Collection[str]) -> bool:
+    """Whether a client that was written 8 digits has read 4 bytes, and names those.
+
+    :param launched: the number that it names.
+    :param numbers: those of the links that are there.
+    """
+    start = bytes.fromhex(launched)
+    if launched in numbers or not _HEX_START.fullmatch(start):
+        return False
+    return any(number.startswith(start.decode()) for number in numbers)

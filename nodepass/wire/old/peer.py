@@ -17,13 +17,14 @@ from nodepass.relay.hangup import HangupWatch
 from nodepass.relay.portable import TakeOver, take_over
 from nodepass.relay.stream import Cause, Channel, Stream
 from nodepass.wire import UNKNOWN, Flow, Host, Opening
+from nodepass.wire.parting import PARTING_TIMEOUT
 from nodepass.wire.surroundings import Surroundings
 
 from .channel import LinkChannel
 from .control import OldControl
 from .dialect import INTERVAL, Dialect
 from .link import OldLink
-from .pool import PARTING_TIMEOUT, OldPool
+from .pool import OldPool
 from .signals import Flush, Launch, Ping, Pong, Signal, Verify
 from .verify import Verification
 
