@@ -137,6 +137,8 @@ _NEEDED = (
     "nodepass.roles.client",
     "nodepass.roles.forward",
     "nodepass.roles.server",
+    "nodepass.wire.native.acceptor",
+    "nodepass.wire.native.connector",
 )
 
 _prepared: Forker | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocol, IProtocolFactory
@@ -14,12 +15,13 @@ from nodepass.relay.stream import Cause
 from nodepass.tls import ClientTLS
 
 from . import Flow, Host, Peer
-from .native.connector import ClientTerms, NativeConnector, node_id
-from .native.handshake import key_bytes
-from .native.settings import PeerSettings, peer_settings
 from .native.tags import associations, partners
 from .search import Search, Way
 from .surroundings import Surroundings
+
+if TYPE_CHECKING:
+    from .native.connector import NativeConnector
+    from .native.settings import PeerSettings
 
 __all__ = ["ClientWires"]
 
@@ -56,10 +58,8 @@ class ClientWires:
         self.tls = ClientTLS(config.tls, config.tunnel.host, config.ca)
         # The first one leads: it learns how many workers the server has, and says what is wrong
         # with it.
-        self._leader = NativeConnector(self._terms(worker), around.health)
-        self._ways: list[Way] = [
-            self._leader if name == NATIVE else self._old_way(name) for name in config.dialects
-        ]
+        self._leader: NativeConnector | None = None
+        self._ways = [self._way(name) for name in config.dialects]
         self._search = Search(self._ways, around.reactor, around.health)
         self._others: dict[int, NativeConnector] = {}  # by the worker of the server
 
@@ -89,7 +89,7 @@ class ClientWires:
     def joined(self, peer: Peer) -> None:
         """A peer is there: join the server's other workers that are this process's to join, and
         leave those that it has no more."""
-        if peer is not self._leader.peer:
+        if self._leader is None or peer is not self._leader.peer:
             return
         others = partners(self._worker, self._workers, self._leader.workers)[1:]
         for number in set(self._others) - set(others):
@@ -99,7 +99,7 @@ class ClientWires:
                 connector.peer.close(Cause.STOPPED, "the server has fewer workers")
         for number in others:
             if number not in self._others:
-                connector = NativeConnector(self._terms(number), self._around.health)
+                connector = self._connector(number)
                 self._others[number] = connector
                 connector.start()
 
@@ -111,9 +111,11 @@ class ClientWires:
                 return
         self._search.lost()
 
-    # Old dialects
-
-    def _old_way(self, name: str) -> Way:
+    def _way(self, name: str) -> Way:
+        """How the server may be reached by this dialect."""
+        if name == NATIVE:
+            self._leader = self._connector(self._worker)
+            return self._leader
         # Not at the top: few nodes speak an old dialect.
         from .old.connector import OldConnector
 
@@ -128,9 +130,14 @@ class ClientWires:
 
     # Native
 
-    def _terms(self, server_worker: int) -> ClientTerms:
+    def _connector(self, server_worker: int) -> NativeConnector:
+        """What joins one of the server's workers."""
+        # Not at the top: a client of old dialects alone starts sooner without.
+        from .native.connector import ClientTerms, NativeConnector, node_id
+        from .native.handshake import key_bytes
+
         config, tuning = self._config, self._around.tuning
-        return ClientTerms(
+        terms = ClientTerms(
             key=key_bytes(config.key),
             node=node_id(str(config.tunnel), ",".join(map(str, config.targets))),
             level=config.tls,
@@ -148,6 +155,7 @@ class ClientWires:
             leads=server_worker == self._worker,
             elsewhere=self._elsewhere,
         )
+        return NativeConnector(terms, self._around.health)
 
     def _dial(
         self, hosts: Sequence[str], port: int, factory: IProtocolFactory
@@ -158,6 +166,8 @@ class ClientWires:
         )
 
     def _settings(self, flow: Flow, level: TLSLevel, servers: int) -> PeerSettings:
+        from .native.settings import peer_settings
+
         return peer_settings(
             self._around,
             self._host,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
+from typing import TYPE_CHECKING
 
 from twisted.internet.interfaces import IDelayedCall
 
@@ -15,10 +16,10 @@ from . import Flow, Host, Peer
 from .listener import Acceptor, TunnelFactory
 from .lobby import Lobby
 from .native import ALPN_CONTROL, ALPN_DATA
-from .native.acceptor import NativeAcceptor, ServerTerms
-from .native.handshake import key_bytes
-from .native.settings import peer_settings
 from .surroundings import Surroundings
+
+if TYPE_CHECKING:
+    from .native.acceptor import NativeAcceptor
 
 __all__ = ["ServerWires"]
 
@@ -72,6 +73,11 @@ class ServerWires:
             self._acceptors.append(self._make_old(flow, old))
 
     def _make_native(self, flow: Flow, dials: str) -> NativeAcceptor:
+        # Not at the top: a server of old dialects alone starts sooner without.
+        from .native.acceptor import NativeAcceptor, ServerTerms
+        from .native.handshake import key_bytes
+        from .native.settings import peer_settings
+
         config, around = self._config, self._around
         settings = peer_settings(
             around,

@@ -86,18 +86,30 @@ def modules(process: subprocess.Popen[str]) -> set[str]:
     return set(errors.split())
 
 
+def both(tls: int, wire: str) -> dict[str, set[str]]:
+    """The modules of a server and of a client that have joined."""
+    more = f"wire={wire}"
+    with command(f"server://{KEY}@127.0.0.1:0/127.0.0.1:0?mode=1&tls={tls}&{more}") as server:
+        port = said(server, r"listening for clients on 127.0.0.1:(\d+)")
+        with command(f"client://{KEY}@127.0.0.1:{port}/127.0.0.1:9?mode=2&{more}") as client:
+            said(client, "(tunnel established)")
+            return {"client": modules(client), "server": modules(server)}
+
+
 @pytest.mark.parametrize("tls", [0, 1])
 def test_no_needless_module(tls: int) -> None:
     """A server and a client that have joined have imported nothing that they don't need."""
-    with command(f"server://{KEY}@127.0.0.1:0/127.0.0.1:0?mode=1&tls={tls}") as server:
-        port = said(server, r"listening for clients on 127.0.0.1:(\d+)")
-        with command(f"client://{KEY}@127.0.0.1:{port}/127.0.0.1:9?mode=2") as client:
-            said(client, "(tunnel established)")
-            there = {"client": modules(client), "server": modules(server)}
-    for role, found in there.items():
+    for role, found in both(tls, "native").items():
         assert "twisted.internet.tcp" in found, role
         assert sorted(found & _SPARED) == [], role
         assert [name for name in found if _OTHERS.match(name)] == [], role
+
+
+def test_one_wire_at_a_time() -> None:
+    """Nodes of an old dialect have nothing of the native wire's handshake and sessions."""
+    for role, found in both(0, "1.14").items():
+        assert "nodepass.wire.old.peer" in found, role
+        assert sorted(found & {"spake2", "nodepass.wire.native.peer"}) == [], role
 
 
 def run(code: str) -> None:
