@@ -71,8 +71,8 @@ class _Connecting(ClientFactory):
     # ClientFactory
 
     def startedConnecting(self, connector: Any) -> None:
-        # The socket is there, and not yet connected.
-        sock = getattr(connector.transport, "socket", None)
+        # The socket is there, and not yet connected; a reactor that is none of the system's has none.
+        sock = getattr(getattr(connector, "transport", None), "socket", None)
         if sock is not None and stays_here(connector.host):
             send_freely(sock)
 
