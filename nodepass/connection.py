@@ -71,7 +71,7 @@ class _Connecting(ClientFactory):
     # ClientFactory
 
     def startedConnecting(self, connector: Any) -> None:
-        # The socket is there, and not yet connected; a reactor that is none of the system's has none.
+        # The socket is there, not yet connected; in a reactor that is a test's own there is none.
         sock = getattr(getattr(connector, "transport", None), "socket", None)
         if sock is not None and stays_here(connector.host):
             send_freely(sock)
