@@ -54,7 +54,7 @@ def test_coming_back_late_is_worse() -> None:
     """A restart is a matter of time as well, by more than chance makes."""
     back = outcome(1, of=1)
     assert held("restart-server", outcome(1, of=1, seconds=9.0), back) is Verdict.WORSE
-    assert held("restart-server", outcome(1, of=1, seconds=4.0), back) is Verdict.AS_WELL
+    assert held("restart-server", outcome(1, of=1, seconds=2.0), back) is Verdict.AS_WELL
     assert held("restart-server", back, outcome(1, of=1, seconds=9.0)) is Verdict.BETTER
     never = outcome(0, of=1)
     assert held("restart-server", outcome(1, of=1, seconds=9.0), never) is Verdict.BETTER
