@@ -151,6 +151,10 @@ def machine() -> dict[str, object]:
     with suppress(OSError):
         found = re.search(r"^model name\s*:\s*(.+)$", (_PROC / "cpuinfo").read_text(), re.M)
         model = found[1] if found else ""
+    congestion = ""
+    with suppress(OSError):
+        # BBR paces even what stays on this host, which costs most of what bulk does.
+        congestion = (_PROC / "sys/net/ipv4/tcp_congestion_control").read_text().strip()
     return {
         "nodepass": nodepass.__version__,
         # With who built it: the same release may take twice the time, see the manual.
@@ -158,6 +162,7 @@ def machine() -> dict[str, object]:
         "system": platform.platform(),
         "processor": model,
         "cores": os.cpu_count(),
+        "TCP congestion control": congestion,
     }
 
 
