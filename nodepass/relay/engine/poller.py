@@ -53,6 +53,8 @@ class Poller:
     has any.
 
     :ivar pipes: for what they carry.
+    :ivar has_more: there is something to call; `hear` does. A reactor with the relay's sockets in
+        its own epoll asks that by itself.
     """
 
     _log = Logger()
@@ -83,6 +85,7 @@ class Poller:
         self._soon: list[Callable[[], None]] = []
         self._last: list[Callable[[], None]] = []
         self._turns: deque[Callable[[], None]] = deque()
+        self.has_more = False
         self._polling = False
         self._call: IDelayedCall | None = None
 
@@ -127,6 +130,7 @@ class Poller:
     def soon(self, call: Callable[[], None]) -> None:
         """Call something when what happens now has happened."""
         self._soon.append(call)
+        self.has_more = True
         if self._nested:
             self._see_to_it()
 
@@ -134,12 +138,14 @@ class Poller:
         """Call something that takes long, when others have been heard: one of these in a round, so
         that what is short needs not wait for all of them."""
         self._turns.append(call)
+        self.has_more = True
         if self._nested:
             self._see_to_it()
 
     def last(self, call: Callable[[], None]) -> None:
         """Call something when what was to be called soon has been called."""
         self._last.append(call)
+        self.has_more = True
         if self._nested:
             self._see_to_it()
 
@@ -163,8 +169,9 @@ class Poller:
         :returns: what is about none of them.
         """
         watched, changed = self._watched, self._changed
-        others = []
-        changed.clear()
+        others: list[tuple[int, int]] = []
+        if changed:
+            changed.clear()
         self._polling = True
         try:
             for fd, events in ready:
@@ -183,8 +190,9 @@ class Poller:
                     self._failed()
         finally:
             self._polling = False
-        self._run()
-        if changed:
+        if self.has_more:
+            self._run()
+        if others and changed:
             others = [one for one in others if one[0] not in changed]
         return others
 
@@ -194,12 +202,6 @@ class Poller:
     def logPrefix(self) -> str:
         """For the reactor's messages."""
         return "relay"
-
-    @property
-    def has_more(self) -> bool:
-        """Whether there is something to call; `hear` does. A reactor with the relay's sockets in
-        its own epoll asks that by itself."""
-        return bool(self._soon or self._turns or self._last)
 
     def _see_to_it(self) -> None:
         if not self._polling and self._call is None:
@@ -213,12 +215,15 @@ class Poller:
         """Make the calls that are due. What they ask for in turn is for the next round, so that
         the reactor has its turn in between."""
         self._polling = True
+        self.has_more = False
         try:
             if self._soon:
                 calls, self._soon = self._soon, []
                 self._make(calls)
             if self._turns:
                 self._make([self._turns.popleft()])
+                if self._turns:
+                    self.has_more = True
             if self._last:
                 calls, self._last = self._last, []
                 self._make(calls)
