@@ -13,6 +13,7 @@ from nodepass.address import Endpoint
 from nodepass.relay.stream import Cause
 from nodepass.wire import Opening
 from nodepass.wire.native.frames import (
+    HEADER_SIZE,
     MAX_DATA,
     MAX_DATAGRAM,
     MAX_SMALL,
@@ -109,6 +110,17 @@ def test_garbage_raises_only_frame_errors(chunks: list[bytes]) -> None:
             assert len(reader._held) < 4 + 4 + MAX_DATAGRAM
     except FrameError:
         pass
+
+
+@pytest.mark.parametrize("at", [6, 13])
+def test_an_opening_as_long_as_the_usual_one_but_of_another_kind(at: int) -> None:
+    """The shorter way that most openings take finds what is wrong as well."""
+    opening = Opening(visitor=Endpoint("192.0.2.1", 1), local=Endpoint("192.0.2.2", 2))
+    raw = bytearray(encode(Open(1, opening)))
+    assert raw[HEADER_SIZE + at] == 4
+    raw[HEADER_SIZE + at] = 6
+    with pytest.raises(FrameError, match="OPEN"):
+        FrameReader().feed(bytes(raw))
 
 
 @given(st.sampled_from(FrameType), st.binary(max_size=MAX_SMALL))

@@ -12,23 +12,21 @@ the body in the lower 24. Bodies, with u32 and u16 in network order:
     FLOW_CLOSE  u32 flow, u8 cause (255: none)
     DONE        u32 session
 
-An address is u8 4 or 6, the 4 or 16 bytes of it, u16 port.
+An address is as `openings` has it.
 """
 
 from __future__ import annotations
 
 import struct
 from enum import IntEnum
-from functools import lru_cache
-from ipaddress import ip_address
-from socket import AF_INET, AF_INET6, inet_pton
 
 from attrs import define
 
-from nodepass.address import Endpoint
 from nodepass.errors import PeerError
 from nodepass.relay.stream import Cause, Chunk
 from nodepass.wire import Opening
+
+from .openings import IPV4_SIZE, pack_opening, unpack_opening
 
 
 class FrameType(IntEnum):
@@ -56,9 +54,6 @@ MAX_SMALL = 64
 #: A FIN counts bytes modulo 2^32: who compares two counts knows that they are of one session.
 COUNT_MASK = 0xFFFFFFFF
 
-#: Hosts whose other form is remembered: those of the visitors who come again and again.
-HOSTS_KEPT = 1024
-
 # As plain numbers: to ask an enumeration for its members takes longer than to compare them.
 _OPEN, _DATA, _FIN, _RESET, _FLOW_OPEN, _DATAGRAM, _FLOW_CLOSE, _DONE = map(int, FrameType)
 
@@ -78,13 +73,8 @@ _WORD = struct.Struct(">I")
 pack_word, _unpack_word = _WORD.pack, _WORD.unpack_from
 _TWO_WORDS = struct.Struct(">II")
 _THREE_WORDS = struct.Struct(">III")
-_PORT = struct.Struct(">H")
-_NUMBER_AND_TARGET = struct.Struct(">IH")
 _NUMBER_AND_CAUSE = struct.Struct(">IB")
-# An opening with two addresses of IPv4: number, target, visitor (family and host, port), local.
-_OPENING_V4 = struct.Struct(">IH5sH7s")
-
-_OPEN_WORD, _OPEN_SIZE = _OPEN << 24 | _OPENING_V4.size, HEADER_SIZE + _OPENING_V4.size
+_OPEN_WORD, _OPEN_SIZE = _OPEN << 24 | IPV4_SIZE, HEADER_SIZE + IPV4_SIZE
 DATA_WORD = _DATA << 24
 _DATAGRAM_WORD = _DATAGRAM << 24
 
@@ -180,7 +170,7 @@ def done(session: int) -> bytes:
 
 def open_session(session: int, opening: Opening) -> bytes:
     """A whole OPEN."""
-    body = _pack_opening(session, opening)
+    body = pack_opening(session, opening)
     return pack_word(_OPEN << 24 | len(body)) + body
 
 
@@ -222,64 +212,9 @@ def _body(frame: Data | Reset | FlowOpen | FlowClose) -> tuple[int, bytes]:
     if isinstance(frame, Reset):
         return _RESET, _NUMBER_AND_CAUSE.pack(frame.session, frame.cause)
     if isinstance(frame, FlowOpen):
-        return _FLOW_OPEN, _pack_opening(frame.flow, frame.opening)
+        return _FLOW_OPEN, pack_opening(frame.flow, frame.opening)
     cause = _NO_CAUSE if frame.cause is None else frame.cause
     return _FLOW_CLOSE, _NUMBER_AND_CAUSE.pack(frame.flow, cause)
-
-
-def _pack_opening(number: int, opening: Opening) -> bytes:
-    (host, port), local, target = opening
-    visitor, here = _pack_host(host), _pack_local(local)
-    if len(visitor) + len(here) == 12:
-        return _OPENING_V4.pack(number, target, visitor, port, here)
-    return _NUMBER_AND_TARGET.pack(number, target) + visitor + _PORT.pack(port) + here
-
-
-@lru_cache(HOSTS_KEPT)
-def _pack_host(host: str) -> bytes:
-    if ":" in host:
-        # A link-local scope means nothing on another host.
-        return b"\6" + inet_pton(AF_INET6, host.partition("%")[0])
-    return b"\4" + inet_pton(AF_INET, host)
-
-
-@lru_cache(HOSTS_KEPT)
-def _pack_local(local: Endpoint) -> bytes:
-    return _pack_host(local.host) + _PORT.pack(local.port)
-
-
-def _unpack_opening(body: Chunk) -> tuple[int, Opening]:
-    if len(body) == _OPENING_V4.size:
-        number, target, host, port, local = _OPENING_V4.unpack(body)
-        if host[0] == 4:
-            visitor = Endpoint(_unpack_host(host), port)
-            return number, Opening(visitor, _unpack_local(local), target)
-    body = bytes(body)
-    number, target = _NUMBER_AND_TARGET.unpack_from(body)
-    visitor, at = _unpack_address(body, _NUMBER_AND_TARGET.size)
-    return number, Opening(visitor, _unpack_local(body[at:]), target)
-
-
-@lru_cache(HOSTS_KEPT)
-def _unpack_local(packed: bytes) -> Endpoint:
-    local, end = _unpack_address(packed, 0)
-    if end != len(packed):
-        raise FrameError("an opening of a wrong length")
-    return local
-
-
-def _unpack_address(body: bytes, at: int) -> tuple[Endpoint, int]:
-    size = {4: 4, 6: 16}.get(body[at])
-    if size is None:
-        raise FrameError(f"unknown address family {body[at]}")
-    end = at + 1 + size
-    (port,) = _PORT.unpack_from(body, end)
-    return Endpoint(_unpack_host(body[at:end]), port), end + 2
-
-
-@lru_cache(HOSTS_KEPT)
-def _unpack_host(packed: bytes) -> str:
-    return str(ip_address(packed[1:]))
 
 
 def _cause(number: int) -> Cause:
@@ -289,10 +224,10 @@ def _cause(number: int) -> Cause:
         return Cause.RESET  # a newer peer's cause: what matters is that the session is over
 
 
-def _decode(kind: int, body: bytes) -> Frame:
+def _decode(kind: int, body: Chunk) -> Frame:
     try:
         if kind == _OPEN:
-            return Open(*_unpack_opening(body))
+            return Open(*unpack_opening(body))
         if kind == _RESET:
             number, cause = _NUMBER_AND_CAUSE.unpack(body)
             return Reset(number, _cause(cause))
@@ -302,7 +237,7 @@ def _decode(kind: int, body: bytes) -> Frame:
         if kind == _FIN:
             return Fin(*_TWO_WORDS.unpack(body))
         if kind == _FLOW_OPEN:
-            return FlowOpen(*_unpack_opening(body))
+            return FlowOpen(*unpack_opening(body))
     except (struct.error, IndexError, ValueError) as error:
         raise FrameError(f"a {FrameType(kind).name} frame of a wrong form") from error
     raise FrameError(f"a {FrameType(kind).name} frame of a wrong form")
@@ -395,7 +330,7 @@ class FrameReader:
                 at += 8
                 continue
             if word == _OPEN_WORD and end - at >= _OPEN_SIZE:
-                frames.append(Open(*_unpack_opening(data[at + HEADER_SIZE : at + _OPEN_SIZE])))
+                frames.append(_decode(_OPEN, data[at + HEADER_SIZE : at + _OPEN_SIZE]))
                 at += _OPEN_SIZE
                 continue
             kind, length = word >> 24, word & 0xFFFFFF
