@@ -13,7 +13,7 @@ from twisted.internet.interfaces import IAddress, IConnector, IProtocol, IProtoc
 from twisted.internet.protocol import ClientFactory, Protocol
 from twisted.python.failure import Failure
 
-from nodepass.relay.pacing import send_freely, stays_here
+from nodepass.relay.pacing import send_freely_on, stays_here
 
 __all__ = ["connect"]
 
@@ -71,10 +71,9 @@ class _Connecting(ClientFactory):
     # ClientFactory
 
     def startedConnecting(self, connector: Any) -> None:
-        # The socket is there, not yet connected; in a reactor that is a test's own there is none.
-        sock = getattr(getattr(connector, "transport", None), "socket", None)
-        if sock is not None and stays_here(connector.host):
-            send_freely(sock)
+        # The socket is there, not yet connected.
+        if stays_here(connector.host):
+            send_freely_on(getattr(connector, "transport", None))
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol:
         return _Usher(self, addr)

@@ -57,6 +57,9 @@ class Owner:
     def link_free(self, link: DataLink) -> None:
         self.free += 1
 
+    def link_ending(self, link: DataLink) -> None:
+        pass
+
     def link_backed_up(self, link: DataLink, session: int, cause: Cause) -> bool:
         """Pass it on as the control link would."""
         self.other.abort_session(session, cause)

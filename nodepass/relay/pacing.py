@@ -12,8 +12,9 @@ import socket
 from contextlib import suppress
 from functools import lru_cache
 from ipaddress import ip_address
+from typing import Any
 
-__all__ = ["send_freely", "stays_here"]
+__all__ = ["UNPACED", "send_freely", "send_freely_on", "stays_here"]
 
 #: What local connections have in the place of BBR: each Linux kernel has it, and lets every user
 #: choose it.
@@ -40,19 +41,26 @@ def send_freely(sock: socket.SocketType) -> None:
     It has to come before the first of them: what has begun to be paced stays so. Those that are
     accepted have it from the socket that listens.
     """
-    if _paces():
-        with suppress(OSError):
+    with suppress(OSError):
+        if _paces():
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, UNPACED)
+
+
+def send_freely_on(transport: Any) -> None:
+    """The same for one of Twisted's ports or transports, if it has a socket: in memory it has not."""
+    sock = getattr(transport, "socket", None)
+    if sock is not None:
+        send_freely(sock)
 
 
 @lru_cache(1)
 def _paces() -> bool:
-    """Whether the system would."""
+    """Whether the system would.
+
+    :raises OSError: it can't say now.
+    """
     if not hasattr(socket, "TCP_CONGESTION"):
         return False
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
-        try:
-            name = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, _LONGEST_NAME)
-        except OSError:
-            return False
+        name = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, _LONGEST_NAME)
     return name.startswith(b"bbr")

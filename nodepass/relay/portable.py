@@ -24,7 +24,7 @@ from nodepass.resolver import CachingResolver
 from .binding import BACKLOG, every_interface, literal
 from .dialed import Connected, Header, dialed
 from .hangup import HangupWatch
-from .pacing import send_freely, stays_here
+from .pacing import send_freely_on, stays_here
 from .stream import Channel, Stream
 from .targetchannel import Held, TargetChannel
 from .tcp import TcpStream
@@ -198,7 +198,7 @@ def listen_tcp(reactor: Any, address: Address, factory: Factory) -> IListeningPo
     host = literal(address).host or every_interface()
     port = reactor.listenTCP(address.port, factory, backlog=BACKLOG, interface=host)
     if stays_here(host):
-        send_freely(port.socket)  # those accepted on it have it from there
+        send_freely_on(port)  # those accepted on it have it from there
     return cast(IListeningPort, port)
 
 

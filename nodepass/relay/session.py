@@ -63,6 +63,7 @@ class _Half:
     other: _Half
 
     def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
         have_own(cls, "__init__", "ended", "closed")
 
     def __init__(self, session: Session, stream: Stream, limiter: RateLimiter | None) -> None:

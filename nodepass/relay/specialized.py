@@ -22,6 +22,8 @@ def have_own(cls: type, *names: str) -> None:
 def _copy(function: FunctionType) -> FunctionType:
     # What the interpreter remembers is in the code.
     code = function.__code__.replace()
-    return FunctionType(
+    own = FunctionType(
         code, function.__globals__, function.__name__, function.__defaults__, function.__closure__
     )
+    own.__kwdefaults__ = function.__kwdefaults__
+    return own

@@ -15,7 +15,12 @@ from nodepass.address import Endpoint
 from nodepass.relay.hangup import HangupWatch
 from nodepass.relay.stream import Cause, Stream
 from nodepass.wire import Opening
-from nodepass.wire.native.datalink import RESET_ANSWER_TIMEOUT, RESET_PATIENCE, DataLink
+from nodepass.wire.native.datalink import (
+    RESET_ANSWER_TIMEOUT,
+    RESET_PATIENCE,
+    SEPARATE_FROM,
+    DataLink,
+)
 from nodepass.wire.native.frames import MAX_DATA, Reset, data_header, encode, fin
 from tests.loopback import connect, flush
 from tests.streams import NotingSink
@@ -38,7 +43,7 @@ class Owner:
     def __init__(self) -> None:
         self.openings: list[Opening] = []
         self.sessions: list[tuple[Stream, NotingSink]] = []
-        self.free = 0
+        self.free = self.ending = 0
         self.lost: list[str] = []
         self.around: list[tuple[int, Cause]] | None = []  # None: there is no control link
         self.sink: type[NotingSink] = NotingSink
@@ -57,6 +62,9 @@ class Owner:
         assert not self.lost
         assert link.idle
         self.free += 1
+
+    def link_ending(self, link: DataLink) -> None:
+        self.ending += 1
 
     def link_backed_up(self, link: DataLink, session: int, cause: Cause) -> bool:
         if self.around is None:
@@ -183,6 +191,69 @@ def test_a_link_is_free_at_once_where_all_was_read() -> None:
     assert case.serving.free == 1
     assert case.serving.sessions[-1][1].heard == [b"next"]
     assert case.taking.lost == case.serving.lost == []
+
+
+def test_a_link_whose_other_end_pauses_is_not_free() -> None:
+    """All was read, but what comes next would not be."""
+    case = Case()
+    (near, _), (far, _) = case.open()
+    near.write(b"question")
+    case.flush()
+    far.pause()
+    far.finish()
+    case.flush()
+    near.finish()
+    assert case.taker.over and not case.taker.idle
+    assert case.taking.ending == 1
+    far.resume()
+    case.idle()
+    assert case.taking.free == 1
+
+
+def test_who_pauses_when_the_session_is_over_reads_on_at_once() -> None:
+    """The visitor ended first; the serving end's FIN says all, though it paused until then."""
+    case = Case()
+    (near, _), (far, _) = case.open()
+    near.write(b"question")
+    near.finish()
+    case.flush()
+    far.pause()
+    far.finish()
+    raw = case.pair[1].outbox
+    case.flush()
+    assert raw == fin(1, len(b"question"))
+    case.idle()
+
+
+@pytest.mark.parametrize("size", [10, SEPARATE_FROM], ids=["with FIN", "by itself"])
+def test_last_bytes_count(size: int) -> None:
+    """Those that leave together with FIN, too: without them the ends would not agree."""
+    case = Case()
+    (near, _), (far, _) = case.open()
+    near.write_last(b"x" * size)
+    near.finish()
+    case.flush()
+    far.write_last(b"y")
+    far.finish()
+    case.idle()
+    assert case.taking.free == case.serving.free == 1
+
+
+def test_the_serving_ends_last_words_leave_at_once() -> None:
+    """Where short frames are held back for a moment: nothing follows them."""
+    case = Case()
+    held: list[Any] = []
+    case.pair[1].last = held.append  # type: ignore[attr-defined]
+    case.server.transport = None
+    case.pair[1]._producer = None
+    case.server.makeConnection(case.pair[1])
+    (near, _), (far, _) = case.open()
+    near.write(b"question")
+    case.flush()
+    far.write_last(b"answer")
+    assert case.pair[1].outbox == b""
+    far.finish()
+    assert case.pair[1].outbox == data_header(6) + b"answer" + fin(1, len(b"question"))
 
 
 def test_who_drains_slowly_may_still_be_reset() -> None:

@@ -16,6 +16,7 @@ from nodepass.relay.hangup import HangupWatch
 from nodepass.relay.portable import take_over
 from nodepass.relay.stream import Cause, Stream
 from nodepass.wire import Opening
+from nodepass.wire.native import linkpool
 from nodepass.wire.native.datalink import DataLink
 from nodepass.wire.native.linkpool import (
     AGED_SHARE,
@@ -205,7 +206,7 @@ def test_a_link_that_still_drains_is_not_given() -> None:
     target has read all."""
     case = start(2)
     far = slow_to_drain(case)
-    assert (case.pool.idle, case.pool.sessions) == (1, 1)
+    assert (case.pool.idle, case.pool.sessions) == (1, 0)
     first = far._link.number
     streams = [case.visit(), case.visit()]
     assert streams[0].result._link.number != first
@@ -226,6 +227,17 @@ def test_a_link_that_breaks_while_it_drains() -> None:
     case.pairs[0][0].lose()
     assert case.pool.sessions == 0
     assert case.streams[0].heard == [("closed", Cause.LOST)]
+
+
+def test_links_that_never_drain_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A peer that never says that it has read all keeps only so many, those that came last."""
+    monkeypatch.setattr(linkpool, "MOST_ENDING", 3)
+    case = start(1)
+    for _ in range(8):
+        case.bring()
+        slow_to_drain(case)
+    assert case.pool.sessions == 0
+    assert [heard.heard[-1:] for heard in case.streams] == [[("closed", Cause.LOST)]] * 5 + [[]] * 3
 
 
 def test_who_stops_waiting_gets_nothing() -> None:

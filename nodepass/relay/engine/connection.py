@@ -71,6 +71,7 @@ class EngineConnection(EngineWriter):
         self._read_ended = False
 
     def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
         have_own(cls, "ready", "write")
 
     # What subclasses tell to whom they are for.

@@ -16,6 +16,7 @@ from nodepass.logs import Log
 
 from ..accepting import Accepting
 from ..portable import Accepted
+from ..stream import Cause
 from .poller import Poller
 from .stream import EngineStream
 from .writer import address_of
@@ -85,7 +86,11 @@ class EnginePort:
             sock.close()
             return
         stream.expect_bytes()
-        self._accepted(stream, visitor, local)
+        try:
+            self._accepted(stream, visitor, local)
+        except Exception:
+            stream.abort(Cause.RESET)
+            raise
         # At once: the other node can see to this visitor while this one accepts the next.
         stream.read_on()
 

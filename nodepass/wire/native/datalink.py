@@ -60,7 +60,10 @@ class LinkOwner(Interface):
         """The peer opened a session on the link."""
 
     def link_free(self, link: DataLink) -> None:
-        """The link's session is over at both ends; it may be taken again."""
+        """The link's session is done; it may be taken again."""
+
+    def link_ending(self, link: DataLink) -> None:
+        """At the taking end: the link's session is over, and not yet done."""
 
     def link_backed_up(self, link: DataLink, session: int, cause: Cause) -> bool:
         """A RESET can't leave at once, or was not answered; whether it was passed on by another
@@ -406,6 +409,8 @@ class DataLink:
         stream.closed(None)
         if self.state.done:
             self._become_free()
+        else:
+            self._owner.link_ending(self)
 
     def _become_free(self) -> None:
         if self.idle:

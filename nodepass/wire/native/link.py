@@ -5,13 +5,18 @@ number + 1, or that comes before the last session is over, is an error.
 
 Rule 2: a session is over at an end that has sent its own FIN or RESET and has the peer's.
 
-Rule 3: a link may be taken again when the session is over and nothing of it is left on the link but
-a frame that means nothing any more. Else the next OPEN could wait behind bytes that the last
-session's target is slow to read. The serving end says so in one of two ways. Its FIN has the number
-of bytes that it has read, if it reads on: where the taking end sends FIN too, and has sent no more
-than these, the session is done with both FINs. In all other cases the serving end sends DONE when
-the session is over there; by then it is over at the taking end too, as the FIN or RESET of either
-end went before.
+Rule 3: a link may be taken again when the session is done: over, and nothing of it left on the link
+but a frame that means nothing any more. Else the next OPEN could wait behind bytes that the last
+session's target is slow to read. The serving end says so, in one of two ways.
+
+Rule 3a: its FIN has the number of bytes that it has read, dropped ones included, if it is not
+pausing and would pause for further bytes alone. Where the taking end sends FIN too, and has sent
+just so many bytes, the session is done with both FINs, whatever RESETs cross with them.
+
+Rule 3b: in all other cases it sends DONE when the session is over there. By then it is over at the
+taking end too, as the FIN or RESET of either end went before.
+
+Whoever moves the bytes counts them in `given` and `taken`, all of them.
 
 Rule 4: a RESET of the current session is answered with one's own FIN or RESET unless that was sent
 before. One that comes when the session is over, even if the next has begun, has crossed with its
@@ -121,7 +126,8 @@ class LinkState:
     def finish(self, reads: bool) -> bytes:
         """Say that no more bytes follow in the current session.
 
-        :param reads: the link is being read, and will be as long as no more bytes come.
+        :param reads: the link is being read, and will be as long as no more bytes come; the taking
+            end need not know.
         """
         if self.sent is not _OPEN:
             return b""

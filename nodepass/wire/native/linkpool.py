@@ -28,6 +28,9 @@ LINK_MAX_AGE = 3600.0
 AGED_SHARE = 8
 #: Seconds that a datagram link without flows is kept: a resolver's next query comes soon.
 DATAGRAM_LINK_REST = 10.0
+#: Links whose sessions are over, and that wait for the serving end to have read all: as many as
+#: slow targets may keep. A peer that never says that it has would keep one for each session.
+MOST_ENDING = 1024
 #: Links without a session above the maximum that are let in: in a burst the sessions of many links
 #: are still on their way. It bounds what a peer that lies can make this node hold.
 SPARE_LINKS = 1024
@@ -93,7 +96,8 @@ class LinkPool:
         self._policy = DemandPolicy(minimum, maximum)
         self._links: dict[int, DataLink] = {}
         self._idle: dict[DataLink, None] = {}  # of the taking end; the newest is taken first
-        self._busy: set[DataLink] = set()  # carrying a TCP session, or the last bytes of one
+        self._busy: set[DataLink] = set()  # carrying a TCP session
+        self._ending: dict[DataLink, None] = {}  # the last bytes of one; the oldest comes first
         self._retired: set[DataLink] = set()  # to be closed when they become free
         self._leaving: set[DataLink] = set()  # being closed
         self._broken = 0  # idle links that were lost since the last look, the last of them then
@@ -178,7 +182,8 @@ class LinkPool:
 
         :raises PeerError: the peer has too many links already.
         """
-        if len(self._links) - len(self._busy) >= self._policy.maximum + SPARE_LINKS:
+        others = len(self._links) - len(self._busy) - len(self._ending)
+        if others >= self._policy.maximum + SPARE_LINKS:
             raise PeerError("it makes more data links than it was asked for")
         link = DataLink(number, self._takes, self, self._clock, self._watch, self._soon)
         self._links[number] = link
@@ -246,8 +251,22 @@ class LinkPool:
 
     def link_free(self, link: DataLink) -> None:
         self._busy.discard(link)
+        self._ending.pop(link, None)
         if self._takes:
             self._put(link)
+
+    def link_ending(self, link: DataLink) -> None:
+        self._busy.discard(link)
+        self._ending[link] = None
+        if len(self._ending) > MOST_ENDING:
+            self._log.limited(
+                "ending",
+                "{peer} does not say that it has read all of {count} sessions that are over; "
+                "the oldest of their data links is closed",
+                peer=self._owner.name,
+                count=len(self._ending),
+            )
+            next(iter(self._ending)).abort("its session is over, and the peer does not say so")
 
     def link_backed_up(self, link: DataLink, session: int, cause: Cause) -> bool:
         return self._owner.reset_around(link.number, session, cause)
@@ -260,6 +279,7 @@ class LinkPool:
             del self._links[link.number]
         self._idle.pop(link, None)
         self._busy.discard(link)
+        self._ending.pop(link, None)
         self._leaving.discard(link)
         self._retired.discard(link)
         if link.flows is not None:
