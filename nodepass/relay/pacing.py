@@ -47,7 +47,7 @@ def send_freely(sock: socket.SocketType) -> None:
 
 
 def send_freely_on(transport: Any) -> None:
-    """The same for one of Twisted's ports or transports, if it has a socket: in memory it has not."""
+    """The same for one of Twisted's ports or transports; one in memory has no socket."""
     sock = getattr(transport, "socket", None)
     if sock is not None:
         send_freely(sock)
