@@ -315,3 +315,36 @@ def test_a_session_that_is_over_holds_up_no_link(full: Pool) -> None:
     assert full.owner.needs == 1
     full.links.launched(Launch(False, None, "00000001"))
     assert full.owner.needs == 2
+
+
+def test_early_bytes_of_sessions_hold_up_no_link(full: Pool) -> None:
+    """A visitor's bytes may be here before its launch: links are asked for as that comes."""
+    for _, far in full.pairs:
+        far.write(b"early")
+    full.settle()
+    assert full.links.idle == 0
+    full.links.launched(Launch(False, None, "00000000"))
+    full.links.launched(Launch(False, None, "00000001"))
+    assert full.owner.needs == 2
+    assert len(full.owner.sessions) == 2
+
+
+def test_early_ends_of_sessions_hold_up_no_link(full: Pool) -> None:
+    """As those of visitors that look whether somebody is there. Their launches say that the peer
+    is."""
+    for near, _ in full.pairs:
+        near.protocol.readConnectionLost()
+    full.links.balance()
+    assert full.owner.needs == 0
+    full.links.launched(Launch(False, None, "00000000"))
+    full.links.launched(Launch(False, None, "00000001"))
+    assert full.owner.needs == 2
+
+
+def test_one_link_that_is_lost_holds_up_no_other(full: Pool) -> None:
+    """A live peer closes one now and then: who needs a link asks for it."""
+    full.pairs[0][1].abortConnection()
+    full.settle()
+    assert full.owner.needs == 0
+    full.links.balance()
+    assert full.owner.needs == 1

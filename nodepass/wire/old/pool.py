@@ -66,7 +66,8 @@ class OldPool:
 
     Rule 3: a visitor is given the newest link (`IdleLinks`) that the peer knows (`Filing`).
 
-    Rule 4: links that the peer closes are not replaced at once (`Supply`): it may be no more.
+    Rule 4: where the peer closes several links they are not replaced at once (`Supply`): it may be
+    no more.
 
     :param takes: this end has the visitors.
     :param policy: at the client, how many idle links there should be; the server has as many as
@@ -208,6 +209,7 @@ class OldPool:
 
     def launched(self, launch: Launch) -> None:
         """The peer names the link of a visitor of its own."""
+        self._supply.heard()
         link = self._links.get(launch.id)
         if link is None or link in self._arriving:  # without a connection that sessions can use
             self._awaited.add(launch)
@@ -273,12 +275,13 @@ class OldPool:
         self.serve_waiting()
 
     def link_spoke(self, link: OldLink) -> None:
-        self._doubt(link)
+        # No dead peer speaks, and where this end dials the bytes are a visitor's.
+        self._doubt(link, dead=self._takes)
 
     def link_ended(self, link: OldLink) -> None:
-        self._doubt(link)
+        self._doubt(link, dead=True)
 
-    def _doubt(self, link: OldLink) -> None:
+    def _doubt(self, link: OldLink, *, dead: bool) -> None:
         """An idle link is not quiet. At the end that dials its launch may be on the way."""
         if link.taken:
             return
@@ -287,7 +290,7 @@ class OldPool:
             link.close()
         else:
             self._idle.doubt(link)
-        self._supply.gone(hold=True)
+        self._supply.gone(idle=dead)
 
     def link_lost(self, link: OldLink) -> None:
         if self._links.get(link.number) is link:
@@ -299,7 +302,7 @@ class OldPool:
         if idle:
             self._errors += 1
         self._parting.look()
-        self._supply.gone(hold=idle)
+        self._supply.gone(idle=idle)
 
     # How many there should be.
 

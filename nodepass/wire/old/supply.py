@@ -15,6 +15,8 @@ __all__ = ["Stock", "Supply"]
 #: link is gone by then as well. It may be there again at once, and must not meet links of the one
 #: before: in 1.6 it takes each for a client that says nothing, and pauses for three seconds.
 REPLACE_AFTER = 0.25
+#: Idle links that go within that time, and make it likely. A live server closes one now and then.
+SEVERAL = 2
 
 
 class Stock(NamedTuple):
@@ -51,12 +53,12 @@ class Supply:
         self._ask = ask
         self._coming = 0  # asked for and not there yet
         self._later: IDelayedCall | None = None  # when links are asked for again
-        self._held = False  # none are until then
+        self._deaths = 0  # idle links that are gone since the last time
         self._closed = False
 
     def balance(self) -> None:
         """Ask for what is missing."""
-        if self._policy is None or self._closed or self._held:
+        if self._policy is None or self._closed or self._deaths >= SEVERAL:
             return
         now = self._clock.seconds()
         stock = self._stock()
@@ -72,18 +74,24 @@ class Supply:
         """A link has come."""
         self._coming = max(0, self._coming - 1)
 
-    def gone(self, *, hold: bool) -> None:
-        """A link is gone, and so may be the peer: ask a little later.
+    def gone(self, *, idle: bool) -> None:
+        """A link is gone: ask for another a little later, or when somebody needs one.
 
-        :param hold: ask for none until then, whoever asks.
+        :param idle: nothing here was the reason, so the peer may be gone too. After `SEVERAL` none
+            is asked for until then, whoever needs one.
         """
         if self._policy is None or self._closed:
             return
         if self._later is None:
             self._later = self._clock.callLater(REPLACE_AFTER, self._look_again)
-        elif hold and not self._held:
+        elif idle and self._deaths < SEVERAL:
             self._later.reset(REPLACE_AFTER)
-        self._held = self._held or hold
+        if idle:
+            self._deaths += 1
+
+    def heard(self) -> None:
+        """The peer has a visitor: it is there."""
+        self._deaths = 0
 
     def close(self) -> None:
         """Ask for none any more."""
@@ -94,5 +102,5 @@ class Supply:
 
     def _look_again(self) -> None:
         self._later = None
-        self._held = False
+        self._deaths = 0
         self.balance()
