@@ -46,6 +46,7 @@ class Slots:
 
     def acquire_tcp(self) -> bool:
         """Take a slot for a TCP session; False when all are taken."""
+        # The checks stand in `acquire_udp` as well: each connection passes here, at a call less.
         tcp = self.tcp
         if self.limit and tcp + self.udp >= self.limit:
             return False

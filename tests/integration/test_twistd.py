@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.ports import HERE, free_port
+
 KEY = "s3cret-key-of-the-test"
 
 # Far more than a start or a stop takes on a slow machine; reached only when the test fails.
@@ -97,20 +99,13 @@ def twistd(*arguments: str) -> list[str]:
     return [sys.executable, "-c", "from twisted.scripts.twistd import run; run()", *arguments]
 
 
-def free_port() -> int:
-    """Return a port that was free a moment ago, for programs that can't be asked for theirs."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def server_url(port: int, key: str = KEY) -> str:
-    return f"server://{key}@127.0.0.1:{port}/127.0.0.1:9?mode=2"
+    return f"server://{key}@{HERE}:{port}/127.0.0.1:9?mode=2"
 
 
 def accepts(port: int) -> bool:
     try:
-        socket.create_connection(("127.0.0.1", port), PATIENCE).close()
+        socket.create_connection((HERE, port), PATIENCE).close()
     except ConnectionRefusedError:
         return False
     return True
@@ -140,7 +135,7 @@ def test_process_list_shows_no_key(
     program = start(*command(server_url(port)))
     program.wait_for("started")
     shown = Path(f"/proc/{program.child.pid}/cmdline").read_bytes().decode()
-    assert f"server://***@127.0.0.1:{port}/" in shown
+    assert f"server://***@{HERE}:{port}/" in shown
     assert KEY not in shown
 
 

@@ -19,9 +19,9 @@ from zope.interface import implementer
 
 from nodepass.address import Endpoint
 from tests.interop.matrix import Outcome
+from tests.ports import HERE
 from tests.scenarios.datagrams import Programs, Visitor
 from tests.scenarios.harness import sleep
-from tests.scenarios.programs import HERE
 
 #: Bytes that sessions send, each from another place of them on.
 _BLOCK = Random(1).randbytes(1 << 20)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -27,12 +28,19 @@ async def _settle(left: Callable[[], bool]) -> None:
             return
 
 
-async def _stop_all() -> None:
-    # What a scenario that failed has left would be found again after each of the others.
-    for one in list(running_here):
-        await one.stop()
-    for node in list(running):
-        await node.stop(signal.SIGKILL)
+async def _stop_all() -> list[str]:
+    """Stop what a scenario that failed has left, which would be found again after each of the
+    others; what could not be stopped is returned."""
+    failed: list[str] = []
+    stops = [one.stop for one in running_here]
+    stops += [partial(node.stop, signal.SIGKILL) for node in running]
+    for stop in stops:
+        try:
+            await stop()
+        except Exception as error:
+            failed.append(f"{stop}: {error!r}")
+    running_here.clear()  # also of those that failed before they were forgotten
+    return failed
 
 
 @pytest.fixture(autouse=True)
@@ -61,8 +69,13 @@ def clean_reactor() -> Iterator[None]:
         globalLogPublisher.removeObserver(observe)
         forgotten = [node.transport.pid for node in running]
         open_sockets, timers_left = _sockets() - sockets, late()
-        pytest_twisted.blockon(Deferred.fromCoroutine(_stop_all()))
-    assert not forgotten, f"nodes left running: {forgotten}"
-    assert not open_sockets, f"sockets left behind: {open_sockets}"
-    assert not timers_left, f"timers left behind: {timers_left}"
-    assert not unhandled, f"unhandled failures: {unhandled}"
+        not_stopped = pytest_twisted.blockon(Deferred.fromCoroutine(_stop_all()))
+    wrong = {
+        "nodes left running": forgotten,
+        "sockets left behind": open_sockets,
+        "timers left behind": timers_left,
+        "unhandled failures": unhandled,
+        "could not be stopped": not_stopped,
+    }
+    found = [f"{what}: {them}" for what, them in wrong.items() if them]
+    assert not found, "; ".join(found)

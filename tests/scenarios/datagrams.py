@@ -19,7 +19,8 @@ from nodepass.relay.udptarget import TargetSocket
 from nodepass.service import RoleService, makeService
 from nodepass.wire.native.datalink import DataLink
 from nodepass.wire.native.linkpool import LinkPool
-from tests.scenarios.harness import QUICK, tunnel
+from tests.ports import HERE
+from tests.scenarios.harness import PATIENT, tunnel
 
 #: The largest datagram that IPv4 carries.
 LARGEST = 65507
@@ -97,9 +98,9 @@ class Programs:
     def target(
         self, answers: Callable[[bytes], list[bytes]] | None = None, at: Endpoint | None = None
     ) -> Target:
-        """A target; on a free port of 127.0.0.1 unless told otherwise."""
+        """A target; on a free port of `HERE` unless told otherwise."""
         target = Target() if answers is None else Target(answers)
-        self._listen(target, at or Endpoint("127.0.0.1", 0))
+        self._listen(target, at or Endpoint(HERE, 0))
         return target
 
     def silent(self, at: Endpoint | None = None) -> Target:
@@ -191,7 +192,7 @@ async def way(
     entry: str = "",
     exit: str = "",
     host: str = "127.0.0.1",
-    tuning: Any = QUICK,
+    tuning: Any = PATIENT,
 ) -> AsyncIterator[Way]:
     """One of `WAYS` to a target, for as long as the block lasts.
 

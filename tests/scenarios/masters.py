@@ -48,6 +48,7 @@ class Caller:
     port: int
     key: str | None
     prefix: str = "/api"
+    host: str = "127.0.0.1"
     agent: Any = None
 
     def __attrs_post_init__(self) -> None:
@@ -70,7 +71,7 @@ class Caller:
         data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
         response = await treq.request(
             method,
-            f"http://127.0.0.1:{self.port}{self.prefix}/v1{path}",
+            f"http://{self.host}:{self.port}{self.prefix}/v1{path}",
             headers=given,
             data=data,
             agent=self.agent,
@@ -103,7 +104,7 @@ class Caller:
             headers["Last-Event-ID"] = last_id
         response = await treq.request(
             "GET",
-            f"http://127.0.0.1:{self.port}{self.prefix}/v1/events{query}",
+            f"http://{self.host}:{self.port}{self.prefix}/v1/events{query}",
             headers=headers,
             agent=self.agent,
             unbuffered=True,

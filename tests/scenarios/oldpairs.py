@@ -22,10 +22,11 @@ from nodepass.service import RoleService, makeService
 from nodepass.testing import Dialect, OldClient, OldServer, OldTiming
 from nodepass.tuning import Tuning
 from nodepass.wire import Flow
+from tests.ports import HERE
 from tests.scenarios.datagrams import Programs
 from tests.scenarios.datagrams import Target as UDPTarget
 from tests.scenarios.harness import QUICK, sleep, until
-from tests.scenarios.programs import HERE, Conn, Script, Target, connect, data_of, echo, listen
+from tests.scenarios.programs import Conn, Script, Target, connect, data_of, echo, listen
 
 #: No byte of it makes a line feed of a character that lines of 1.6 are made of.
 KEY = "AN-HONEST-KEY-OF-GOOD-LENGTH".replace("-", "_")

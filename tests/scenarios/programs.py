@@ -19,10 +19,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from nodepass.address import Endpoint
-
-#: Where targets listen: a loopback address of this process alone, so that programs of other test
-#: runs, which still dial a port that was theirs, are not taken for visitors.
-HERE = f"127.{1 + os.getpid() % 250}.{os.getpid() // 250 % 250}.1"
+from tests.ports import HERE
 
 #: Seconds after which a script that waits for the other end gives up.
 PATIENCE = 30.0

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from attrs import define
 
+from tests.ports import HERE, free_port
 from tests.scenarios.harness import Node, node, until
 from tests.scenarios.programs import program
 
@@ -18,13 +19,6 @@ ROOT = Path(__file__).parents[2]
 
 #: Who signs in where nginx adds the API key.
 USER, PASSWORD = "anna", "open-sesame"
-
-
-def free_port() -> int:
-    """A port that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @define
@@ -79,7 +73,7 @@ async def proxied(directory: Path) -> AsyncIterator[Proxied]:
 
 def _master(port: int, directory: Path) -> Node:
     state = str(directory / "nodepass.db")
-    url = f"master://127.0.0.1:{port}?log=info"
+    url = f"master://{HERE}:{port}?log=info"
     return node(url, env={"NP_STATE": state, "NP_MASTER_WORKERS": "1"})
 
 
@@ -87,9 +81,9 @@ def _nginx_conf(directory: Path, port: int, web: int, key: str) -> Path:
     """Write the manual's configuration with the addresses, key and files of this test."""
     server = (ROOT / "doc/examples/nginx-master.conf").read_text()
     for pattern, text in (
-        (r"listen 443 ssl;", f"listen 127.0.0.1:{web};"),
+        (r"listen 443 ssl;", f"listen {HERE}:{web};"),
         (r"\n *ssl_certificate[^\n]*", ""),
-        (r"127\.0\.0\.1:10101", f"127.0.0.1:{port}"),
+        (r"127\.0\.0\.1:10101", f"{HERE}:{port}"),
         (r"/etc/nginx/tunnels\.htpasswd", f"{directory}/htpasswd"),
         (r"0123456789abcdef0123456789abcdef", key),
         (r"\}\s*$", f"""
@@ -119,4 +113,4 @@ def _nginx_conf(directory: Path, port: int, web: int, key: str) -> Path:
 
 def _listens(port: int) -> bool:
     with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+        return probe.connect_ex((HERE, port)) == 0

@@ -8,9 +8,10 @@ from twisted.internet.error import ConnectionRefusedError
 
 from nodepass.address import Endpoint
 from nodepass.service import RoleService, makeService
+from tests.ports import HERE, free_port
 from tests.scenarios.harness import KEY, QUICK, until
-from tests.scenarios.programs import HERE, connect, echo, listen
-from tests.scenarios.test_tcp_modes import free_port, hello
+from tests.scenarios.programs import connect, echo, listen
+from tests.scenarios.test_tcp_modes import hello
 
 
 def server(tunnel: int, mode: int, target: Endpoint | str) -> RoleService:

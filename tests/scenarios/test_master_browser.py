@@ -18,6 +18,7 @@ import pytest
 import pytest_twisted
 
 from nodepass.master.routes import ROUTES
+from tests.ports import HERE
 from tests.scenarios.harness import KEY, until
 from tests.scenarios.masters import Caller, master
 from tests.scenarios.proxied import PASSWORD, USER, Proxied, proxied
@@ -66,7 +67,8 @@ def browser(directory: Path, *arguments: str) -> Iterator[Path]:
                     "--enable-logging=stderr",
                     "--log-level=0",
                 ],
-                *["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", *arguments],
+                f"--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE {HERE}",
+                *arguments,
             ],
             env={**os.environ, "HOME": str(directory)},
             stdin=subprocess.DEVNULL,
@@ -94,8 +96,8 @@ async def test_event_source_through_nginx(tmp_path: Path) -> None:
     comes back by itself to all that there is; when it is stopped, after `shutdown`."""
     async with proxied(tmp_path) as there:
         (there.pages / "events.html").write_text(PAGE)
-        api = Caller(there.web, there.key)
-        page = f"http://{USER}:{PASSWORD}@127.0.0.1:{there.web}/pages/events.html"
+        api = Caller(there.web, there.key, host=HERE)
+        page = f"http://{USER}:{PASSWORD}@{HERE}:{there.web}/pages/events.html"
         with browser(tmp_path, page):
             start = time.monotonic()
             await until(lambda: told(there) == ["open", "initial/********"], what="the page")

@@ -13,6 +13,7 @@ import pytest_twisted
 from attrs import define, field
 from twisted.internet import reactor
 
+from tests.ports import HERE
 from tests.scenarios.harness import KEY, Node, until
 from tests.scenarios.masters import Caller
 from tests.scenarios.programs import program
@@ -62,7 +63,7 @@ def curl(*arguments: str) -> Client:
 
 def curls(there: Proxied) -> list[Client]:
     """curl with a password where nginx adds the key, and curl with the key."""
-    base = f"http://127.0.0.1:{there.web}"
+    base = f"http://{HERE}:{there.web}"
     return [
         curl("-u", f"{USER}:{PASSWORD}", f"{base}/events"),
         curl("-H", f"X-API-Key: {there.key}", f"{base}//api/v1/events"),
@@ -74,7 +75,7 @@ def watcher(there: Proxied) -> Client:
     return Client().start(
         *[sys.executable, "-u", "-m", "nodepass", "ctl", "events", "--json"],
         PYTHONPATH=str(Path(__file__).parents[2]),
-        NODEPASS_API=f"http://127.0.0.1:{there.web}",
+        NODEPASS_API=f"http://{HERE}:{there.web}",
         NODEPASS_API_KEY=there.key,
     )
 
@@ -85,8 +86,8 @@ async def test_events_through_nginx(tmp_path: Path) -> None:
     shows as a broken stream, and one that was stopped as a complete one; ctl comes back by itself
     and nobody without password or key sees anything."""
     async with proxied(tmp_path) as there:
-        api = Caller(there.web, there.key)
-        assert await curl("-f", f"http://127.0.0.1:{there.web}/events").process.ended == 22
+        api = Caller(there.web, there.key, host=HERE)
+        assert await curl("-f", f"http://{HERE}:{there.web}/events").process.ended == 22
         ctl = watcher(there)
         everybody = [*curls(there), ctl]
         for client in everybody:

@@ -19,8 +19,9 @@ from nodepass.master import supervisor as supervisor_module
 from nodepass.master.settings import MasterSettings
 from nodepass.master.supervisor import Supervisor
 from nodepass.tuning import Tuning
+from tests.ports import HERE, free_port
 from tests.scenarios.harness import KEY, Node, sleep, until
-from tests.scenarios.programs import HERE, Conn, connect, data_of, echo, listen
+from tests.scenarios.programs import Conn, connect, data_of, echo, listen
 from tests.workers import MIB, Noted, Said
 
 #: Seconds within which the instances of a lost worker serve again: two are promised, a machine that
@@ -28,18 +29,6 @@ from tests.workers import MIB, Noted, Said
 SOON = 2.0 * float(os.environ.get("NP_TEST_SLOWNESS", "2"))
 
 QUICK = Tuning(report_interval=0.5, service_cooldown=0.3, shutdown_timeout=1.0)
-
-
-def free_port() -> int:
-    """A port that both protocols have free."""
-    while True:
-        with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
-            tcp.bind((HERE, 0))
-            try:
-                udp.bind(tcp.getsockname())
-            except OSError:
-                continue
-            return int(tcp.getsockname()[1])
 
 
 class Master:

@@ -11,6 +11,7 @@ import pytest_twisted
 from nodepass.testing import Dialect
 from nodepass.wire import Flow
 from tests.certs import Authority
+from tests.ports import HERE
 from tests.scenarios.oldpairs import (
     Files,
     ends,
@@ -20,7 +21,6 @@ from tests.scenarios.oldpairs import (
     sessions,
     side_by_side,
 )
-from tests.scenarios.programs import HERE
 
 LEVELS = {
     Dialect.V1_14: (0, 1, 2),

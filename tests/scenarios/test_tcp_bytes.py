@@ -7,20 +7,16 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from attrs import evolve
 from twisted.internet.defer import Deferred, gatherResults
 
 from tests.certs import Authority
-from tests.scenarios.harness import QUICK, tunnel, until
+from tests.scenarios.harness import PATIENT, QUICK, tunnel, until
 from tests.scenarios.programs import Conn, connect, data_of, listen
 
 #: Tells a target whose answer a visitor wants.
 NAME = 8
 #: The portable relay takes twice the time: what it does otherwise shows with fewer sessions.
 FEWER = 4 if QUICK.portable_relay else 1
-#: Hundreds of sessions in one process keep both nodes from their pings for a second on a busy
-#: machine, which must not pass for the other's end.
-PATIENT = evolve(QUICK, report_interval=5.0)
 #: Sets the numbers of answers apart from those of visitors.
 ANSWERS = 1 << 32
 

@@ -12,8 +12,9 @@ from twisted.internet.error import ConnectError
 
 from nodepass.address import Endpoint
 from nodepass.service import RoleService, makeService
+from tests.ports import HERE, free_port
 from tests.scenarios.harness import KEY, QUICK, sleep, until
-from tests.scenarios.programs import HERE, connect, data_of, echo, listen
+from tests.scenarios.programs import connect, data_of, echo, listen
 
 #: No health check within a test: a forwarder's would be one more connection at its target.
 TUNING = evolve(QUICK, report_interval=60.0)
@@ -34,13 +35,6 @@ async def hello(where: Endpoint | None) -> None:
     visitor.finish()
     assert await visitor.read_all() == b"hello"
     assert await visitor.end() == "closed"
-
-
-def free_port() -> int:
-    """A port of this process' own loopback address that nobody uses."""
-    with socket.socket() as probe:
-        probe.bind((HERE, 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest_twisted.ensureDeferred

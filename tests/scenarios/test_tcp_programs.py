@@ -17,9 +17,10 @@ from twisted.python.failure import Failure
 from twisted.web.server import Site
 from twisted.web.static import File
 
+from tests.ports import HERE
 from tests.scenarios.harness import until
 from tests.scenarios.pairs import node_pair
-from tests.scenarios.programs import HERE, data_of, program
+from tests.scenarios.programs import data_of, program
 
 everywhere = pytest.mark.parametrize(("flow", "tls"), [("-", 0), ("+", 0), ("-", 1), ("+", 1)])
 

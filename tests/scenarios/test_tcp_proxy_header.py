@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pytest_twisted
 
 from nodepass.address import Endpoint
 from nodepass.service import makeService
+from tests.ports import free_port
 from tests.scenarios.harness import QUICK, sleep, tunnel
 from tests.scenarios.programs import connect, listen, program
 
@@ -29,14 +29,6 @@ families = pytest.mark.parametrize(
         ("::1", "127.0.0.1"),
     ],
 )
-
-
-def free_port(host: str) -> int:
-    """A port that nobody uses now."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
 
 
 async def listening(where: Endpoint) -> None:

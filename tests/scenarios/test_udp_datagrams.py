@@ -10,7 +10,7 @@ from attrs import evolve
 
 from nodepass.address import Endpoint
 from tests.scenarios.datagrams import LARGEST, WAYS, Programs, Way, way
-from tests.scenarios.harness import QUICK, sleep, until
+from tests.scenarios.harness import PATIENT, sleep, until
 
 #: Where visitors and the target are on the same machine, a socket takes this much at once.
 BURST_BYTES = 200_000
@@ -92,7 +92,7 @@ async def test_an_empty_datagram_opens_a_flow_and_is_answered(kind: str) -> None
 @pytest_twisted.ensureDeferred
 async def test_too_large_a_datagram_is_dropped_and_counted(kind: str) -> None:
     """NP_UDP_DATA_BUF_SIZE holds in both directions; nothing is cut to fit."""
-    tuning = evolve(QUICK, udp_buffer=1000)
+    tuning = evolve(PATIENT, udp_buffer=1000)
     async with Programs() as programs:
         target = programs.target(lambda data: [b"a" * 1000, b"b" * 1001, b"c" * 60000, b"end"])
         async with way(kind, target.address, tuning=tuning) as between:

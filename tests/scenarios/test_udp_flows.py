@@ -20,9 +20,9 @@ from nodepass.config import parse_url
 from nodepass.roles import instance
 from nodepass.roles.visitors import VisitorPorts
 from nodepass.service import makeService
+from tests.ports import HERE
 from tests.scenarios.datagrams import WAYS, Programs, Visitor, Way, target_sockets, way
 from tests.scenarios.harness import KEY, QUICK, sleep, until
-from tests.scenarios.programs import HERE
 
 #: Flows end after this many seconds of silence, where a scenario waits for it.
 IDLE = 1.0

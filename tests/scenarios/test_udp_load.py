@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from attrs import evolve
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import ProcessProtocol
@@ -23,7 +22,7 @@ from nodepass.wire.native.datagrams import BACKLOG_BYTES
 from nodepass.wire.native.datalink import DataLink
 from tests.scenarios.datagrams import Programs, Visitor, way
 from tests.scenarios.faults import fleet, start_client
-from tests.scenarios.harness import QUICK, sleep, until
+from tests.scenarios.harness import PATIENT, sleep, until
 from tests.scenarios.programs import connect, echo, listen, memory_of, program
 
 _QUESTION = b"\1x\4test\0" + struct.pack(">HH", 1, 1)  # an address of x.test
@@ -208,7 +207,7 @@ async def test_a_stalled_link_drops_and_counts(monkeypatch: pytest.MonkeyPatch) 
 
     async with Programs() as programs:
         target = programs.silent()
-        async with way("-", target.address, tuning=evolve(QUICK, report_interval=5.0)) as between:
+        async with way("-", target.address, tuning=PATIENT) as between:
             visitor = programs.visitor(between.visitors)
             visitor.say(b"first")
             await until(lambda: target.heard == [b"first"])
