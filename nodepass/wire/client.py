@@ -58,7 +58,7 @@ class ClientWires:
         self.tls = ClientTLS(config.tls, config.tunnel.host, config.ca)
         # The first one leads: it learns how many workers the server has, and says what is wrong
         # with it.
-        self._leader: NativeConnector | None = None
+        self._leader = self._connector(worker) if NATIVE in config.dialects else None
         self._ways = [self._way(name) for name in config.dialects]
         self._search = Search(self._ways, around.reactor, around.health)
         self._others: dict[int, NativeConnector] = {}  # by the worker of the server
@@ -114,7 +114,7 @@ class ClientWires:
     def _way(self, name: str) -> Way:
         """How the server may be reached by this dialect."""
         if name == NATIVE:
-            self._leader = self._connector(self._worker)
+            assert self._leader is not None
             return self._leader
         # Not at the top: few nodes speak an old dialect.
         from .old.connector import OldConnector

@@ -26,11 +26,12 @@ class Parting:
         self._timer: IDelayedCall | None = None
 
     def begin(self, cut: Callable[[], None] | None) -> Deferred[None]:
-        """The pool is closed.
+        """The pool is closed, once.
 
         :param cut: called after `PARTING_TIMEOUT`, to close what is left; None where it may stay.
         :returns: fires when no link is left.
         """
+        assert self._over is None, "a pool parts once: who waits for it would wait for ever"
         if not self._links:
             return succeed(None)
         self._over = Deferred()

@@ -14,10 +14,11 @@ from nodepass.logs import Level, Log
 from nodepass.pool.policy import DemandPolicy
 from nodepass.relay.hangup import HangupWatch
 from nodepass.relay.stream import Cause
-from nodepass.wire.old.awaited import MOST_AWAITED
+from nodepass.wire.old.awaited import MOST_AWAITED, AwaitedLaunches
 from nodepass.wire.old.dialect import ID_WAIT, Dialect
-from nodepass.wire.old.filed import CERTAIN, FILING_TIME, NEXT_LINK, YOUNGER
+from nodepass.wire.old.filed import FILING_TIME, NEXT_LINK
 from nodepass.wire.old.link import FINISHED_PATIENCE, OldLink
+from nodepass.wire.old.passed import CERTAIN, YOUNGER
 from nodepass.wire.old.pool import OldPool
 from nodepass.wire.old.signals import Launch
 from nodepass.wire.old.supply import REPLACE_AFTER
@@ -188,6 +189,23 @@ def test_a_peer_that_misreads_numbers_is_told_of(dialect: Dialect) -> None:
         (line,) = pool.log.found
         assert "peer takes numbers of data links as raw bytes" in line
         assert "write wire=1.6-raw at this server" in line
+
+
+def test_launches_beyond_the_bound_cost_little() -> None:
+    """A peer that names any number of links which are not there does not have those that are looked
+    through for each: only for launches that are awaited."""
+    looked: list[None] = []
+
+    class Numbers(list[str]):
+        def __contains__(self, number: object) -> bool:
+            looked.append(None)
+            return False
+
+    awaited = AwaitedLaunches(Dialect.V1_6, Numbers(), Clock(), Lines(), "peer", lambda: None)
+    for number in range(MOST_AWAITED + 9):
+        awaited.add(Launch(False, None, f"6131{number:04x}"))
+        awaited.add(Launch(False, None, f"6131{number:04x}"))
+    assert len(looked) == MOST_AWAITED
 
 
 def test_links_that_a_dry_peer_has_lost(pool: Pool) -> None:

@@ -46,6 +46,9 @@ class AwaitedLaunches:
 
     def add(self, launch: Launch) -> None:
         """Await its link, unless that is awaited already, or too many are."""
+        if launch.id in self._launches or len(self._launches) >= MOST_AWAITED:
+            self.miss(launch.id)
+            return
         if not self._dialect.traits.raw_id and takes_raw(launch.id, self._numbers):
             self._log.limited(
                 ("raw numbers", self._peer),
@@ -53,9 +56,6 @@ class AwaitedLaunches:
                 "write wire=1.6-raw at this server",
                 peer=self._peer,
             )
-        if launch.id in self._launches or len(self._launches) >= MOST_AWAITED:
-            self.miss(launch.id)
-            return
         timer = self._clock.callLater(ID_WAIT, self._late, launch.id)
         self._launches[launch.id] = (launch, timer)
 

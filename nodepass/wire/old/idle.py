@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from twisted.internet.interfaces import IReactorTime
 
 from .dialect import ID_WAIT
-from .filed import PassedOver
 from .link import OldLink
+from .passed import PassedOver
 
 __all__ = ["IdleLinks"]
 
@@ -55,7 +55,10 @@ class IdleLinks:
     def named(self, link: OldLink) -> None:
         """The peer has chosen this link for a visitor of its own."""
         if link in self:
-            self._passed.by(link, self._idle)
+            for older in self._passed.by(link, self._idle.values()):
+                del self._idle[older.number]
+            for older in self._passed.lost(link):
+                older.close()
         self.discard(link)
 
     def doubt(self, link: OldLink) -> None:
