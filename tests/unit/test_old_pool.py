@@ -336,7 +336,7 @@ def test_a_session_that_is_over_holds_up_no_link(full: Pool) -> None:
 
 
 def test_early_bytes_of_sessions_hold_up_no_link(full: Pool) -> None:
-    """A visitor's bytes may be here before its launch. They are no sign of a dead peer: whoever asks
+    """A visitor's bytes may be here before its launch. It is no sign of a dead peer: whoever asks
     for links gets them, and once for each visitor."""
     for _, far in full.pairs:
         far.write(b"early")
