@@ -1,7 +1,7 @@
 # nodepass as a container that does not run as root:
 #
 #   docker build -t nodepass .
-#   docker run -e NODEPASS_KEY -p 10101:10101 -p 8080:8080 nodepass "server://:10101/:8080?tls=1"
+#   docker run -e NODEPASS_KEY -p 10101:10101 -p 8080:8080 nodepass "server://:10101/:8080?mode=1&tls=1"
 #
 # Hosts of a URL are the container's: listen on an empty host, publish the ports, and for UDP add "/udp".
 #

@@ -3,7 +3,7 @@
     NODEPASS_KEY=... twistd -ny examples/site.tac
 
 The site listens on this machine alone. The tunnel's client takes to it whoever visits the server,
-which runs elsewhere: nodepass "server://KEY@:10101/:8080?tls=1"
+which runs elsewhere: nodepass "server://KEY@:10101/:8080?mode=1&tls=1"
 """
 
 import json

@@ -11,7 +11,7 @@ from twisted.application.service import Application
 
 from nodepass import makeService
 
-URL = os.environ.get("NODEPASS_URL", "server://:10101/:8080?tls=1")
+URL = os.environ.get("NODEPASS_URL", "server://:10101/:8080?mode=1&tls=1")
 
 application = Application("tunnel")
 makeService(URL).setServiceParent(application)

@@ -38,7 +38,7 @@ Keys:
 EXAMPLES = """\
 Examples:
   reach an inner service from outside (the server's port 8080 to the client's 80):
-    nodepass "server://KEY@:10101/:8080?tls=1"
+    nodepass "server://KEY@:10101/:8080?mode=1&tls=1"
     nodepass "client://KEY@server.example.org:10101/127.0.0.1:80?mode=2&tls=1"
   forward a local port, no server needed:
     nodepass "client://127.0.0.1:5432/db.example.org:5432?mode=1"
@@ -88,7 +88,7 @@ NODEPASS_API_KEY. Contexts are in nodepass/ctl.toml in $XDG_CONFIG_HOME or
 
 Examples:
   nodepass ctl --api https://tunnels.example.org:10101 --key-file key list
-  nodepass ctl create --alias web "server://KEY@:10101/:8080?tls=1"
+  nodepass ctl create --alias web "server://KEY@:10101/:8080?mode=1&tls=1"
   nodepass ctl logs -f web
 """
 

@@ -2,7 +2,7 @@
 
 An application that has one::
 
-    tunnel = makeService("server://KEY@:10101/:8080?tls=1")
+    tunnel = makeService("server://KEY@:10101/:8080?mode=1&tls=1")
     tunnel.setServiceParent(application)
     tunnel.whenReady().addCallback(lambda _: print("up"))
 """

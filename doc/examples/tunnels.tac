@@ -6,7 +6,7 @@ from nodepass import makeService
 
 application = Application("tunnels")
 for url in (
-    "server://:10101/:8080?tls=1",
+    "server://:10101/:8080?mode=1&tls=1",
     "client://127.0.0.1:5353/10.0.0.53:53?mode=1",
 ):
     makeService(url).setServiceParent(application)

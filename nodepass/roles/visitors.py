@@ -12,7 +12,7 @@ from twisted.internet.interfaces import IDelayedCall, IListeningPort
 from twisted.python.failure import Failure
 
 from nodepass.address import Address, Endpoint
-from nodepass.config import Mode, ServerConfig
+from nodepass.config import ClientConfig, Mode, ServerConfig
 from nodepass.errors import FatalError
 from nodepass.logs import Level, Log
 from nodepass.relay.binding import literal
@@ -55,11 +55,15 @@ def fatal(error: CannotListenError, what: str) -> FatalError | None:
     return FatalError(f"{what}: {reason}; {cure}")
 
 
+def in_use(error: CannotListenError) -> bool:
+    """Whether something else has the port."""
+    return getattr(error.socketError, "errno", None) == errno.EADDRINUSE
+
+
 def why(error: CannotListenError) -> str:
     """The reason why a port can't be bound now, in words."""
-    number = getattr(error.socketError, "errno", None)
-    if number == errno.EADDRINUSE:
-        return "in use by another program, which ss -ltnup names; stop it, or give another port"
+    if in_use(error):
+        return "in use by another program, which ss -tunap names; stop it, or give another port"
     return getattr(error.socketError, "strerror", None) or str(error.socketError)
 
 
@@ -177,11 +181,16 @@ class VisitorPorts:
         self._opened()
 
     def _try_later(self, error: CannotListenError) -> None:
+        reason = why(error)
+        config = self._instance.config
+        if in_use(error) and isinstance(config, ClientConfig) and config.mode is Mode.TWO:
+            # Visitors come here as the server has flow "+", perhaps for want of a free port there.
+            reason += "; if that is the target, write mode=1 at the server"
         self._instance.health.trouble(
             "visitors' port",
             "can't listen for visitors on {address}: {reason}; trying on",
             address=self._address,
-            reason=why(error),
+            reason=reason,
         )
         cooldown = self._instance.tuning.service_cooldown
         self._retry = self._instance.reactor.callLater(cooldown, self.start)
@@ -261,25 +270,34 @@ def server_mode(config: ServerConfig, visitors: VisitorPorts, log: Log) -> Mode:
     Where visitors arrive here their ports are bound by then; with ``mode=1`` unless they can't be,
     which is tried again by `VisitorPorts.start`.
     """
-    bound = config.mode is not Mode.TWO and _can_bind(visitors)
-    if config.mode is not Mode.AUTO:
+    if config.mode is Mode.TWO:
         return config.mode
-    mode = Mode.ONE if bound else Mode.TWO
-    log.info(
-        "mode=0: {target} {can} be bound here, so this server is mode={mode}",
-        target=config.targets[0],
-        can="can" if bound else "can't",
-        mode=mode.value,
-    )
-    return mode
+    obstacle = _bind(visitors)
+    if config.mode is Mode.ONE:
+        return config.mode
+    target = config.targets[0]
+    if obstacle is None:
+        log.info("mode=0: {target} can be bound here, so this server is mode=1", target=target)
+        return Mode.ONE
+    if in_use(obstacle):
+        log.warn(
+            "mode=0: {target} can't be bound here (in use by another program), so this server is "
+            "mode=2 and dials it; if visitors were to arrive here, free the port and write mode=1, "
+            "else mode=2",
+            target=target,
+        )
+    else:
+        log.info("mode=0: {target} can't be bound here, so this server is mode=2", target=target)
+    return Mode.TWO
 
 
-def _can_bind(visitors: VisitorPorts) -> bool:
+def _bind(visitors: VisitorPorts) -> CannotListenError | None:
+    """Bind the ports for visitors; what is in the way, if they can't be."""
     try:
         visitors.bind()
-    except CannotListenError:
-        return False
-    return True
+    except CannotListenError as error:
+        return error
+    return None
 
 
 class VisitorChannel:

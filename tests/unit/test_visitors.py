@@ -14,6 +14,7 @@ from twisted.internet.error import CannotListenError, DNSLookupError
 from twisted.internet.task import Clock
 
 from nodepass.address import Address
+from nodepass.config import ServerConfig, parse_url
 from nodepass.errors import FatalError
 from nodepass.health import Health
 from nodepass.logs import Level, Log
@@ -21,10 +22,24 @@ from nodepass.meter import Meter
 from nodepass.relay.binding import literal
 from nodepass.relay.flow import FlowLimits
 from nodepass.relay.session import SessionContext
-from nodepass.roles.visitors import VisitorPorts
+from nodepass.roles.visitors import VisitorPorts, server_mode
 from nodepass.slots import Slots
 
 COOLDOWN = 3.0
+
+
+class SaidLog(Log):
+    """A log that keeps its lines, each behind its level."""
+
+    def __init__(self, level: Level) -> None:
+        super().__init__(level)
+        self.lines: list[str] = []
+
+    def info(self, format: str, /, **fields: object) -> None:
+        self.lines.append("info " + format.format(**fields))
+
+    def warn(self, format: str, /, **fields: object) -> None:
+        self.lines.append("warn " + format.format(**fields))
 
 
 class FakePort:
@@ -46,7 +61,7 @@ class Bench:
     @ivar error: what binding fails with; None when it works.
     """
 
-    def __init__(self, host: str) -> None:
+    def __init__(self, host: str, url: str = "server://:1/:2") -> None:
         self.clock = Clock()
         self.tried: list[str] = []
         self.asked: list[Deferred[tuple[str, ...]]] = []
@@ -54,11 +69,13 @@ class Bench:
         self.opened = 0
         self.failed: list[FatalError] = []
         log = Log(Level.NONE)
+        self.health = Health(log)
         instance: Any = SimpleNamespace(
+            config=parse_url(url),
             context=SessionContext(clock=self.clock, log=log, meter=Meter(), read=0.0),
             flow_limits=FlowLimits(slots=Slots(0), idle=60.0),
             log=log,
-            health=Health(log),
+            health=self.health,
             reactor=self.clock,
             relay=self,
             resolver=self,
@@ -181,3 +198,41 @@ def test_stopped_during_a_look_up() -> None:
     late.asked[0].errback(DNSLookupError("a.test: no address"))
     late.ports.stop()
     assert (late.tried, late.clock.getDelayedCalls()) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("server://:1/:2?mode=1", False),
+        ("client://:1/:2?mode=1", False),
+        ("client://h:1/:2?mode=2", True),
+    ],
+)
+def test_the_target_has_the_port(url: str, said: bool) -> None:
+    """A client that listens as its server dials says what to write if the target is in the way."""
+    bench = Bench("192.0.2.1", url)
+    bench.error = errno.EADDRINUSE
+    bench.ports.start()
+    bench.asked[0].callback(("192.0.2.1",))
+    assert bench.health.reason is not None and "ss -tunap" in bench.health.reason
+    assert ("write mode=1 at the server; trying on" in bench.health.reason) is said
+
+
+@pytest.mark.parametrize(
+    ("obstacle", "mode", "line"),
+    [
+        (None, 1, "info mode=0: :2 can be bound here, so this server is mode=1"),
+        (errno.EADDRNOTAVAIL, 2, "info mode=0: :2 can't be bound here, so this server is mode=2"),
+        (errno.EADDRINUSE, 2, "warn mode=0: :2 can't be bound here (in use by another program)"),
+    ],
+)
+def test_what_a_server_decides(obstacle: int | None, mode: int, line: str) -> None:
+    """Where its port is taken that may be a mistake, so it warns; an address of another host is
+    certain."""
+    bench = Bench("192.0.2.1")
+    bench.error = obstacle
+    log = SaidLog(Level.INFO)
+    config = parse_url("server://:1/:2")
+    assert isinstance(config, ServerConfig)
+    assert server_mode(config, bench.ports, log).value == mode
+    assert len(log.lines) == 1 and log.lines[0].startswith(line)
