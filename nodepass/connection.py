@@ -71,9 +71,10 @@ class _Connecting(ClientFactory):
     # ClientFactory
 
     def startedConnecting(self, connector: Any) -> None:
-        # The socket is there, not yet connected.
-        if stays_here(connector.host):
-            send_freely_on(getattr(connector, "transport", None))
+        # The socket is there, not yet connected; in memory there is none, nor a host.
+        transport = getattr(connector, "transport", None)
+        if transport is not None and stays_here(connector.host):
+            send_freely_on(transport)
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol:
         return _Usher(self, addr)

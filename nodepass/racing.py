@@ -11,7 +11,7 @@ from functools import partial
 from itertools import zip_longest
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import (
     ConnectionRefusedError,
     DNSLookupError,
@@ -128,7 +128,9 @@ class _Race:
         address = next(self._addresses, None)
         if address is not None:
             self._timer = self._reactor.callLater(ATTEMPT_DELAY, self._next)
-            attempt = self._attempt(address, self._port, self._factory, self._timeout)
+            attempt = maybeDeferred(
+                self._attempt, address, self._port, self._factory, self._timeout
+            )
             self._pending.append(attempt)
             attempt.addCallbacks(
                 self._succeeded, self._failed, callbackArgs=(attempt,), errbackArgs=(attempt,)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet import reactor
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.error import (
     ConnectError,
     ConnectionRefusedError,
@@ -405,6 +405,23 @@ class ConnectTests(ResolverCase):
         self.reactor.succeed(1)
         self.successResultOf(connecting)
         self.assertEqual(self.reactor.attempts(), ["127.0.0.1", "::1"])
+
+    def test_an_attempt_that_can_not_even_begin(self) -> None:
+        """It counts as one that failed: the next address is dialed, and no timer is left."""
+
+        def attempt(host: str, *_: object) -> Deferred[Any]:
+            if ":" in host:
+                raise OSError("no socket")
+            return succeed("connected")
+
+        self.system.names["a.example"] = ["2001:db8::1", "192.0.2.1"]
+        factory = Factory.forProtocol(Protocol)
+        connecting = connect_tcp(
+            self.reactor, self.resolver, ["a.example"], 80, factory, 30.0, attempt
+        )
+        self.system.finish()
+        self.assertEqual(self.successResultOf(connecting), "connected")
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
 
     def test_all_fail(self) -> None:
         """When every address failed, the cause that tells most is reported."""

@@ -33,9 +33,16 @@ _UNABLE = {errno.EIO, errno.EOPNOTSUPP}
 _UDP_SEGMENT = 103  # of linux/udp.h; the level is the protocol's number
 
 
-@lru_cache(1)
 def _known() -> bool:
     """Whether this system knows the option. One that does not might send all as one datagram."""
+    try:
+        return _asked()
+    except OSError:
+        return False  # no socket to ask with, now or at all
+
+
+@lru_cache(1)
+def _asked() -> bool:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         try:
             sock.getsockopt(socket.IPPROTO_UDP, _UDP_SEGMENT)
