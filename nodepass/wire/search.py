@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectionRefusedError
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
@@ -26,6 +27,7 @@ LONGEST_PAUSE = 300.0
 
 _CUT = "closed the connection during the handshake"
 _UNANSWERED = "closed the connection before it had answered"
+_REFUSED = "connection refused"
 _1_6 = "it may have another key, or not speak 1.6"
 
 _ONCE_NATIVE = (
@@ -37,6 +39,7 @@ _CURES = (
     ("native", "does not speak TLS", "if it is NodePass 1.14, write wire=1.14"),
     ("native", "another protocol inside TLS", "if it is NodePass 2.0, write wire=2.0"),
     ("native", _CUT, "if it is NodePass 1.6, write wire=1.6"),
+    ("2.0", "does not speak TLS", "if it is NodePass 1.14, write wire=1.14"),
     ("2.0", _UNANSWERED, "it may not speak 2.0"),
     ("1.14", _UNANSWERED, "it may not speak 1.14"),
     ("1.14", "HTTP status 400: no tunnel port", "if it is NodePass 2.0, write wire=2.0"),
@@ -214,10 +217,12 @@ class Search:
 
 
 def _reasons(failed: Sequence[tuple[Way, Exception]], weaker: bool) -> str:
+    if all(isinstance(error, ConnectionRefusedError) for _, error in failed):
+        return f"{_REFUSED}: is the server started, and are host and port right?"
     if len(failed) > 1:
         return _named(failed)
     way, error = failed[0]
-    reason = tls_reason(Failure(error))
+    reason = _words(error)
     for dialect, end, cure in _CURES:
         if dialect != way.dialect or not reason.endswith(end):
             continue
@@ -230,4 +235,11 @@ def _reasons(failed: Sequence[tuple[Way, Exception]], weaker: bool) -> str:
 
 
 def _named(failed: Sequence[tuple[Way, Exception]]) -> str:
-    return "; ".join(f"wire {way.dialect}: {tls_reason(Failure(error))}" for way, error in failed)
+    return "; ".join(f"wire {way.dialect}: {_words(error)}" for way, error in failed)
+
+
+def _words(error: Exception) -> str:
+    """Why one way did not lead to the server."""
+    if isinstance(error, ConnectionRefusedError):
+        return _REFUSED
+    return tls_reason(Failure(error))

@@ -222,10 +222,12 @@ def test_keys_that_do_not_match(
 
 
 def test_a_server_below_the_clients_tls(net: MemoryNet, lines: list[str]) -> None:
-    """It is refused by both numbers."""
+    """It is refused by both numbers, and both ends say what to do."""
     Server(net)
     client = Client(net, level=TLSLevel.SELF_SIGNED).start()
-    assert any("tls=1" in line and "tls=0" in line for line in lines)
+    cure = "set tls=1 at the server, or take tls out of the client's URL"
+    told = [line for line in lines if "tls=1" in line and "tls=0" in line and cure in line]
+    assert ["can't join the server" in line for line in told] == [False, True]
     client.stop()
 
 

@@ -223,7 +223,9 @@ def test_a_wrong_key_is_refused(net: MemoryNet, lines: list[str]) -> None:
     client = OldClientEnd(net, "1.14", key="another").start()
     assert not server.acceptor.peers
     assert client.health.reason is not None and "wrong key" in client.health.reason
-    assert any("access denied to 192.0.2.1: the client has another key" in line for line in lines)
+    assert any(
+        "192.0.2.1: the client has another key; set the same on both" in line for line in lines
+    )
     net.later(60, 1.0)
     first = len(net.pairs)
     net.later(60, 1.0)
@@ -248,6 +250,7 @@ def test_a_downgrade_is_refused(net: MemoryNet, level: int) -> None:
     assert client.connector.peer is None
     assert client.health.reason is not None
     assert f"it offers tls=0, below the tls={level}" in client.health.reason
+    assert f"; set tls={level} at the server, or take tls out of" in client.health.reason
 
 
 @pytest.mark.parametrize(
@@ -757,8 +760,10 @@ def test_another_certificate_ends_the_tunnel(net: MemoryNet, lines: list[str], t
     assert any("somebody may be in between" in line for line in lines)
 
 
-def test_visitors_wait_for_the_verify(net: MemoryNet) -> None:
-    """An end whose peer sends none gives the tunnel up."""
+def test_visitors_wait_for_the_verify(net: MemoryNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An end whose peer sends none says that it waits, and gives the tunnel up."""
+    said: list[str] = []
+    monkeypatch.setattr(Log, "info", lambda self, format, **fields: said.append(format))
     server = OldServerEnd(net, "1.14", query="&tls=1")
     client = OldClientEnd(net, "1.14")
     client.search.start()
@@ -767,6 +772,7 @@ def test_visitors_wait_for_the_verify(net: MemoryNet) -> None:
     net.later(1.0, 0.02)
     assert client.host.told == ["joined"] and server.host.told == []
     assert server.peer.take(OPENING) is None
+    assert sum("its verify of the certificate is awaited" in line for line in said) == 1
     net.later(VERIFY_TIMEOUT, 0.5)
     assert client.host.told[:2] == ["joined", "left"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from OpenSSL import SSL
-from twisted.internet.error import ConnectionLost
+from twisted.internet.error import ConnectionLost, ConnectionRefusedError
 from twisted.internet.task import Clock
 
 from nodepass.errors import PeerError
@@ -96,6 +96,7 @@ def test_each_has_its_own_pause() -> None:
         ("native", SSL.Error([("", "", "wrong version number")]), "write wire=1.14"),
         ("native", SSL.Error([("", "", "tlsv1 alert no application protocol")]), "write wire=2.0"),
         ("native", ConnectionLost(), "write wire=1.6"),
+        ("2.0", SSL.Error([("", "", "wrong version number")]), "write wire=1.14"),
         ("1.6", ConnectionLost(), "it may have another key, or not speak 1.6"),
         ("1.14", PeerError("the answer is HTTP status 400: no tunnel port"), "write wire=2.0"),
     ],
@@ -106,10 +107,29 @@ def test_a_server_of_another_dialect(dialect: str, error: Exception, cure: str) 
     case.ways[0].error = error
     case.later(3.0)
     assert case.health.reason is not None and case.health.reason.endswith(f"{cure}; trying on")
-    case = Case(dialect, "2.0")
+    case = Case(dialect, "1.6-raw")
     case.ways[0].error = error
     case.later(3.0)
     assert case.health.reason is not None and cure not in case.health.reason
+
+
+@pytest.mark.parametrize("names", [("native",), ("1.14",), ("native", "1.14")])
+def test_no_server_at_the_address(names: tuple[str, ...]) -> None:
+    """Nobody listens there: said once, in words that help, however many dialects were tried."""
+    case = Case(*names)
+    for way in case.ways:
+        way.error = ConnectionRefusedError(111, "Connection refused")
+    case.later(3.0)
+    said = "can't join the server: connection refused: is the server started, and are host and port"
+    assert case.health.reason == f"{said} right?; trying on"
+
+
+def test_one_of_two_ways_is_refused() -> None:
+    """In a list of reasons the refusal is two words."""
+    case = Case("native", "1.14")
+    case.ways[0].error = ConnectionRefusedError(111, "Connection refused")
+    case.later(3.0)
+    assert "wire native: connection refused; wire 1.14: no 1.14" in str(case.health.reason)
 
 
 def test_a_server_that_was_there_speaks_the_dialect() -> None:

@@ -152,7 +152,8 @@ class NativeAcceptor(Acceptor):
             if self.terms.tls < hello.level:
                 raise HandshakeError(
                     f"the client asks for tls={hello.level}, this server has "
-                    f"tls={self.terms.tls.value}",
+                    f"tls={self.terms.tls.value}; set tls={hello.level} at the server, or take tls "
+                    "out of the client's URL",
                     Refusal.TLS,
                 )
             answer = handshake.answer(hello, framed(raw), binding, self._answer())

@@ -361,6 +361,7 @@ def _agreed(answer: Answer, least: TLSLevel | None) -> tuple[Flow, TLSLevel]:
         raise HandshakeError("it answered with a flow or TLS level that is none") from None
     if least is not None and level < least:
         raise HandshakeError(
-            f"it offers tls={level.value}, below the tls={least.value} of this node's URL"
+            f"it offers tls={level.value}, below the tls={least.value} of this node's URL; "
+            f"set tls={least.value} at the server, or take tls out of this URL"
         )
     return flow, level

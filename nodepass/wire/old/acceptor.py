@@ -148,7 +148,7 @@ class OldAcceptor(Acceptor):
     def wrong(self, guest: Guest) -> None:
         """A client has shown a token, or a key's length, that is wrong."""
         self._guesses.failed(guest.address.host, self.settings.clock.seconds())
-        self.denied(guest, "the client has another key")
+        self.denied(guest, "the client has another key; set the same on both")
 
     def denied(self, guest: Guest, why: str) -> None:
         """Say that a client was not let in."""

@@ -180,7 +180,8 @@ class OldConnector:
         level = self._level
         if level is not None and grant.tls < level:
             raise HandshakeError(
-                f"it offers tls={grant.tls.value}, below the tls={level.value} of this node's URL",
+                f"it offers tls={grant.tls.value}, below the tls={level.value} of this node's URL; "
+                f"set tls={level.value} at the server, or take tls out of this URL",
                 GRANTED,
             )
         kind = _UNSPOKEN.get(grant.pool)

@@ -238,6 +238,12 @@ class OldPeer:
             control.dataReceived(rest)
         self._check_joined()
         if not self._verification.passed:
+            settings.log.info(
+                "{peer} of {dialect} is here; its verify of the certificate is awaited, which may "
+                "take 10 s",
+                peer=self.name,
+                dialect=self.dialect.value,
+            )
             self._unverified = settings.clock.callLater(
                 VERIFY_TIMEOUT, self.close, Cause.LOST, "its verify did not come"
             )
