@@ -30,7 +30,7 @@ help: ## list these targets
 
 install: $(STAMP) ## create .venv with nodepass (editable) and every tool
 
-demo: $(STAMP) ## a tunnel at work on this machine
+demo: $(STAMP) ## a tunnel at work on this machine, until Ctrl-C
 	$(BIN)/nodepass demo
 
 test: test-scenarios test-parts test-portable ## the whole test suite; ARGS="-k name" for a part of it
