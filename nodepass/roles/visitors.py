@@ -280,7 +280,7 @@ def server_mode(config: ServerConfig, visitors: VisitorPorts, log: Log) -> Mode:
         log.info("mode=0: {target} can be bound here, so this server is mode=1", target=target)
         return Mode.ONE
     if in_use(obstacle):
-        log.warn(
+        log.info(
             "mode=0: {target} can't be bound here (in use by another program), so this server is "
             "mode=2 and dials it; if visitors were to arrive here, free the port and write mode=1, "
             "else mode=2",

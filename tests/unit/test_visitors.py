@@ -223,7 +223,7 @@ def test_the_target_has_the_port(url: str, said: bool) -> None:
     [
         (None, 1, "info mode=0: :2 can be bound here, so this server is mode=1"),
         (errno.EADDRNOTAVAIL, 2, "info mode=0: :2 can't be bound here, so this server is mode=2"),
-        (errno.EADDRINUSE, 2, "warn mode=0: :2 can't be bound here (in use by another program)"),
+        (errno.EADDRINUSE, 2, "info mode=0: :2 can't be bound here (in use by another program)"),
     ],
 )
 def test_what_a_server_decides(obstacle: int | None, mode: int, line: str) -> None:
