@@ -13,7 +13,7 @@ from twisted.internet import reactor
 from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 
 from nodepass.address import Endpoint
-from tests.scenarios.harness import QUICK, sleep, tunnel, until
+from tests.scenarios.harness import PATIENT, QUICK, sleep, tunnel, until
 from tests.scenarios.programs import connect, listen
 
 flows = pytest.mark.parametrize("flow", ["-", "+"])
@@ -117,7 +117,7 @@ async def test_a_visitor_leaves_while_its_target_is_dialed(
     flow: str, said: int, silent: Endpoint
 ) -> None:
     """The dial ends when its visitor has reset, whatever the visitor had sent until then."""
-    pair = await tunnel(silent, flow=flow)
+    pair = await tunnel(silent, flow=flow, tuning=PATIENT)
     before = dials_of(silent)
     visitor = await connect(pair.visitor)
     visitor.write(bytes(said))

@@ -389,6 +389,20 @@ def test_a_reset_without_answer() -> None:
     assert not case.clock.getDelayedCalls()
 
 
+def test_a_reset_without_answer_when_the_control_link_is_gone() -> None:
+    """What can't be repeated is not waited for."""
+    case = Case()
+    (near, _), (far, heard_far) = case.open()
+    far.pause()
+    near.abort(Cause.IDLE)
+    case.taking.around = None
+    case.clock.advance(RESET_PATIENCE)
+    case.flush()
+    assert len(case.taking.lost) == 1
+    assert heard_far.heard == [("closed", Cause.LOST)]
+    assert not case.clock.getDelayedCalls()
+
+
 def test_an_abort_for_another_session_is_ignored() -> None:
     """One that was overtaken by its session's end reaches no later session."""
     case = Case()

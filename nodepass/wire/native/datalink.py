@@ -247,7 +247,9 @@ class DataLink:
         self._check_over()
 
     def _repeat_reset(self, session: int, cause: Cause) -> None:
-        self._owner.link_backed_up(self, session, cause)
+        if not self._owner.link_backed_up(self, session, cause):
+            self.abort("a reset was not answered, and could not be repeated")
+            return
         self._answer_timer = self._clock.callLater(
             RESET_ANSWER_TIMEOUT - RESET_PATIENCE, self.abort, "a reset was not answered"
         )
