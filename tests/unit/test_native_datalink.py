@@ -210,6 +210,27 @@ def test_a_link_whose_other_end_pauses_is_not_free() -> None:
     assert case.taking.free == 1
 
 
+def test_a_link_that_is_cut_by_who_hears_the_end_is_not_waited_for() -> None:
+    """It was lost, and is not told of after that."""
+    case = Case()
+    stream = case.taker.open(OPENING)
+
+    class Cutting(NotingSink):
+        def closed(self, cause: Cause | None) -> None:
+            super().closed(cause)
+            case.taker.abort("cut")
+
+    stream.attach(Cutting())
+    case.flush()
+    far = case.serving.sessions[-1][0]
+    far.pause()
+    far.finish()
+    case.flush()
+    stream.finish()
+    assert case.taking.lost == ["cut"]
+    assert case.taking.ending == 0
+
+
 def test_who_pauses_when_the_session_is_over_reads_on_at_once() -> None:
     """The visitor ended first; the serving end's FIN says all, though it paused until then."""
     case = Case()

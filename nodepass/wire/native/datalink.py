@@ -411,7 +411,7 @@ class DataLink:
         stream.closed(None)
         if self.state.done:
             self._become_free()
-        else:
+        elif self._usable:  # who heard of the end may have closed the link
             self._owner.link_ending(self)
 
     def _become_free(self) -> None:
