@@ -177,6 +177,13 @@ VARIABLES: tuple[Variable, ...] = (
         least=0.0,
     ),
     _seconds(
+        "NP_SHARE_WITHIN",
+        "share_within",
+        "5ms",
+        "sessions share a link where the round trip is at most this; 0 never",
+        least=0.0,
+    ),
+    _seconds(
         "NP_RELOAD_INTERVAL",
         "reload_interval",
         "1h",
@@ -208,6 +215,7 @@ class Tuning:
     report_interval: float = _DEFAULTS["report_interval"]
     service_cooldown: float = _DEFAULTS["service_cooldown"]
     shutdown_timeout: float = _DEFAULTS["shutdown_timeout"]
+    share_within: float = _DEFAULTS["share_within"]
     reload_interval: float = _DEFAULTS["reload_interval"]
     #: NP_RELAY
     portable_relay: bool = False

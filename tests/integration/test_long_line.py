@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.latency import Target, Way, tunnel
 from benchmarks.line import RTT, Line, lacking
-from nodepass.relay.slowed import slowed
+from nodepass.relay.tcpinfo import slowed
 
 missing = lacking()
 pytestmark = pytest.mark.skipif(missing is not None, reason=str(missing))

@@ -13,8 +13,8 @@ from zope.interface import implementer
 from nodepass.errors import PeerError
 from nodepass.relay.hangup import HangupWatch
 from nodepass.relay.portable import Soon
-from nodepass.relay.slowed import slowed
 from nodepass.relay.stream import Cause, Chunk, Pipe, Stream
+from nodepass.relay.tcpinfo import round_trip, slowed
 from nodepass.wire import Opening
 
 from .datagrams import DatagramLink
@@ -30,6 +30,8 @@ from .frames import (
     FlowOpen,
     Frame,
     FrameReader,
+    Join,
+    Mux,
     Open,
     Reset,
     data_header,
@@ -37,6 +39,7 @@ from .frames import (
 )  # fmt: skip
 from .link import LinkState
 from .linkstream import LinkStream
+from .muxlink import MuxLink
 
 #: Seconds after which a RESET that was not answered is repeated over the control link: what the
 #: link carries may be waiting, with the RESET behind it, for a peer that has stopped reading it.
@@ -58,6 +61,12 @@ class LinkOwner(Interface):
 
     def link_opened(self, link: DataLink, opening: Opening, stream: Stream) -> None:
         """The peer opened a session on the link."""
+
+    def link_joined(self, link: DataLink, join: Join, stream: LinkStream) -> None:
+        """The peer goes on on the link with a session that shared another one."""
+
+    def link_shared(self, link: DataLink, mux: MuxLink) -> None:
+        """The peer lets many sessions share the link."""
 
     def link_free(self, link: DataLink) -> None:
         """The link's session is done; it may be taken again."""
@@ -102,6 +111,7 @@ class DataLink:
         "flows",
         "free_since",
         "made_at",
+        "mux",
         "number",
         "state",
         "transport",
@@ -121,6 +131,7 @@ class DataLink:
         self.congested = False
         self.made_at = self.free_since = clock.seconds()
         self.flows: DatagramLink | None = None
+        self.mux: MuxLink | None = None
         self._owner = owner
         self._clock = clock
         self._watch = watch
@@ -137,21 +148,24 @@ class DataLink:
     @property
     def idle(self) -> bool:
         """Whether the link may be taken."""
-        state = self.state
-        if self._closing or self._lost:
-            return False
-        return state.over and state.done and not state.datagrams
+        return self._usable and self.state.idle
 
     @property
     def over(self) -> bool:
         """Whether the link carries nothing: idle, or its last session is over here, and its last
         bytes may still be on their way."""
-        return self.state.over and not self.state.datagrams and self._usable
+        state = self.state
+        return state.over and not (state.datagrams or state.shared) and self._usable
 
     @property
     def slowed(self) -> bool:
         """Whether loss has made it slow in this end's direction."""
         return self._usable and slowed(self.transport.getHandle())
+
+    @property
+    def round_trip(self) -> float | None:
+        """Seconds to the other end and back at best; None where the system does not say."""
+        return round_trip(self.transport.getHandle())
 
     @property
     def _usable(self) -> bool:
@@ -164,6 +178,21 @@ class DataLink:
         self._send(self.state.open(opening))
         self._stream = LinkStream(self, self.state.number)
         return self._stream
+
+    def join(self, link: int, stream: int) -> LinkStream:
+        """Go on on this idle link with a session that shares another one."""
+        self._send(self.state.join(link, stream))
+        self._stream = LinkStream(self, self.state.number)
+        return self._stream
+
+    def share(self) -> MuxLink:
+        """Let many sessions share this idle link."""
+        self._send(self.state.share())
+        return self._become_shared()
+
+    def _become_shared(self) -> MuxLink:
+        self.mux = MuxLink(self, self.transport.last if self._holds_back else self._soon)
+        return self.mux
 
     def carry_flows(self) -> DatagramLink:
         """Make this idle link a datagram link."""
@@ -213,7 +242,7 @@ class DataLink:
         self.transport.write_pipe(head, pipe)
 
     def send_frame(self, frame: bytes) -> None:
-        """Send a frame of a datagram link."""
+        """Send a frame of a datagram link, or those of a shared one."""
         if not self._lost:
             self._send_held()
             self.transport.write(frame)
@@ -280,6 +309,8 @@ class DataLink:
             self._send_held()
             if self.flows is not None:
                 self.flows.flush()
+            if self.mux is not None:
+                self.mux.flush()
             self._closing = True
             self.transport.unregisterProducer()
             self.transport.loseConnection()
@@ -309,6 +340,9 @@ class DataLink:
                     sink.received(bytes_)
                 return
         try:
+            if self.mux is not None:
+                self.mux.received(data)
+                return
             frames = self._reader.feed(data)
             if stream is not None and len(frames) > 1 and isinstance(frames[1], Fin):
                 stream.ending()
@@ -366,6 +400,13 @@ class DataLink:
         elif isinstance(frame, Open):
             self._stream = LinkStream(self, frame.session)
             self._owner.link_opened(self, frame.opening, self._stream)
+        elif isinstance(frame, Join):
+            self._stream = LinkStream(self, frame.session)
+            self._owner.link_joined(self, frame, self._stream)
+        elif isinstance(frame, Mux):
+            mux = self._become_shared()
+            self._owner.link_shared(self, mux)
+            mux.received(frame.rest)
         elif isinstance(frame, Reset):
             if stream is not None:
                 stream.closed(frame.cause)
@@ -427,6 +468,8 @@ class DataLink:
             stream.closed(cause)
         if self.flows is not None:
             self.flows.lost(cause)
+        if self.mux is not None:
+            self.mux.lost(cause)
         self._owner.link_lost(self, reason)
 
     def _stop_answer_timer(self) -> None:
@@ -447,6 +490,8 @@ class DataLink:
             self._stream.congested(False)
         if self.flows is not None:
             self.flows.drained()
+        if self.mux is not None:
+            self.mux.drained()
 
     def stopProducing(self) -> None:
         pass  # connectionLost follows

@@ -11,6 +11,8 @@ the body in the lower 24. Bodies, with u32 and u16 in network order:
     DATAGRAM    u32 flow, the datagram
     FLOW_CLOSE  u32 flow, u8 cause (255: none)
     DONE        u32 session
+    JOIN        u32 session, u32 link, u32 stream
+    MUX         nothing; what follows are frames of `muxframes`
 
 An address is as `openings` has it.
 """
@@ -40,6 +42,8 @@ class FrameType(IntEnum):
     DATAGRAM = 6
     FLOW_CLOSE = 7
     DONE = 8
+    JOIN = 9
+    MUX = 10
 
 
 #: Bytes of the word that each frame begins with.
@@ -55,7 +59,9 @@ MAX_SMALL = 64
 COUNT_MASK = 0xFFFFFFFF
 
 # As plain numbers: to ask an enumeration for its members takes longer than to compare them.
-_OPEN, _DATA, _FIN, _RESET, _FLOW_OPEN, _DATAGRAM, _FLOW_CLOSE, _DONE = map(int, FrameType)
+_OPEN, _DATA, _FIN, _RESET, _FLOW_OPEN, _DATAGRAM, _FLOW_CLOSE, _DONE, _JOIN, _MUX = map(
+    int, FrameType
+)
 
 _LIMITS = {
     _OPEN: MAX_SMALL,
@@ -66,6 +72,8 @@ _LIMITS = {
     _DATAGRAM: 4 + MAX_DATAGRAM,
     _FLOW_CLOSE: MAX_SMALL,
     _DONE: MAX_SMALL,
+    _JOIN: MAX_SMALL,
+    _MUX: 0,
 }
 
 _NO_CAUSE = 255
@@ -148,7 +156,30 @@ class Done:
     session: int
 
 
-Frame = Open | Data | Fin | Reset | FlowOpen | Datagrams | FlowClose | Done
+@define(unsafe_hash=True)
+class Join:
+    """A session that shared a link has this one for itself from now on.
+
+    :ivar link: the link that it shared.
+    :ivar stream: its number there.
+    """
+
+    session: int
+    link: int
+    stream: int
+
+
+@define(unsafe_hash=True)
+class Mux:
+    """Many sessions share the link from now on.
+
+    :ivar rest: what came behind this frame, in the form that frames have from here on.
+    """
+
+    rest: bytes
+
+
+Frame = Open | Data | Fin | Reset | FlowOpen | Datagrams | FlowClose | Done | Join | Mux
 
 # Frames that are one number: by the word that they begin with.
 _FIN_WORD, _DONE_WORD = _FIN << 24 | 4, _DONE << 24 | 4
@@ -166,6 +197,16 @@ def fin(session: int, read: int | None = None) -> bytes:
 def done(session: int) -> bytes:
     """A whole DONE."""
     return _TWO_WORDS.pack(_DONE_WORD, session)
+
+
+def join(session: int, link: int, stream: int) -> bytes:
+    """A whole JOIN."""
+    return pack_word(_JOIN << 24 | _THREE_WORDS.size) + _THREE_WORDS.pack(session, link, stream)
+
+
+def mux() -> bytes:
+    """A whole MUX."""
+    return pack_word(_MUX << 24)
 
 
 def open_session(session: int, opening: Opening) -> bytes:
@@ -202,6 +243,10 @@ def encode(frame: Frame) -> bytes:
         return done(frame.session)
     if isinstance(frame, Datagrams):
         return datagrams(frame.flow, frame.batch)
+    if isinstance(frame, Join):
+        return join(frame.session, frame.link, frame.stream)
+    if isinstance(frame, Mux):
+        return mux() + frame.rest
     kind, body = _body(frame)
     return _WORD.pack(kind << 24 | len(body)) + body
 
@@ -217,7 +262,8 @@ def _body(frame: Data | Reset | FlowOpen | FlowClose) -> tuple[int, bytes]:
     return _FLOW_CLOSE, _NUMBER_AND_CAUSE.pack(frame.flow, cause)
 
 
-def _cause(number: int) -> Cause:
+def cause_of(number: int) -> Cause:
+    """The cause of this number."""
     try:
         return Cause(number)
     except ValueError:
@@ -230,12 +276,14 @@ def _decode(kind: int, body: Chunk) -> Frame:
             return Open(*unpack_opening(body))
         if kind == _RESET:
             number, cause = _NUMBER_AND_CAUSE.unpack(body)
-            return Reset(number, _cause(cause))
+            return Reset(number, cause_of(cause))
         if kind == _FLOW_CLOSE:
             number, cause = _NUMBER_AND_CAUSE.unpack(body)
-            return FlowClose(number, None if cause == _NO_CAUSE else _cause(cause))
+            return FlowClose(number, None if cause == _NO_CAUSE else cause_of(cause))
         if kind == _FIN:
             return Fin(*_TWO_WORDS.unpack(body))
+        if kind == _JOIN:
+            return Join(*_THREE_WORDS.unpack(body))
         if kind == _FLOW_OPEN:
             return FlowOpen(*unpack_opening(body))
     except (struct.error, IndexError, ValueError) as error:
@@ -351,6 +399,9 @@ class FrameReader:
                     frames.append(Data(data[body : body + length]))
             elif have < length:
                 break
+            elif kind == _MUX:
+                frames.append(Mux(bytes(data[body:])))
+                return frames
             elif kind == _DATAGRAM and length >= 4:
                 at = _take_datagrams(data, at, end, frames)
                 continue

@@ -24,7 +24,10 @@ end and means nothing.
 
 Rule 5: a link that closes while a session is not over has reset it.
 
-Rule 6: a FLOW_OPEN on an idle link makes it a datagram link, for good.
+Rule 6: a FLOW_OPEN on an idle link makes it a datagram link, for good; MUX makes it one that many
+sessions share, likewise.
+
+Rule 7: JOIN begins a session as OPEN does, one that has been under way on a shared link.
 """
 
 from __future__ import annotations
@@ -42,11 +45,15 @@ from .frames import (
     Fin,
     FlowOpen,
     Frame,
+    Join,
+    Mux,
     Open,
     Reset,
     done,
     encode,
     fin,
+    join,
+    mux,
     open_session,
 )
 
@@ -77,6 +84,8 @@ class LinkState:
     :ivar done: nothing of the session is left on the link.
     :ivar over: no session is under way at this end.
     :ivar receiving: bytes of the current session may come and are wanted.
+    :ivar datagrams: it is a datagram link.
+    :ivar shared: many sessions share it.
     """
 
     __slots__ = (
@@ -90,6 +99,7 @@ class LinkState:
         "over",
         "receiving",
         "sent",
+        "shared",
         "taken",
         "takes",
     )
@@ -102,7 +112,7 @@ class LinkState:
         self.over = True
         self.receiving = False
         self.done = True
-        self.datagrams = False
+        self.datagrams = self.shared = False
         self.given = self.taken = 0
         # Of the current session: whether the taking end has sent FIN, and how much the serving end
         # has read, as its FIN says.
@@ -112,16 +122,31 @@ class LinkState:
     @property
     def idle(self) -> bool:
         """Whether the link may be taken."""
-        return self.over and self.done and not self.datagrams
+        return self.over and self.done and not (self.datagrams or self.shared)
 
     # What this end does.
 
     def open(self, opening: Opening) -> bytes:
         """Begin the next session."""
-        if not self.takes or not self.idle:
-            raise RuntimeError("only an idle link may be taken, and only by the taking end")
+        self._take()
         self._begin(self.number + 1)
         return open_session(self.number, opening)
+
+    def join(self, link: int, stream: int) -> bytes:
+        """Go on with a session that has been under way on a shared link."""
+        self._take()
+        self._begin(self.number + 1)
+        return join(self.number, link, stream)
+
+    def share(self) -> bytes:
+        """Let many sessions have the link from now on."""
+        self._take()
+        self.shared = True
+        return mux()
+
+    def _take(self) -> None:
+        if not self.takes or not self.idle:
+            raise RuntimeError("only an idle link may be taken, and only by the taking end")
 
     def finish(self, reads: bool) -> bytes:
         """Say that no more bytes follow in the current session.
@@ -169,7 +194,7 @@ class LinkState:
             if self.got is not _OPEN:
                 raise LinkError("bytes outside a session")
             return None if self.sent is _RESET else frame
-        if isinstance(frame, Open):
+        if isinstance(frame, (Open, Join)):
             if self.takes or not self.idle or frame.session != self.number + 1:
                 raise LinkError(f"session {frame.session} opened after {self.number}, out of turn")
             self._begin(frame.session)
@@ -192,7 +217,11 @@ class LinkState:
             return frame
         if isinstance(frame, Reset):
             return self._receive_reset(frame)
-        if isinstance(frame, FlowOpen):
+        if isinstance(frame, Mux):
+            if self.takes or not self.idle:
+                raise LinkError("a link to be shared that can't be")
+            self.shared = True
+        elif isinstance(frame, FlowOpen):
             if self.takes or not (self.datagrams or self.idle):
                 raise LinkError("a flow opened on a link that can't take it")
             self.datagrams = True

@@ -20,6 +20,11 @@ from nodepass.wire.parting import Parting
 
 from .datagrams import DatagramLink, FlowCarrier, FlowChannel
 from .datalink import DataLink
+from .frames import Join
+from .linkstream import LinkStream
+from .muxlink import MuxLink
+from .muxstream import MuxStream
+from .sharing import Sharing
 
 #: Seconds after which an idle link is replaced: firewalls forget even what keep-alive keeps warm.
 LINK_MAX_AGE = 3600.0
@@ -71,6 +76,7 @@ class LinkPool:
     :param takes: this end takes links.
     :param minimum: idle links to keep.
     :param maximum: most idle links.
+    :param share_within: seconds of a round trip within which sessions share a link; 0: never.
     """
 
     def __init__(
@@ -85,6 +91,7 @@ class LinkPool:
         log: Log,
         take_over: TakeOver,
         soon: Soon,
+        share_within: float = 0.0,
     ) -> None:
         self._owner = owner
         self._takes = takes
@@ -107,6 +114,7 @@ class LinkPool:
         self._lanes: deque[int] = deque()  # of the flow carrier, waiting for a link
         self._carrier = FlowCarrier(self._lane_needs_link)
         self._flow_links: dict[DatagramLink, DataLink] = {}
+        self._sharing = Sharing(self, share_within)
         self._closed = False
         self._parting = Parting(self._links, clock)
 
@@ -118,7 +126,8 @@ class LinkPool:
     def sessions(self) -> int:
         """TCP sessions and flows, those that wait for a link included."""
         flows = sum(len(flows.flows) for flows in self._flow_links)
-        return len(self._busy) + len(self._waiting) + flows + self._carrier.waiting
+        alone = len(self._busy) + len(self._waiting)
+        return alone + self._sharing.sessions + flows + self._carrier.waiting
 
     @property
     def idle(self) -> int:
@@ -130,15 +139,25 @@ class LinkPool:
     # For visitors.
 
     def take(self, opening: Opening) -> Stream | None:
-        """A stream on an idle link; None when there is none."""
+        """A stream on the shared link, or on an idle one; None when there is none."""
+        shared = self._sharing.open(opening)
+        if shared is not None:
+            return shared
         link = self._next_idle()
         if link is None:
             return None
-        self._busy.add(link)
-        stream = link.open(opening)
+        stream = self._open_on(link, opening)
         if not self._policy.knows(self._clock.seconds(), self._in_use):
             self.balance()
         return stream
+
+    def _open_on(self, link: DataLink, opening: Opening) -> Stream:
+        if self._sharing.begin(link):
+            stream = self._sharing.open(opening)
+            if stream is not None:
+                return stream
+        self._busy.add(link)
+        return link.open(opening)
 
     def open(self, opening: Opening) -> Deferred[Stream]:
         """A stream on the next idle link. Cancel it to stop waiting."""
@@ -217,7 +236,7 @@ class LinkPool:
         if link is None or not self._takes:
             return
         if link in self._idle:
-            self._drop(link)
+            self.drop(link)
         else:
             self._retired.add(link)
 
@@ -230,9 +249,15 @@ class LinkPool:
         :returns: fires when no link is left, within `PARTING_TIMEOUT`.
         """
         self._closed = True
+        self._sharing.close()
         self.refuse_waiting(cause, reason)
         for link in list(self._links.values()):
-            if link.over and cause is Cause.STOPPED:
+            if link.mux is not None and cause is Cause.STOPPED:
+                if not linger:
+                    link.mux.stop(cause)
+                if not link.mux.streams:
+                    link.close()
+            elif link.over and cause is Cause.STOPPED:
                 link.close()
             elif not linger:
                 link.abort(reason, cause)
@@ -249,9 +274,17 @@ class LinkPool:
         self._busy.add(link)
         self._owner.opened(opening, stream)
 
+    def link_joined(self, link: DataLink, join: Join, stream: LinkStream) -> None:
+        self._busy.add(link)
+        self._sharing.joined(join, stream)
+
+    def link_shared(self, link: DataLink, mux: MuxLink) -> None:
+        self._sharing.add(link, mux)
+
     def link_free(self, link: DataLink) -> None:
         self._busy.discard(link)
         self._ending.pop(link, None)
+        self._sharing.link_free(link)
         if self._takes:
             self._put(link)
 
@@ -282,6 +315,7 @@ class LinkPool:
         self._ending.pop(link, None)
         self._leaving.discard(link)
         self._retired.discard(link)
+        self._sharing.link_lost(link)
         if link.flows is not None:
             self._carrier.lost(link.flows)
             self._flow_links.pop(link.flows, None)
@@ -298,6 +332,17 @@ class LinkPool:
         self._flow_links[flows] = link
         flows.flow_opened = self._owner.flow_opened
 
+    # SharingOwner
+
+    def take_idle(self) -> DataLink | None:
+        link = self._next_idle()
+        if link is not None:
+            self._busy.add(link)
+        return link
+
+    def stream_opened(self, opening: Opening, stream: MuxStream) -> None:
+        self._owner.opened(opening, stream)
+
     # Idle links.
 
     def _next_idle(self) -> DataLink | None:
@@ -312,12 +357,14 @@ class LinkPool:
         if not link.idle or self._closed:
             return
         if link in self._retired:
-            self._drop(link)
+            self.drop(link)
         elif self._waiting:
             result = next(iter(self._waiting))
             opening = self._waiting.pop(result)
+            result.callback(self._open_on(link, opening))
+            self._share_waiting()
+        elif self._sharing.waiting and self._sharing.give(link):
             self._busy.add(link)
-            result.callback(link.open(opening))
         elif self._lanes:
             flows = link.carry_flows()
             self._flow_links[flows] = link
@@ -325,9 +372,21 @@ class LinkPool:
         elif len(self._idle) < self._policy.maximum:
             self._idle[link] = None
         else:
-            self._drop(link)
+            self.drop(link)
 
-    def _drop(self, link: DataLink) -> None:
+    def _share_waiting(self) -> None:
+        """Let those who wait share the link that has come, if it is to be shared."""
+        for result, opening in list(self._waiting.items()):
+            stream = self._sharing.open(opening)
+            if stream is None:
+                return
+            if result in self._waiting:
+                del self._waiting[result]
+                result.callback(stream)
+            else:
+                stream.abort(Cause.RESET)
+
+    def drop(self, link: DataLink) -> None:
         """Close a link that nobody needs."""
         self._idle.pop(link, None)
         self._leaving.add(link)
@@ -357,7 +416,7 @@ class LinkPool:
         if not self._takes or self._closed or not self._owner.joined:
             return
         now = self._clock.seconds()
-        waiting = len(self._waiting) + len(self._lanes)
+        waiting = len(self._waiting) + len(self._lanes) + self._sharing.waiting
         in_use = self._in_use + waiting
         self._policy.used(now, in_use)
         missing = waiting + self._policy.idle(now, in_use) - len(self._idle) - self._coming
@@ -377,25 +436,26 @@ class LinkPool:
             for number in islice(slow, len(idle) // AGED_SHARE + 1):
                 self._owner.ask_to_retire(number)
             return
+        self._sharing.tidy()
         now = self._clock.seconds()
         for flows in self._carrier.unused():
             link = self._flow_links.get(flows)
             if link is not None and now - link.free_since > DATAGRAM_LINK_REST:
                 self._carrier.lost(flows)
-                self._drop(link)
+                self.drop(link)
         spared = [link for link in self._idle if link.made_at <= self._broken_at]
         if self._broken > len(spared):
             # What broke so many has broken the others as well, though they do not show it yet.
             for link in spared:
-                self._drop(link)
+                self.drop(link)
         self._broken = 0
         surplus = len(self._idle) - self._policy.idle(now, self._in_use)
         aged = len(self._idle) // AGED_SHARE + 1
         for link in list(self._idle):  # the longest idle first
             if surplus > 0:
                 surplus -= 1
-                self._drop(link)
+                self.drop(link)
             elif aged > 0 and (now - link.made_at > LINK_MAX_AGE or link.slowed):
                 aged -= 1
-                self._drop(link)
+                self.drop(link)
         self.balance()

@@ -73,6 +73,11 @@ class LinkStream:
             self.paused = False
             self._link.read_on(True)
 
+    @property
+    def backed_up(self) -> bool:
+        """Whether what was written waits to leave; `Sink.drained` follows."""
+        return self._link.congested
+
     # From the link
 
     def received(self, data: Chunk) -> None:

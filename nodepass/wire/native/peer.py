@@ -14,6 +14,7 @@ from nodepass.wire.parting import PARTING_TIMEOUT
 
 from .control import ControlLink
 from .datagrams import FlowChannel
+from .frames import cause_of
 from .handshake import Secrets
 from .linkpool import LinkPool
 from .messages import (
@@ -98,6 +99,7 @@ class NativePeer:
             log=settings.log,
             take_over=settings.take_over,
             soon=settings.soon,
+            share_within=settings.share_within,
         )
         self._heartbeat: IDelayedCall | None = None
         self._given_up: IDelayedCall | None = None
@@ -303,7 +305,7 @@ class NativePeer:
         elif isinstance(message, Abort):
             link = self.links.get(message.link)
             if link is not None:
-                link.abort_session(message.session, _cause(message.cause))
+                link.abort_session(message.session, cause_of(message.cause))
         elif isinstance(message, Retire):
             self.links.retire(message.link)
         elif isinstance(message, Pin):
@@ -358,10 +360,3 @@ class NativePeer:
 def _part(whole: int, parts: int) -> int:
     """What each of so many gets of a whole: one at least."""
     return max(1, -(-whole // max(1, parts)))
-
-
-def _cause(number: int) -> Cause:
-    try:
-        return Cause(number)
-    except ValueError:
-        return Cause.RESET

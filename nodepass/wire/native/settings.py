@@ -34,6 +34,7 @@ class PeerSettings:
     :ivar adoption: seconds that sessions live on without a control link.
     :ivar about: what to tell the peer of this node.
     :ivar soon: calls something when what has come by now has been passed on.
+    :ivar share_within: seconds of a round trip within which sessions share a link; 0: never.
     :ivar take_over: lets a protocol go on with the transport of a plain data link.
     """
 
@@ -48,6 +49,7 @@ class PeerSettings:
     adoption: float
     about: About
     soon: Soon
+    share_within: float = 0.0
     take_over: TakeOver = take_over
 
 
@@ -88,5 +90,6 @@ def peer_settings(
             associations=associations,
         ),
         soon=around.relay.soon,
+        share_within=around.tuning.share_within,
         take_over=around.relay.take_over,
     )

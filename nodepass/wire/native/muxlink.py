@@ -1,0 +1,262 @@
+"""A data link that many sessions share.
+
+What all of them have to say while the reactor is at work leaves in one piece, and comes in one: a
+short message costs a part of a system call then, instead of a whole one at either end.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+from nodepass.relay.stream import Cause, Chunk
+from nodepass.wire import Opening
+
+from .frames import cause_of
+from .link import LinkError
+from .muxframes import (
+    DATA_WORD,
+    FRAME_SIZE,
+    MAX_MUX_DATA,
+    MAX_MUX_SMALL,
+    MuxType,
+    open_stream,
+    reset,
+    unpack_head,
+)
+from .muxstream import CREDIT, MuxStream
+from .openings import unpack_opening
+
+if TYPE_CHECKING:
+    from .datalink import DataLink
+
+__all__ = ["MuxLink", "MuxOwner"]
+
+#: Bytes of frames without data that may wait to leave a link that is backed up. Only a peer that
+#: opens sessions without end and does not read what becomes of them lets so many wait.
+MAX_UNREAD = 1 << 20
+
+_WORD = struct.Struct(">I")
+_LAST_NUMBER = 0xFFFFFFFF
+_LAST_DATA = DATA_WORD + MAX_MUX_DATA
+# As plain numbers: to ask an enumeration for its members takes longer than to compare them.
+_OPEN, _DATA, _FIN, _RESET, _WINDOW, _MOVE, _MOVED = map(int, MuxType)
+# Bytes of a frame's body and of the number before it.
+_SIZES = {_FIN: 4, _RESET: 5, _WINDOW: 8, _MOVE: 4, _MOVED: 4}
+
+
+class MuxOwner(Protocol):
+    """Who has the shared links of a peer."""
+
+    def stream_opened(self, opening: Opening, stream: MuxStream) -> None:
+        """The peer opened a stream."""
+
+    def move(self, mux: MuxLink, stream: MuxStream) -> None:
+        """At the taking end: a stream needs a link of its own."""
+
+    def unused(self, mux: MuxLink) -> None:
+        """A link's last stream has left it."""
+
+
+class MuxLink:
+    """The sessions on one data link.
+
+    :param link: carries it.
+    :param soon: calls something when what has come by now has been passed on.
+    :ivar owner: hears of what happens on it; set by whom it is given to.
+    :ivar gathered: frames that leave then.
+    :ivar flush_due: they will, by themselves.
+    :ivar streams: by number.
+    """
+
+    __slots__ = (
+        "_held",
+        "_last",
+        "_link",
+        "_soon",
+        "_stalled",
+        "_unread",
+        "flush_due",
+        "gathered",
+        "owner",
+        "streams",
+        "takes",
+    )
+
+    owner: MuxOwner
+
+    def __init__(self, link: DataLink, soon: Callable[[Callable[[], None]], None]) -> None:
+        self._link = link
+        self._soon = soon
+        self.takes = link.state.takes
+        self.streams: dict[int, MuxStream] = {}
+        self.gathered: list[bytes] = []
+        self.flush_due = False
+        self._last = 0  # the number given last
+        self._held = b""  # a frame that has not come whole
+        self._stalled: list[MuxStream] = []  # told to wait, as the link is backed up
+        self._unread = 0
+
+    @property
+    def number(self) -> int:
+        """The link's."""
+        return self._link.number
+
+    @property
+    def congested(self) -> bool:
+        """Whether what was written waits to leave."""
+        return self._link.congested
+
+    # The taking end
+
+    def open(self, opening: Opening) -> MuxStream:
+        """Begin a stream."""
+        number = self._last % _LAST_NUMBER + 1
+        while number in self.streams:
+            number = number % _LAST_NUMBER + 1
+        self._last = number
+        stream = self.streams[number] = MuxStream(self, number)
+        self.send(open_stream(number, opening))
+        return stream
+
+    # For the streams
+
+    def send(self, frame: bytes) -> None:
+        """Send a frame without data."""
+        self.gathered.append(frame)
+        if self._link.congested:
+            self._unread += len(frame)
+            if self._unread > MAX_UNREAD:
+                self._link.abort("the peer does not read what becomes of its sessions")
+        elif not self.flush_due:
+            self.flush_due = True
+            self._soon(self._flush_soon)
+
+    def gathered_more(self, stream: MuxStream, long: bool) -> None:
+        """A stream's frame was gathered that is long, or the first one."""
+        if self._link.congested:
+            self._stalled.append(stream)
+            stream.block()
+        elif long:
+            self.flush()
+        else:
+            self.flush_due = True
+            self._soon(self._flush_soon)
+
+    def move(self, stream: MuxStream) -> None:
+        """A stream has more to send than the link is for."""
+        self.owner.move(self, stream)
+
+    def forget(self, stream: MuxStream) -> None:
+        """A stream is over, or has left."""
+        self.streams.pop(stream.number, None)
+        if not self.streams:
+            self.owner.unused(self)
+
+    def _flush_soon(self) -> None:
+        self.flush_due = False
+        if not self._link.congested:
+            self.flush()
+
+    def flush(self) -> None:
+        """Let what was gathered leave now."""
+        gathered = self.gathered
+        if gathered:
+            frames = gathered[0] if len(gathered) == 1 else b"".join(gathered)
+            gathered.clear()
+            self._link.send_frame(frames)
+
+    # From the link
+
+    def drained(self) -> None:
+        """The link may send again."""
+        self._unread = 0
+        self.flush()
+        stalled, self._stalled = self._stalled, []
+        for stream in stalled:
+            stream.unblock()
+
+    def received(self, data: Chunk) -> None:
+        """Bytes came.
+
+        :raises PeerError: they are no frames, or break a rule; the link can't go on.
+        """
+        if self._held:
+            data = self._held + data
+            self._held = b""
+        at, end, streams = 0, len(data), self.streams
+        while end - at >= FRAME_SIZE:
+            word, number = unpack_head(data, at)
+            begin = at + FRAME_SIZE
+            if DATA_WORD <= word <= _LAST_DATA:
+                stop = begin + word - DATA_WORD
+                if stop > end:
+                    break
+                stream = streams.get(number)
+                if stream is not None:
+                    stream.due += word - DATA_WORD
+                    deliver = stream.deliver
+                    deliver(data[begin:stop])
+                    if stream.due >= CREDIT:
+                        stream.credit()
+            else:
+                size = word & 0xFFFFFF
+                if size > MAX_MUX_SMALL:
+                    raise LinkError(f"a frame of {size} bytes on a shared link")
+                stop = begin + size
+                if stop > end:
+                    break
+                self._receive(word >> 24, number, bytes(data[begin - 4 : stop]))
+            at = stop
+        if at < end:
+            self._held = bytes(data[at:])
+
+    def _receive(self, kind: int, number: int, body: bytes) -> None:
+        """A frame without data; the body begins with the number."""
+        stream = self.streams.get(number)
+        if kind == _OPEN:
+            self._opened(stream, body)
+            return
+        if len(body) != _SIZES.get(kind):
+            raise LinkError(f"frame type {kind} with {len(body)} bytes on a shared link")
+        if stream is None:
+            return
+        if kind == _FIN:
+            stream.ended()
+        elif kind == _RESET:
+            stream.closed(cause_of(body[4]))
+        elif kind == _WINDOW:
+            stream.room(*_WORD.unpack_from(body, 4))
+        elif kind == _MOVED:
+            stream.moved()
+        elif self.takes:
+            self.owner.move(self, stream)
+        else:
+            raise LinkError("the taking end asks for another link")
+
+    def _opened(self, old: MuxStream | None, body: bytes) -> None:
+        try:
+            number, opening = unpack_opening(body)
+        except (struct.error, IndexError, ValueError) as error:
+            raise LinkError("a stream opened by a frame of a wrong form") from error
+        if self.takes or old is not None:
+            raise LinkError(f"stream {number} opened out of turn")
+        stream = self.streams[number] = MuxStream(self, number)
+        self.owner.stream_opened(opening, stream)
+
+    # The end
+
+    def stop(self, cause: Cause) -> None:
+        """Reset all streams, and let the peer know."""
+        for stream in list(self.streams.values()):
+            self.send(reset(stream.number, cause))
+            stream.closed(cause)
+        self.flush()
+
+    def lost(self, cause: Cause) -> None:
+        """The link is gone."""
+        for stream in list(self.streams.values()):
+            stream.closed(cause)
+        self.gathered.clear()
+        self._stalled.clear()

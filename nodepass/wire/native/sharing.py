@@ -1,0 +1,181 @@
+"""Which sessions of a peer share a link.
+
+Where the nodes are near each other what a session costs is the work of both, and sharing saves half
+of it. Farther apart it is the line: there a lost packet would hold up all who share a link, and
+each session has one of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from nodepass.relay.stream import Cause
+from nodepass.wire import Opening
+
+from .datalink import DataLink
+from .frames import Join
+from .linkstream import LinkStream
+from .muxlink import MuxLink
+from .muxstream import MuxStream
+
+__all__ = ["Sharing", "SharingOwner"]
+
+
+class SharingOwner(Protocol):
+    """The pool of links, as far as it concerns those that are shared."""
+
+    def take_idle(self) -> DataLink | None:
+        """An idle link, which now carries a session; None when there is none."""
+
+    def balance(self) -> None:
+        """Ask for the links that are missing; `Sharing.give` is called with one that comes."""
+
+    def get(self, number: int) -> DataLink | None:
+        """The link of this id."""
+
+    def stream_opened(self, opening: Opening, stream: MuxStream) -> None:
+        """The peer opened a session."""
+
+    def drop(self, link: DataLink) -> None:
+        """Close a link that nobody needs."""
+
+
+class Sharing:
+    """The shared links of a peer. It is the `MuxOwner` of each.
+
+    The taking end has one at a time for new sessions, and perhaps older ones that their last
+    sessions are about to leave.
+
+    :param within: seconds of a round trip within which sessions share a link; 0: never.
+    """
+
+    def __init__(self, owner: SharingOwner, within: float) -> None:
+        self._owner = owner
+        self._within = within
+        self._apart = not within  # the peer is known not to be near
+        self._current: MuxLink | None = None
+        self._rested = False  # nobody used it when it was looked at last
+        self._links: dict[MuxLink, DataLink] = {}
+        self._waiting: dict[MuxStream, MuxLink] = {}  # for a link of their own
+        self._moving: dict[DataLink, MuxStream] = {}  # at the taking end
+        self._closed = False
+
+    @property
+    def sessions(self) -> int:
+        """Sessions that share links."""
+        return sum(len(mux.streams) for mux in self._links)
+
+    @property
+    def waiting(self) -> int:
+        """Sessions that wait for a link of their own."""
+        return len(self._waiting)
+
+    # The taking end
+
+    def open(self, opening: Opening) -> MuxStream | None:
+        """Begin a session on the shared link; None when there is none, or it is backed up."""
+        mux = self._current
+        if mux is None or mux.congested:
+            return None
+        return mux.open(opening)
+
+    def begin(self, link: DataLink) -> bool:
+        """See whether this idle link is to be shared from now on."""
+        if self._apart or self._current is not None:
+            return False
+        distance = link.round_trip
+        if distance is None or distance > self._within:
+            self._apart = True
+            return False
+        self._current = link.share()
+        self.add(link, self._current)
+        self._rested = False
+        return True
+
+    def move(self, mux: MuxLink, stream: MuxStream) -> None:
+        if stream.moving or stream in self._waiting or self._closed:
+            return
+        link = self._owner.take_idle()
+        if link is None:
+            self._waiting[stream] = mux
+            self._owner.balance()
+        else:
+            self._move(mux, stream, link)
+
+    def give(self, link: DataLink) -> bool:
+        """Let a session that waits go on on this idle link; whether there is one."""
+        while self._waiting:
+            stream = next(iter(self._waiting))
+            mux = self._waiting.pop(stream)
+            if not stream.moving:
+                self._move(mux, stream, link)
+                return True
+        return False
+
+    def _move(self, mux: MuxLink, stream: MuxStream, link: DataLink) -> None:
+        new = link.join(mux.number, stream.number)
+        new.pause()
+        self._moving[link] = stream
+        stream.move(new)
+
+    def tidy(self) -> None:
+        """To be called now and then: see again whether the peer is near, and let a link go that
+        nobody uses, or that was slowed by loss."""
+        self._apart = not self._within
+        mux = self._current
+        if mux is None:
+            return
+        used = bool(mux.streams)
+        if self._links[mux].slowed or (self._rested and not used):
+            self._current = None
+            if not used:
+                self._owner.drop(self._links[mux])
+        self._rested = not used
+
+    # The serving end
+
+    def joined(self, join: Join, stream: LinkStream) -> None:
+        """A session that shared a link is to go on by this stream of another one."""
+        link = self._owner.get(join.link)
+        mux = None if link is None else link.mux
+        moving = None if mux is None else mux.streams.get(join.stream)
+        if moving is None or moving.moving:
+            stream.abort(Cause.RESET)  # it was over
+        else:
+            moving.joined(stream)
+
+    # Links
+
+    def add(self, link: DataLink, mux: MuxLink) -> None:
+        """Many sessions share this link from now on."""
+        mux.owner = self
+        self._links[mux] = link
+
+    def link_free(self, link: DataLink) -> None:
+        """A link has done with its session."""
+        self._moving.pop(link, None)
+
+    def link_lost(self, link: DataLink) -> None:
+        """A link is gone."""
+        stream = self._moving.pop(link, None)
+        if stream is not None:
+            stream.not_moved()
+        mux = link.mux
+        if mux is not None:
+            self._links.pop(mux, None)
+            if mux is self._current:
+                self._current = None
+
+    def close(self) -> None:
+        """No link is there for long any more."""
+        self._closed = True
+        self._waiting.clear()
+
+    # MuxOwner
+
+    def stream_opened(self, opening: Opening, stream: MuxStream) -> None:
+        self._owner.stream_opened(opening, stream)
+
+    def unused(self, mux: MuxLink) -> None:
+        if mux in self._links and (self._closed or (mux.takes and mux is not self._current)):
+            self._owner.drop(self._links[mux])
