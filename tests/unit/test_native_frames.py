@@ -27,6 +27,8 @@ from nodepass.wire.native.frames import (
     FrameError,
     FrameReader,
     FrameType,
+    Join,
+    Mux,
     Open,
     Reset,
     data_header,
@@ -42,12 +44,13 @@ CAUSES = st.sampled_from(Cause)
 FRAMES = st.one_of(
     st.builds(Open, NUMBERS, OPENINGS),
     st.builds(Data, st.binary(min_size=1, max_size=200)),
-    st.builds(Fin, NUMBERS),
+    st.builds(Fin, NUMBERS, st.none() | NUMBERS),
     st.builds(Reset, NUMBERS, CAUSES),
     st.builds(FlowOpen, NUMBERS, OPENINGS),
     st.builds(Datagrams, NUMBERS, st.lists(st.binary(max_size=200), min_size=1, max_size=4)),
     st.builds(FlowClose, NUMBERS, st.none() | CAUSES),
     st.builds(Done, NUMBERS),
+    st.builds(Join, NUMBERS, NUMBERS, NUMBERS),
 )
 
 
@@ -146,14 +149,15 @@ def test_mutated_frames_raise_only_frame_errors(frame: Frame, data: st.DataObjec
 @pytest.mark.parametrize("kind", FrameType)
 def test_longest_bodies(kind: FrameType) -> None:
     """A header that announces more than the type's limit is refused before any of it is held."""
-    limit = {FrameType.DATA: MAX_DATA, FrameType.DATAGRAM: 4 + MAX_DATAGRAM}.get(kind, MAX_SMALL)
+    limits = {FrameType.DATA: MAX_DATA, FrameType.DATAGRAM: 4 + MAX_DATAGRAM, FrameType.MUX: 0}
+    limit = limits.get(kind, MAX_SMALL)
 
     FrameReader().feed(struct.pack(">I", kind << 24 | limit))
     with pytest.raises(FrameError, match=kind.name):
         FrameReader().feed(struct.pack(">I", kind << 24 | (limit + 1)))
 
 
-@pytest.mark.parametrize("kind", [0, 9, 255])
+@pytest.mark.parametrize("kind", [0, max(FrameType) + 1, 255])
 def test_unknown_types_are_refused(kind: int) -> None:
     """A type that version 1 does not have ends the link, as nobody knows what it would mean."""
     with pytest.raises(FrameError, match=f"unknown frame type {kind}"):
@@ -173,6 +177,21 @@ def test_data_is_not_held() -> None:
 def test_an_empty_data_frame_is_nothing() -> None:
     """A DATA frame without bytes carries nothing and disturbs nothing."""
     assert read(FrameReader(), data_header(0) + encode(Fin(7))) == [Fin(7)]
+
+
+@given(st.lists(FRAMES, max_size=3), st.binary(max_size=40))
+def test_what_follows_mux_is_left_alone(frames: list[Frame], behind: bytes) -> None:
+    """The bytes behind it are in another form, whatever they look like."""
+    before = b"".join(map(encode, frames))
+    got = FrameReader().feed(before + bytes.fromhex("0a000000") + behind)
+    assert joined(got[:-1]) == joined(frames)
+    assert got[-1] == Mux(behind)
+    assert encode(Mux(behind)) == bytes.fromhex("0a000000") + behind
+
+
+def test_the_bytes_of_join() -> None:
+    """Session, link, stream."""
+    assert encode(Join(1, 2, 3)) == bytes.fromhex("0900000c 00000001 00000002 00000003")
 
 
 def test_datagrams_that_come_together_are_given_together() -> None:
