@@ -74,6 +74,11 @@ class LinkStream:
             self._link.read_on(True)
 
     @property
+    def over(self) -> bool:
+        """Whether nothing happens any more."""
+        return self._over is not None
+
+    @property
     def backed_up(self) -> bool:
         """Whether what was written waits to leave; `Sink.drained` follows."""
         return self._link.congested

@@ -93,7 +93,7 @@ class MuxLink:
         self.streams: dict[int, MuxStream] = {}
         self.gathered: list[bytes] = []
         self.flush_due = False
-        self._last = 0  # the number given last
+        self._last = 0  # the number of the stream that was opened last
         self._held = b""  # a frame that has not come whole
         self._stalled: list[MuxStream] = []  # told to wait, as the link is backed up
         self._unread = 0
@@ -119,6 +119,12 @@ class MuxLink:
         stream = self.streams[number] = MuxStream(self, number)
         self.send(open_stream(number, opening))
         return stream
+
+    # The serving end
+
+    def awaits(self, number: int) -> bool:
+        """Whether a stream may still be opened: its OPEN was overtaken by what came elsewhere."""
+        return 0 < (number - self._last) & _LAST_NUMBER <= _LAST_NUMBER // 2
 
     # For the streams
 
@@ -242,6 +248,7 @@ class MuxLink:
             raise LinkError("a stream opened by a frame of a wrong form") from error
         if self.takes or old is not None:
             raise LinkError(f"stream {number} opened out of turn")
+        self._last = number
         stream = self.streams[number] = MuxStream(self, number)
         self.owner.stream_opened(opening, stream)
 

@@ -12,6 +12,7 @@ serving end asks for it with MOVE. The taking end takes an idle link and sends J
 on the shared link, after which none of its bytes follow there. When both have come the serving end
 sends MOVED likewise, and goes on on the new link. The taking end writes to the new link, and reads
 from it, when that MOVED has come. So in either direction all bytes of the shared link come first.
+As the links are two, JOIN may come before all else, even OPEN.
 
 Rule 4: a FIN that was sent on the shared link is sent on the new one again; RESET is sent on both.
 """
@@ -91,6 +92,11 @@ class MuxStream:
     def moving(self) -> bool:
         """Whether it is about to have a link of its own, or needs none any more."""
         return self._new is not None or self._over is not None
+
+    @property
+    def link(self) -> int:
+        """The number of the link that it shares."""
+        return self._mux.number
 
     # Stream
 

@@ -58,6 +58,8 @@ class Sharing:
         self._links: dict[MuxLink, DataLink] = {}
         self._waiting: dict[MuxStream, MuxLink] = {}  # for a link of their own
         self._moving: dict[DataLink, MuxStream] = {}  # at the taking end
+        # At the serving end: what JOIN has brought before OPEN came, by link and stream.
+        self._early: dict[tuple[int, int], LinkStream] = {}
         self._closed = False
 
     @property
@@ -139,10 +141,14 @@ class Sharing:
         link = self._owner.get(join.link)
         mux = None if link is None else link.mux
         moving = None if mux is None else mux.streams.get(join.stream)
-        if moving is None or moving.moving:
-            stream.abort(Cause.RESET)  # it was over
-        else:
+        place = join.link, join.stream
+        if moving is not None and not moving.moving:
             moving.joined(stream)
+        elif (mux is None or mux.awaits(join.stream)) and place not in self._early:
+            # JOIN has overtaken OPEN, or MUX, or the word that the other link is ready.
+            self._early[place] = stream
+        else:
+            stream.abort(Cause.RESET)  # it was over
 
     # Links
 
@@ -154,6 +160,7 @@ class Sharing:
     def link_free(self, link: DataLink) -> None:
         """A link has done with its session."""
         self._moving.pop(link, None)
+        self._forget_early()
 
     def link_lost(self, link: DataLink) -> None:
         """A link is gone."""
@@ -165,6 +172,12 @@ class Sharing:
             self._links.pop(mux, None)
             if mux is self._current:
                 self._current = None
+        self._forget_early()
+
+    def _forget_early(self) -> None:
+        if self._early:
+            early = self._early.items()
+            self._early = {place: stream for place, stream in early if not stream.over}
 
     def close(self) -> None:
         """No link is there for long any more."""
@@ -175,6 +188,13 @@ class Sharing:
 
     def stream_opened(self, opening: Opening, stream: MuxStream) -> None:
         self._owner.stream_opened(opening, stream)
+        if self._early:
+            new = self._early.pop((stream.link, stream.number), None)
+            if new is not None:
+                if stream.moving:
+                    new.abort(Cause.RESET)
+                else:
+                    stream.joined(new)
 
     def unused(self, mux: MuxLink) -> None:
         if mux in self._links and (self._closed or (mux.takes and mux is not self._current)):
