@@ -18,9 +18,10 @@ class LinkStream:
 
     :ivar sink: who hears what it has to say, if anybody does.
     :ivar write: the link's, until the session is over.
+    :ivar ended_before: the end that comes was told on the link that the session shared.
     """
 
-    __slots__ = ("_link", "_over", "number", "paused", "sink", "write")
+    __slots__ = ("_link", "_over", "ended_before", "number", "paused", "sink", "write")
 
     def __init__(self, link: DataLink, number: int) -> None:
         self._link = link
@@ -29,6 +30,7 @@ class LinkStream:
         self.sink: Sink | None = None
         self._over: tuple[Cause | None] | None = None
         self.paused = False
+        self.ended_before = False
 
     # Stream
 
@@ -106,7 +108,7 @@ class LinkStream:
             self.sink.ending()
 
     def ended(self) -> None:
-        if self.sink is not None:
+        if self.sink is not None and not self.ended_before:
             self.sink.ended()
 
     def congested(self, congested: bool) -> None:

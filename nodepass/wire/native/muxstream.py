@@ -269,6 +269,7 @@ class MuxStream:
         self._leave(None)
         held, self._held = self._held, None
         sink, self._sink = self._sink, None
+        new.ended_before = self._ended
         if sink is not None:
             sink.became(new)
             new.attach(sink)
