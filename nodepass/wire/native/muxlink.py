@@ -74,6 +74,7 @@ class MuxLink:
         "_held",
         "_last",
         "_link",
+        "_lost",
         "_soon",
         "_stalled",
         "_unread",
@@ -97,6 +98,7 @@ class MuxLink:
         self._held = b""  # a frame that has not come whole
         self._stalled: list[MuxStream] = []  # told to wait, as the link is backed up
         self._unread = 0
+        self._lost = False
 
     @property
     def number(self) -> int:
@@ -220,6 +222,8 @@ class MuxLink:
 
     def _receive(self, kind: int, number: int, body: bytes) -> None:
         """A frame without data; the body begins with the number."""
+        if self._lost:
+            return  # who heard of what came before has cut the link
         stream = self.streams.get(number)
         if kind == _OPEN:
             self._opened(stream, body)
@@ -263,6 +267,7 @@ class MuxLink:
 
     def lost(self, cause: Cause) -> None:
         """The link is gone."""
+        self._lost = True
         for stream in list(self.streams.values()):
             stream.closed(cause)
         self.gathered.clear()
