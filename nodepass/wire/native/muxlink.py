@@ -96,7 +96,8 @@ class MuxLink:
         self.flush_due = False
         self._last = 0  # the number of the stream that was opened last
         self._held = b""  # a frame that has not come whole
-        self._stalled: list[MuxStream] = []  # told to wait, as the link is backed up
+        # Told to wait, as the link is backed up; the first comes first.
+        self._stalled: dict[MuxStream, None] = {}
         self._unread = 0
         self._lost = False
 
@@ -144,13 +145,17 @@ class MuxLink:
     def gathered_more(self, stream: MuxStream, long: bool) -> None:
         """A stream's frame was gathered that is long, or the first one."""
         if self._link.congested:
-            self._stalled.append(stream)
-            stream.block()
+            self.stall(stream)
         elif long:
             self.flush()
         else:
             self.flush_due = True
             self._soon(self._flush_soon)
+
+    def stall(self, stream: MuxStream) -> None:
+        """A stream is to wait until the link has room again."""
+        self._stalled[stream] = None
+        stream.block()
 
     def move(self, stream: MuxStream) -> None:
         """A stream has more to send than the link is for."""
@@ -181,7 +186,8 @@ class MuxLink:
         """The link may send again."""
         self._unread = 0
         self.flush()
-        stalled, self._stalled = self._stalled, []
+        # Where that, or what one of them sends, backs it up again, the others wait on.
+        stalled, self._stalled = self._stalled, {}
         for stream in stalled:
             stream.unblock()
 

@@ -216,10 +216,14 @@ class MuxStream:
 
     def unblock(self) -> None:
         """The link has room again, or the peer."""
-        if self._blocked and self._held is None and self._new is None and not self._mux.congested:
-            self._blocked = False
-            if self._sink is not None:
-                self._sink.drained()
+        if not self._blocked or self._held is not None or self._new is not None:
+            return
+        if self._mux.congested:
+            self._mux.stall(self)
+            return
+        self._blocked = False
+        if self._sink is not None:
+            self._sink.drained()
 
     # Moving
 
