@@ -254,7 +254,7 @@ class MuxStream:
             self._go()
 
     def not_moved(self) -> None:
-        """The link that it was about to have is gone."""
+        """The link that it was about to have is gone, or was reset by itself."""
         if self._over is None:
             self._mux.send(reset(self.number, Cause.LOST))
             self._new = None

@@ -159,20 +159,23 @@ class Sharing:
 
     def link_free(self, link: DataLink) -> None:
         """A link has done with its session."""
-        self._moving.pop(link, None)
+        self._not_moved(link)
         self._forget_early()
 
     def link_lost(self, link: DataLink) -> None:
         """A link is gone."""
-        stream = self._moving.pop(link, None)
-        if stream is not None:
-            stream.not_moved()
+        self._not_moved(link)
         mux = link.mux
         if mux is not None:
             self._links.pop(mux, None)
             if mux is self._current:
                 self._current = None
         self._forget_early()
+
+    def _not_moved(self, link: DataLink) -> None:
+        stream = self._moving.pop(link, None)
+        if stream is not None:
+            stream.not_moved()
 
     def _forget_early(self) -> None:
         if self._early:
