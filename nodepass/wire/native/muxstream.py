@@ -266,11 +266,14 @@ class MuxStream:
 
     def _go(self) -> None:
         """Go on on the new link. The sink has to do with that alone from now on."""
-        new, self._new = self._new, None
-        assert new is not None, "it goes when it knows where"
         if not self._mux.takes:
             self._mux.send(short(MuxType.MOVED, self.number))
+        new, self._new = self._new, None
+        if new is None:
+            return  # that could not leave, and the shared link was cut
         self._leave(None)
+        if self._paused:
+            new.pause()
         held, self._held = self._held, None
         sink, self._sink = self._sink, None
         new.ended_before = self._ended
@@ -281,11 +284,9 @@ class MuxStream:
             new.write(data)
         if self._finished:
             new.finish()
-        if self._paused:
-            new.pause()
-        else:
+        if not self._paused:
             new.resume()
-        if self._blocked and sink is not None and not new.backed_up:
+        if self._blocked and sink is not None and not (new.over or new.backed_up):
             sink.drained()
 
     # The end
