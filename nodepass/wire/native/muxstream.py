@@ -271,10 +271,10 @@ class MuxStream:
         new, self._new = self._new, None
         if new is None:
             return  # that could not leave, and the shared link was cut
+        held = self._held
         self._leave(None)
         if self._paused:
             new.pause()
-        held, self._held = self._held, None
         sink, self._sink = self._sink, None
         new.ended_before = self._ended
         if sink is not None:
@@ -321,6 +321,7 @@ class MuxStream:
         """It has nothing to do with the shared link any more."""
         self._over = (cause,)
         self._room = _NONE
+        self._held = None
         self.deliver = _drop
         self._mux.forget(self)
         if self._new is not None:

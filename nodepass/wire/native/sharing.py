@@ -123,6 +123,8 @@ class Sharing:
     def tidy(self) -> None:
         """To be called now and then: see again whether the peer is near, and let a link go that
         nobody uses, or that was slowed by loss."""
+        waiting = self._waiting.items()
+        self._waiting = {stream: mux for stream, mux in waiting if not stream.moving}
         self._apart = not self._within
         mux = self._current
         if mux is None:
