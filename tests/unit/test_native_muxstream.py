@@ -1,0 +1,521 @@
+"""Sessions on a shared link: their bytes, their ends, the window, and peers that break rules."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from nodepass.relay.stream import Cause
+from nodepass.wire.native.muxframes import (
+    DATA_WORD,
+    WINDOW,
+    MuxType,
+    open_stream,
+    pack_head,
+    reset,
+    short,
+    window,
+)
+from nodepass.wire.native.muxlink import MAX_UNREAD
+from nodepass.wire.native.muxstream import CREDIT, LONG
+from tests.muxrig import End, Rig, know_distances
+from tests.unit.test_native_linkpool import OPENING
+
+SIDES = pytest.mark.parametrize("taking", [True, False], ids=["taking", "serving"])
+
+
+@pytest.fixture(autouse=True)
+def near(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The nodes are near each other."""
+    know_distances(monkeypatch)
+
+
+def data(number: int, body: bytes) -> bytes:
+    """A whole DATA."""
+    return pack_head(DATA_WORD + len(body), number) + body
+
+
+def alone(**options: Any) -> Rig:
+    """Two nodes with one link, and no more to come: nothing moves to another."""
+    return Rig(1, **options).start()
+
+
+def ends(rig: Rig, taking: bool) -> tuple[End, End]:
+    """A session, the end that is meant first."""
+    both = rig.open()
+    return both if taking else both[::-1]
+
+
+def test_a_session_and_others_beside_it() -> None:
+    """Each has its own bytes and its own end, in either direction, on one link."""
+    rig = alone()
+    pairs = [rig.open() for _ in range(3)]
+    for n, (near, far) in enumerate(pairs):
+        near.stream.write(b"question %d" % n)
+        far.stream.write(b"answer %d" % n)
+    rig.flush()
+    for n, (near, far) in enumerate(pairs):
+        assert near.heard == [b"answer %d" % n]
+        assert far.heard == [b"question %d" % n]
+    assert len(rig.mux(rig.taking).streams) == rig.taking.pool.sessions == 3
+    for near, far in pairs:
+        near.stream.finish()
+        far.stream.finish()
+    rig.flush()
+    for near, far in pairs:
+        assert near.events == far.events == ["ended", ("closed", None)]
+    rig.nothing_left()
+
+
+def test_what_is_said_in_one_turn_leaves_in_one_piece() -> None:
+    """Short messages of many sessions together; a long one takes along what came before it."""
+    rig = alone()
+    (one, _), (two, _) = rig.open(), rig.open()
+    line = rig.lines[1][0]
+    one.stream.write(b"a")
+    two.stream.write(b"b")
+    one.stream.finish()
+    assert line.outbox == b""
+    rig.turn()
+    assert line.outbox == data(1, b"a") + data(2, b"b") + short(MuxType.FIN, 1)
+    rig.flush()
+    two.stream.write(b"c")
+    two.stream.write(b"x" * LONG)
+    assert line.outbox == data(2, b"c") + data(2, b"x" * LONG)
+    rig.flush()
+    assert line.outbox == b""
+
+
+@SIDES
+def test_half_closed(taking: bool) -> None:
+    """One direction ends; the other goes on, until it ends as well."""
+    rig = alone()
+    one, two = ends(rig, taking)
+    one.stream.write(b"all")
+    one.stream.finish()
+    rig.flush()
+    assert two.heard == [b"all", "ended"]
+    assert one.heard == []
+    two.stream.write(b"more")
+    rig.flush()
+    two.stream.write(b"and more")
+    two.stream.finish()
+    rig.flush()
+    assert one.heard == [b"more", b"and more", "ended", ("closed", None)]
+    assert two.heard == [b"all", "ended", ("closed", None)]
+    rig.nothing_left()
+
+
+def test_ends_that_cross() -> None:
+    """Both finish at once, or both give up at once, or one does this and the other that."""
+    rig = alone()
+    near, far = rig.open()
+    near.stream.finish()
+    far.stream.finish()
+    rig.flush()
+    assert near.heard == far.heard == ["ended", ("closed", None)]
+    near, far = rig.open()
+    near.stream.abort(Cause.IDLE)
+    far.stream.abort(Cause.REFUSED)
+    rig.flush()
+    assert near.heard == far.heard == []
+    near, far = rig.open()
+    near.stream.finish()
+    far.stream.abort(Cause.REFUSED)
+    rig.flush()
+    assert near.heard == [("closed", Cause.REFUSED)]
+    assert far.heard == []
+    rig.nothing_left()
+
+
+@SIDES
+@pytest.mark.parametrize("point", ["at once", "written", "finished", "has heard the end"])
+def test_a_reset_arrives_with_its_cause(taking: bool, point: str) -> None:
+    """From either end and at any time before its end; what comes after it means nothing."""
+    rig = alone()
+    one, two = ends(rig, taking)
+    if point == "written":
+        one.stream.write(b"before")
+        two.stream.write(b"crosses")
+    elif point == "finished":
+        one.stream.finish()
+        two.stream.write(b"crosses")
+    elif point == "has heard the end":
+        two.stream.finish()
+        rig.flush()
+        one.heard.clear()
+    one.stream.abort(Cause.DENIED)
+    for late in (lambda: one.stream.write(b"late"), one.stream.finish, one.stream.resume):
+        late()
+    one.stream.abort(Cause.IDLE)
+    rig.flush()
+    assert one.heard == []
+    assert two.heard[-1] == ("closed", Cause.DENIED)
+    assert two.data == (b"before" if point == "written" else b"")
+    rig.nothing_left()
+
+
+def test_who_attaches_late_hears_how_it_ended() -> None:
+    """And who attaches while it has to wait hears that."""
+    rig = alone()
+    near, _ = rig.open()
+    near.stream.write(b"x" * (WINDOW + 1))
+    late = End(near.stream)
+    assert late.heard == ["congested"]
+    rig.lines[1][0].lose()
+    assert late.heard == ["congested", ("closed", Cause.LOST)]
+    assert End(near.stream).heard == [("closed", Cause.LOST)]
+
+
+@SIDES
+def test_a_lost_link_ends_all_its_sessions(taking: bool) -> None:
+    """At both ends, whichever gave it up; the other links and their sessions go on."""
+    rig = Rig(3).start()
+    pairs = [rig.open() for _ in range(3)]
+    side = rig.taking if taking else rig.serving
+    rig.link(side, rig.shared).abort("cut")
+    rig.flush()
+    for pair in pairs:
+        for end in pair:
+            assert end.heard == [("closed", Cause.LOST)]
+    near, far = rig.open()
+    near.stream.write(b"still")
+    rig.flush()
+    assert far.heard == [b"still"]
+    near.stream.abort(Cause.RESET)
+    rig.nothing_left()
+
+
+# The window.
+
+
+@SIDES
+def test_no_more_than_the_window_is_on_its_way(taking: bool) -> None:
+    """The rest waits at its sender, who is told, once; it follows when there is room, with the
+    end behind it."""
+    rig = alone()
+    one, two = ends(rig, taking)
+    two.stream.pause()
+    one.stream.write(b"x" * WINDOW)
+    assert one.heard == []
+    one.stream.write(b"y")
+    one.stream.write(b"z" * WINDOW)
+    one.stream.finish()
+    rig.flush()
+    assert one.heard == ["congested"]
+    assert two.heard == [b"x" * WINDOW]
+    two.stream.resume()
+    rig.flush()
+    assert two.data == b"x" * WINDOW + b"y" + b"z" * WINDOW
+    assert two.events == ["ended"]
+    assert one.heard == ["congested"], "nothing more is to be written"
+
+
+@SIDES
+def test_who_waited_for_the_window_goes_on(taking: bool) -> None:
+    """It is told when all that it had written has left, not before."""
+    rig = alone()
+    one, two = ends(rig, taking)
+    two.stream.pause()
+    one.stream.write(b"x" * (2 * WINDOW + CREDIT))
+    rig.flush()
+    two.stream.resume()
+    rig.flush()
+    assert one.heard == ["congested", "drained"]
+    assert two.data == b"x" * (2 * WINDOW + CREDIT)
+    one.stream.write(b"y" * (WINDOW - CREDIT))
+    assert one.heard == ["congested", "drained"]
+
+
+def test_a_slow_reader_holds_up_nobody_else() -> None:
+    """The link is read on, whoever is paused."""
+    rig = alone()
+    (_, slow), (near, far) = rig.open(), rig.open()
+    slow.stream.pause()
+    rig.taking.ends[1].stream.write(b"x" * (3 * WINDOW))
+    near.stream.write(b"quick")
+    rig.flush()
+    assert far.heard == [b"quick"]
+
+
+def test_credit_is_given_when_half_the_window_has_come() -> None:
+    """Neither before, so that short sessions go without, nor while the reader is paused."""
+    rig = alone()
+    near, far = rig.open()
+    line = rig.lines[1][1]
+    near.stream.write(b"x" * (CREDIT - 1))
+    rig.flush()
+    assert far.mux.due == CREDIT - 1
+    near.stream.write(b"x")
+    rig.turn()
+    rig.deliver(1, True)
+    rig.turn()
+    assert line.outbox == window(1, CREDIT)
+    rig.flush()
+    far.stream.pause()
+    near.stream.write(b"x" * (CREDIT + 1))
+    rig.turn()
+    rig.deliver(1, True)
+    rig.turn()
+    assert line.outbox == b""
+    far.stream.resume()
+    far.stream.resume()
+    rig.turn()
+    assert line.outbox == window(1, CREDIT + 1)
+
+
+def test_no_credit_for_what_has_ended() -> None:
+    """Nobody needs it."""
+    rig = alone()
+    near, far = rig.open()
+    far.stream.pause()
+    near.stream.write(b"x" * CREDIT)
+    near.stream.finish()
+    rig.flush()
+    far.stream.resume()
+    rig.turn()
+    assert rig.lines[1][1].outbox == b""
+
+
+@SIDES
+def test_nothing_is_written_and_read(taking: bool) -> None:
+    """Messages without bytes do no harm, with room, without it, and among those that wait."""
+    rig = alone()
+    one, two = ends(rig, taking)
+    two.stream.pause()
+    for body in (b"", b"x" * WINDOW, b"", b"y", b"", b"z"):
+        one.stream.write(body)
+    one.stream.finish()
+    rig.flush()
+    two.stream.resume()
+    rig.flush()
+    assert two.data == b"x" * WINDOW + b"yz"
+    assert two.events == ["ended"]
+
+
+def test_what_is_lent_is_copied() -> None:
+    """A view may be used again as soon as the call returns, also where its bytes have to wait."""
+    rig = alone()
+    near, far = rig.open()
+    far.stream.pause()
+    buffer = bytearray(b"a" * (WINDOW + 5))
+    near.stream.write(memoryview(buffer))
+    buffer[:] = b"b" * len(buffer)
+    rig.flush()
+    far.stream.resume()
+    rig.flush()
+    assert far.data == b"a" * (WINDOW + 5)
+
+
+# A link that is backed up.
+
+
+def test_a_link_that_is_backed_up() -> None:
+    """Whoever writes is told to wait, and to go on when it has room; nothing is lost, and new
+    sessions go elsewhere meanwhile."""
+    rig = Rig(2, high_water=100).start()
+    pairs = [rig.open() for _ in range(3)]
+    shared = rig.shared
+    for near, _ in pairs:
+        near.stream.write(b"x" * LONG)
+    assert [near.heard for near, _ in pairs] == [[], ["congested"], ["congested"]]
+    pairs[1][0].stream.write(b"more")
+    apart = rig.visit()
+    assert rig.taking.ends[apart].moved
+    rig.flush()
+    assert [near.heard for near, _ in pairs] == [[], *[["congested", "drained"]] * 2]
+    assert [far.data for _, far in pairs] == [b"x" * LONG, b"x" * LONG + b"more", b"x" * LONG]
+    assert rig.shared == shared
+
+
+def test_one_that_waits_for_its_window_is_not_told_of_the_link() -> None:
+    """It has nothing to be told of before what it has held has left."""
+    rig = Rig(1, high_water=2 * WINDOW).start()
+    (one, slow), (two, _), (three, _) = rig.open(), rig.open(), rig.open()
+    slow.stream.pause()
+    one.stream.write(b"x" * WINDOW)
+    two.stream.write(b"x" * WINDOW)
+    assert rig.mux(rig.taking).congested
+    three.stream.write(b"x")
+    one.stream.write(b"y")
+    assert one.heard == three.heard == ["congested"]
+    rig.flush()
+    assert three.heard == ["congested", "drained"]
+    assert one.heard == ["congested"]
+    slow.stream.resume()
+    rig.flush()
+    assert one.heard == ["congested", "drained"]
+
+
+def test_a_link_that_is_backed_up_again_at_once() -> None:
+    """What was gathered while it was is enough for that: who waited waits on, and is not
+    forgotten."""
+    rig = Rig(1, high_water=100).start()
+    pairs = [rig.open() for _ in range(4)]
+    for near, _ in pairs:
+        near.stream.write(b"x" * LONG)
+    rig.turn()
+    rig.deliver(1, True)
+    waiting = [near.heard for near, _ in pairs[1:]]
+    assert waiting == [["congested"]] * 3
+    rig.flush()
+    assert waiting == [["congested", "drained"]] * 3
+
+
+def test_the_window_opens_while_the_link_is_backed_up() -> None:
+    """What was held leaves into what is gathered; its sender waits for the link from then on."""
+    rig = Rig(1, high_water=WINDOW + 100).start()
+    (one, slow), (two, _) = rig.open(), rig.open()
+    slow.stream.pause()
+    one.stream.write(b"x" * (WINDOW + 1))
+    rig.flush()
+    slow.stream.resume()
+    rig.turn()
+    two.stream.write(b"x" * WINDOW)
+    rig.mux(rig.taking).send(b"")  # something else is about to leave
+    rig.link(rig.taking, 1).send_frame(data(9, b"x" * 100))
+    assert rig.mux(rig.taking).congested
+    rig.deliver(1, False)
+    assert one.heard == ["congested"]
+    rig.flush()
+    assert one.heard == ["congested", "drained"]
+
+
+def test_resets_that_nobody_reads() -> None:
+    """They wait without data, for a peer that reads nothing: the link is cut before they are too
+    many."""
+    rig = Rig(1, high_water=100).start()
+    near, _ = rig.open()
+    near.stream.write(b"x" * 100)
+    rig.turn()
+    mux = rig.mux(rig.taking)
+    frame = reset(9, Cause.IDLE)
+    for _ in range(MAX_UNREAD // len(frame)):
+        mux.send(frame)
+    assert near.heard == []
+    near.stream.abort(Cause.IDLE)
+    assert len(rig.taking.pool) == 0
+    rig.flush()
+    assert len(rig.serving.pool) == 0
+    rig.nothing_left()
+
+
+def test_a_link_that_drains_may_have_unread_again() -> None:
+    """What has left counts no more."""
+    rig = Rig(1, high_water=100).start()
+    near, _ = rig.open()
+    mux = rig.mux(rig.taking)
+    frame = reset(9, Cause.IDLE)
+    for _ in range(3):
+        near.stream.write(b"x" * 100)
+        rig.turn()
+        for _ in range(MAX_UNREAD // len(frame)):
+            mux.send(frame)
+        rig.flush()
+    assert ("closed", Cause.LOST) not in near.heard
+
+
+# Peers that break the rules.
+
+
+def lie(rig: Rig, taking: bool, *frames: bytes) -> None:
+    """One end sends what its rules do not allow."""
+    rig.link(rig.taking if taking else rig.serving, rig.shared).send_frame(b"".join(frames))
+    rig.flush()
+
+
+LIES: dict[str, tuple[bool | None, list[bytes]]] = {
+    # who lies (None: either), and what of stream 1
+    "beyond the window": (None, [data(1, b"x" * WINDOW), data(1, b"x")]),
+    "beyond it in short frames": (None, [data(1, b"x" * 4096)] * 17),
+    "data after FIN": (None, [short(MuxType.FIN, 1), data(1, b"x")]),
+    "nothing after FIN": (None, [short(MuxType.FIN, 1), data(1, b"")]),
+    "FIN twice": (None, [short(MuxType.FIN, 1)] * 2),
+    "too much room": (None, [window(1, 1)]),
+    "far too much room": (None, [window(1, 0xFFFFFFFF)]),
+    "OPEN twice": (True, [open_stream(1, OPENING)]),
+    "OPEN from the serving end": (False, [open_stream(7, OPENING)]),
+    "MOVE from the taking end": (True, [short(MuxType.MOVE, 1)]),
+    "MOVED without JOIN": (False, [short(MuxType.MOVED, 1)]),
+    "MOVED twice": (True, [short(MuxType.MOVED, 1)] * 2),
+    "data after MOVED": (True, [short(MuxType.MOVED, 1), data(1, b"x")]),
+    "a long frame": (None, [pack_head(MuxType.FIN << 24 | 65, 1)]),
+    "no frame": (None, [b"\xff" * 8]),
+}
+
+
+@pytest.mark.parametrize(
+    ("taking", "how"),
+    [
+        (side, how)
+        for how, (who, _) in LIES.items()
+        for side in (True, False)
+        if who in (None, side)
+    ],
+)
+def test_lies(taking: bool, how: str) -> None:
+    """Each costs the link, with one reason that says what it was, and no other link."""
+    _, frames = LIES[how]
+    rig = Rig(3).start()
+    reasons: list[str] = []
+    apart = rig.open()  # on the link that is shared from now on
+    pool = (rig.serving if taking else rig.taking).pool
+    lost = pool.link_lost
+
+    def noting(link: Any, reason: str) -> None:
+        reasons.append(reason)
+        lost(link, reason)
+
+    pool.link_lost = noting  # type: ignore[method-assign]
+    beside = rig.open()
+    victim = rig.serving.ends[1] if taking else rig.taking.ends[1]
+    victim.stream.pause()
+    count = len(rig.lines)
+    lie(rig, taking, *frames)
+    assert len(reasons) == 1
+    assert reasons[0].startswith("a protocol error: ")
+    assert len(pool) == count - 1
+    for end in (*apart, *beside):
+        assert end.heard[-1] == ("closed", Cause.LOST)
+    near, far = rig.open()
+    near.stream.write(b"still")
+    rig.flush()
+    assert far.heard == [b"still"]
+
+
+@SIDES
+@pytest.mark.parametrize("kind", [MuxType.FIN, MuxType.MOVE, MuxType.MOVED])
+def test_frames_for_streams_that_are_not_there(taking: bool, kind: MuxType) -> None:
+    """They have crossed with the end of theirs, and mean nothing."""
+    rig = alone()
+    near, far = rig.open()
+    frames = [short(kind, 9), data(9, b"x"), window(9, 1), reset(9, Cause.IDLE)]
+    lie(rig, taking, *frames)
+    near.stream.write(b"on")
+    rig.flush()
+    assert far.heard == [b"on"]
+    assert near.heard == []
+
+
+def test_who_is_asked_to_wait_is_believed_once_there_is_room() -> None:
+    """Room that was used may be given back in any parts, also nothing at a time."""
+    rig = alone()
+    near, far = rig.open()
+    far.stream.pause()
+    near.stream.write(b"x" * 10)
+    lie(rig, False, window(1, 0), window(1, 4), window(1, 6))
+    assert near.heard == []
+    lie(rig, False, window(1, 1))
+    assert near.heard == [("closed", Cause.LOST)]
+
+
+def test_a_stream_opened_behind_what_cut_the_link() -> None:
+    """In one piece with it: the link is gone, and nobody would tell that stream."""
+    rig = alone()
+    _, far = rig.open()
+    link = rig.link(rig.serving, rig.shared)
+    far.ended = lambda: link.abort("cut")  # type: ignore[method-assign]
+    lie(rig, True, short(MuxType.FIN, 1), open_stream(2, OPENING))
+    assert list(rig.serving.ends) == [1]
+    assert far.heard == [("closed", Cause.LOST)]
