@@ -1,4 +1,4 @@
-"""Sessions on a shared link: their bytes, their ends, the window, and peers that break rules."""
+"""Sessions on a shared link: their bytes, their ends, and the window."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from nodepass.wire.native.muxframes import (
     DATA_WORD,
     WINDOW,
     MuxType,
-    open_stream,
     pack_head,
     reset,
     short,
@@ -20,7 +19,6 @@ from nodepass.wire.native.muxframes import (
 from nodepass.wire.native.muxlink import MAX_UNREAD
 from nodepass.wire.native.muxstream import CREDIT, LONG
 from tests.muxrig import End, Rig, know_distances
-from tests.unit.test_native_linkpool import OPENING
 
 SIDES = pytest.mark.parametrize("taking", [True, False], ids=["taking", "serving"])
 
@@ -414,108 +412,3 @@ def test_a_link_that_drains_may_have_unread_again() -> None:
             mux.send(frame)
         rig.flush()
     assert ("closed", Cause.LOST) not in near.heard
-
-
-# Peers that break the rules.
-
-
-def lie(rig: Rig, taking: bool, *frames: bytes) -> None:
-    """One end sends what its rules do not allow."""
-    rig.link(rig.taking if taking else rig.serving, rig.shared).send_frame(b"".join(frames))
-    rig.flush()
-
-
-LIES: dict[str, tuple[bool | None, list[bytes]]] = {
-    # who lies (None: either), and what of stream 1
-    "beyond the window": (None, [data(1, b"x" * WINDOW), data(1, b"x")]),
-    "beyond it in short frames": (None, [data(1, b"x" * 4096)] * 17),
-    "data after FIN": (None, [short(MuxType.FIN, 1), data(1, b"x")]),
-    "nothing after FIN": (None, [short(MuxType.FIN, 1), data(1, b"")]),
-    "FIN twice": (None, [short(MuxType.FIN, 1)] * 2),
-    "too much room": (None, [window(1, 1)]),
-    "far too much room": (None, [window(1, 0xFFFFFFFF)]),
-    "OPEN twice": (True, [open_stream(1, OPENING)]),
-    "OPEN from the serving end": (False, [open_stream(7, OPENING)]),
-    "MOVE from the taking end": (True, [short(MuxType.MOVE, 1)]),
-    "MOVED without JOIN": (False, [short(MuxType.MOVED, 1)]),
-    "MOVED twice": (True, [short(MuxType.MOVED, 1)] * 2),
-    "data after MOVED": (True, [short(MuxType.MOVED, 1), data(1, b"x")]),
-    "a long frame": (None, [pack_head(MuxType.FIN << 24 | 65, 1)]),
-    "no frame": (None, [b"\xff" * 8]),
-}
-
-
-@pytest.mark.parametrize(
-    ("taking", "how"),
-    [
-        (side, how)
-        for how, (who, _) in LIES.items()
-        for side in (True, False)
-        if who in (None, side)
-    ],
-)
-def test_lies(taking: bool, how: str) -> None:
-    """Each costs the link, with one reason that says what it was, and no other link."""
-    _, frames = LIES[how]
-    rig = Rig(3).start()
-    reasons: list[str] = []
-    apart = rig.open()  # on the link that is shared from now on
-    pool = (rig.serving if taking else rig.taking).pool
-    lost = pool.link_lost
-
-    def noting(link: Any, reason: str) -> None:
-        reasons.append(reason)
-        lost(link, reason)
-
-    pool.link_lost = noting  # type: ignore[method-assign]
-    beside = rig.open()
-    victim = rig.serving.ends[1] if taking else rig.taking.ends[1]
-    victim.stream.pause()
-    count = len(rig.lines)
-    lie(rig, taking, *frames)
-    assert len(reasons) == 1
-    assert reasons[0].startswith("a protocol error: ")
-    assert len(pool) == count - 1
-    for end in (*apart, *beside):
-        assert end.heard[-1] == ("closed", Cause.LOST)
-    near, far = rig.open()
-    near.stream.write(b"still")
-    rig.flush()
-    assert far.heard == [b"still"]
-
-
-@SIDES
-@pytest.mark.parametrize("kind", [MuxType.FIN, MuxType.MOVE, MuxType.MOVED])
-def test_frames_for_streams_that_are_not_there(taking: bool, kind: MuxType) -> None:
-    """They have crossed with the end of theirs, and mean nothing."""
-    rig = alone()
-    near, far = rig.open()
-    frames = [short(kind, 9), data(9, b"x"), window(9, 1), reset(9, Cause.IDLE)]
-    lie(rig, taking, *frames)
-    near.stream.write(b"on")
-    rig.flush()
-    assert far.heard == [b"on"]
-    assert near.heard == []
-
-
-def test_who_is_asked_to_wait_is_believed_once_there_is_room() -> None:
-    """Room that was used may be given back in any parts, also nothing at a time."""
-    rig = alone()
-    near, far = rig.open()
-    far.stream.pause()
-    near.stream.write(b"x" * 10)
-    lie(rig, False, window(1, 0), window(1, 4), window(1, 6))
-    assert near.heard == []
-    lie(rig, False, window(1, 1))
-    assert near.heard == [("closed", Cause.LOST)]
-
-
-def test_a_stream_opened_behind_what_cut_the_link() -> None:
-    """In one piece with it: the link is gone, and nobody would tell that stream."""
-    rig = alone()
-    _, far = rig.open()
-    link = rig.link(rig.serving, rig.shared)
-    far.ended = lambda: link.abort("cut")  # type: ignore[method-assign]
-    lie(rig, True, short(MuxType.FIN, 1), open_stream(2, OPENING))
-    assert list(rig.serving.ends) == [1]
-    assert far.heard == [("closed", Cause.LOST)]
