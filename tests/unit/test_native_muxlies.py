@@ -232,7 +232,7 @@ def test_a_reset_of_the_new_link_alone() -> None:
     rig.flush(new.number)
     new.abort_session(1, Cause.RESET)
     rig.flush(new.number)
-    assert near.events[-1] == ("closed", Cause.LOST)
+    assert near.events[-1] == ("closed", Cause.RESET)
     rig.flush()
     assert far.heard[-1] == ("closed", Cause.RESET)
     rig.nothing_left()

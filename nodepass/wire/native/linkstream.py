@@ -81,6 +81,11 @@ class LinkStream:
         return self._over is not None
 
     @property
+    def cause(self) -> Cause | None:
+        """Why it is over, if it is."""
+        return None if self._over is None else self._over[0]
+
+    @property
     def backed_up(self) -> bool:
         """Whether what was written waits to leave; `Sink.drained` follows."""
         return self._link.congested

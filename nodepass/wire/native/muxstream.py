@@ -256,9 +256,12 @@ class MuxStream:
     def not_moved(self) -> None:
         """The link that it was about to have is gone, or was reset by itself."""
         if self._over is None:
-            self._mux.send(reset(self.number, Cause.LOST))
-            self._new = None
-            self.closed(Cause.LOST)
+            new, self._new = self._new, None
+            cause = None if new is None else new.cause
+            if cause is None:
+                cause = Cause.LOST
+            self._mux.send(reset(self.number, cause))
+            self.closed(cause)
 
     def _take_new(self, stream: LinkStream) -> None:
         self._new = stream
