@@ -377,14 +377,13 @@ class LinkPool:
     def _share_waiting(self) -> None:
         """Let those who wait share the link that has come, if it is to be shared."""
         for result, opening in list(self._waiting.items()):
+            if result not in self._waiting:
+                continue  # it gave up when another was served
             stream = self._sharing.open(opening)
             if stream is None:
                 return
-            if result in self._waiting:
-                del self._waiting[result]
-                result.callback(stream)
-            else:
-                stream.abort(Cause.RESET)
+            del self._waiting[result]
+            result.callback(stream)
 
     def drop(self, link: DataLink) -> None:
         """Close a link that nobody needs."""
