@@ -188,9 +188,9 @@ class MuxStream:
     def ended(self) -> None:
         """FIN came.
 
-        :raises LinkError: it came before.
+        :raises LinkError: it came before, or MOVED did.
         """
-        if self._ended:
+        if self._ended or self._peer_moved:
             raise LinkError(f"stream {self.number} ended out of turn")
         self._ended = True
         self.deliver = _refuse
