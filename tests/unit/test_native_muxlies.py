@@ -56,6 +56,7 @@ LIES: dict[str, tuple[bool | None, list[bytes]]] = {
     "MOVE from the taking end": (True, [short(MuxType.MOVE, 1)]),
     "MOVED without JOIN": (False, [short(MuxType.MOVED, 1)]),
     "MOVED twice": (True, [short(MuxType.MOVED, 1)] * 2),
+    "FIN after MOVED": (True, [short(MuxType.MOVED, 1), short(MuxType.FIN, 1)]),
     "data after MOVED": (True, [short(MuxType.MOVED, 1), data(1, b"x")]),
     "a long frame": (None, [pack_head(MuxType.FIN << 24 | 65, 1)]),
     "no frame": (None, [b"\xff" * 8]),

@@ -8,7 +8,9 @@ from collections.abc import Callable
 import pytest
 
 from nodepass.relay.stream import Cause
+from nodepass.wire.native.frames import fin, join
 from nodepass.wire.native.muxframes import WINDOW, MuxType, short
+from nodepass.wire.native.muxlink import MAX_UNREAD
 from tests.muxrig import End, Rig, know_distances
 
 #: What one direction has to send, more than the window; and what the other has.
@@ -133,6 +135,60 @@ def test_bytes_and_ends_at_each_point(taking: bool, fresh: bool, stage: str, who
     case.rig.nothing_left()
 
 
+def test_what_is_sent_for_it() -> None:
+    """Byte for byte, in the order of the rules, and each once, whatever is written and finished."""
+    case = Moving(True, idle=0)
+    rig, shared = case.rig, case.shared
+    far = case.far
+    assert far is not None
+    rig.flush()
+    taker, server = rig.lines[shared]
+    far.stream.write(MUCH)
+    far.stream.write(MUCH)
+    rig.turn()
+    assert server.outbox.endswith(short(MuxType.MOVE, 2))
+    assert server.outbox.count(short(MuxType.MOVE, 2)) == 1
+    rig.flush()
+    rig.bring()
+    rig.turn()
+    assert taker.outbox == short(MuxType.MOVED, 2)
+    new = rig.lines[case.new]
+    assert new[0].outbox == join(1, shared, 2)
+    case.near.stream.finish()
+    rig.turn()
+    assert taker.outbox == short(MuxType.MOVED, 2)
+    rig.flush(case.new)
+    far.stream.finish()
+    rig.turn()
+    assert server.outbox == new[1].outbox == b""
+    rig.deliver(shared, True)
+    rig.turn()
+    assert server.outbox == short(MuxType.MOVED, 2)
+    rig.deliver(shared, False)
+    rig.turn()
+    assert taker.outbox == server.outbox == b""
+    assert new[0].outbox == fin(1)
+    assert new[1].outbox == fin(1, 0)
+
+
+def test_a_move_that_can_not_be_answered() -> None:
+    """The serving end's MOVED is too much for a link that nobody reads: it is cut, and the session
+    with it, on either link."""
+    case = Moving(True)
+    rig, mux, new = case.rig, case.rig.mux(case.rig.serving), case.new
+    far = case.far
+    assert far is not None
+    rig.link(rig.serving, case.shared).send_frame(short(MuxType.FIN, 9) * (1 << 18))
+    assert mux.congested
+    mux.send(b"x" * MAX_UNREAD)
+    case.come("JOIN", "MOVED")
+    assert far.events == [("closed", Cause.LOST)]
+    rig.flush()
+    assert case.near.events[-1] == ("closed", Cause.LOST)
+    assert rig.link(rig.taking, new).idle and rig.link(rig.serving, new).idle
+    rig.nothing_left()
+
+
 @FRESH
 @pytest.mark.parametrize("early", ["near", "far"])
 def test_an_end_before_the_move(taking: bool, fresh: bool, early: str) -> None:
@@ -255,7 +311,6 @@ def test_no_idle_link_at_first(taking: bool) -> None:
     case.rig.flush()
     pool = case.rig.taking.pool
     assert pool._sharing.waiting == 1
-    assert case.rig.taking.wanted >= 1
     far = case.far
     assert far is not None and not far.moved
     assert far.data == case.wrote[True] and case.near.data == case.wrote[False]
@@ -281,9 +336,21 @@ def test_who_is_over_needs_no_link(taking: bool) -> None:
     assert pool.idle >= 1 and not pool._busy
     again = Moving(taking, idle=0)
     again.rig.flush()
+    again.near.stream.write(MUCH)
+    stream = again.near.mux
     again.near.stream.abort(Cause.IDLE)
+    assert stream._held is None, "what it held is kept for nothing"
     again.rig.taking.pool.tidy()
     assert again.rig.taking.pool._sharing.waiting == 0
+
+
+def test_a_link_is_asked_for() -> None:
+    """On top of what is kept for visitors."""
+    rig = Rig(1).start()
+    near, _ = rig.open()
+    wanted = rig.taking.wanted
+    near.stream.write(MUCH)
+    assert rig.taking.wanted == wanted + 1
 
 
 def test_it_is_asked_for_once() -> None:

@@ -185,6 +185,22 @@ def test_a_lost_link_ends_all_its_sessions(taking: bool) -> None:
     rig.nothing_left()
 
 
+def test_numbers_begin_anew() -> None:
+    """After the last one, and those of sessions that are still under way are passed over."""
+    rig = alone()
+    pairs = [rig.open() for _ in range(2)]
+    rig.mux(rig.taking)._last = rig.mux(rig.serving)._last = 0xFFFFFFFE
+    pairs += [rig.open() for _ in range(2)]
+    assert list(rig.mux(rig.serving).streams) == [1, 2, 0xFFFFFFFF, 3]
+    assert rig.mux(rig.serving).awaits(4) and rig.mux(rig.serving).awaits(1 << 31)
+    for number in (0xFFFFFFFE, 0xFFFFFFFF, 1, 2, 3):
+        assert not rig.mux(rig.serving).awaits(number)
+    for near, _ in pairs:
+        near.stream.write(b"on")
+    rig.flush()
+    assert [far.heard for _, far in pairs] == [[b"on"]] * 4
+
+
 # The window.
 
 
@@ -252,7 +268,13 @@ def test_credit_is_given_when_half_the_window_has_come() -> None:
     assert line.outbox == window(1, CREDIT)
     rig.flush()
     far.stream.pause()
-    near.stream.write(b"x" * (CREDIT + 1))
+    near.stream.write(b"x" * (CREDIT - 1))
+    rig.flush()
+    far.stream.resume()
+    rig.turn()
+    assert line.outbox == b""
+    far.stream.pause()
+    near.stream.write(b"xx")
     rig.turn()
     rig.deliver(1, True)
     rig.turn()
@@ -261,6 +283,18 @@ def test_credit_is_given_when_half_the_window_has_come() -> None:
     far.stream.resume()
     rig.turn()
     assert line.outbox == window(1, CREDIT + 1)
+
+
+def test_no_credit_for_who_gives_up() -> None:
+    """Even if that is because of the very bytes."""
+    rig = alone()
+    near, far = rig.open()
+    far.received = lambda data: far.stream.abort(Cause.IDLE)  # type: ignore[method-assign]
+    far.stream.attach(far)
+    near.stream.write(b"x" * CREDIT)
+    rig.deliver(1, True)
+    rig.turn()
+    assert rig.lines[1][1].outbox == reset(1, Cause.IDLE)
 
 
 def test_no_credit_for_what_has_ended() -> None:
@@ -325,6 +359,21 @@ def test_a_link_that_is_backed_up() -> None:
     assert [near.heard for near, _ in pairs] == [[], *[["congested", "drained"]] * 2]
     assert [far.data for _, far in pairs] == [b"x" * LONG, b"x" * LONG + b"more", b"x" * LONG]
     assert rig.shared == shared
+
+
+def test_nothing_is_added_to_what_backs_it_up() -> None:
+    """What was about to leave when it came to that waits with the rest."""
+    rig = Rig(1, high_water=100).start()
+    (one, _), (two, _) = rig.open(), rig.open()
+    one.stream.write(b"a")
+    two.stream.write(b"x" * 100)
+    rig.link(rig.taking, 1).send_frame(data(9, b"x" * 200))
+    one.stream.finish()
+    before = len(rig.lines[1][0].outbox)
+    rig.turn()
+    assert len(rig.lines[1][0].outbox) == before
+    rig.flush()
+    assert rig.serving.ends[1].heard == [b"a", "ended"]
 
 
 def test_one_that_waits_for_its_window_is_not_told_of_the_link() -> None:
