@@ -18,11 +18,15 @@ from nodepass.wire import Opening
 from nodepass.wire.native import datalink
 from nodepass.wire.native.datalink import DataLink
 from nodepass.wire.native.linkpool import LinkPool
+from nodepass.wire.native.muxframes import WINDOW
 from nodepass.wire.native.muxlink import MuxLink
 from nodepass.wire.native.muxstream import MuxStream
 from tests.loopback import HIGH_WATER, MemoryTransport, connect
 from tests.streams import NotingSink
 
+#: What one direction has to send, more than the window; and what the other has.
+MUCH, LITTLE = b"m" * (WINDOW + 1000), b"l" * 500
+BEHIND = b"behind"
 LOCAL = Endpoint("192.0.2.2", 2)
 #: Seconds of a round trip within which sessions share a link here, and of the one there is.
 WITHIN, NEAR, FAR = 0.005, 0.001, 0.05
@@ -313,3 +317,60 @@ class Rig:
                 assert not (mux.streams or mux.gathered or mux._held)
             assert len(pool) == sum(pair[0].connected for pair in self.lines.values())
         assert not self.clock.getDelayedCalls()
+
+
+class Moving:
+    """A session that one end has made move, both links holding what they were given.
+
+    :param taking: it was the taking end.
+    :param fresh: it wrote at once, so that OPEN is under way as well.
+    """
+
+    def __init__(
+        self, taking: bool, *, fresh: bool = False, idle: int = 2, high_water: int = 1 << 20
+    ) -> None:
+        self.rig = Rig(idle + 1, high_water=high_water).start()
+        self.keeper = self.rig.open()  # so that the shared link is kept
+        if fresh:
+            port = self.rig.visit()
+            self.near: End = self.rig.taking.ends[port]
+        else:
+            self.near, _ = self.rig.open()
+            port = 2
+        self.port = port
+        self.wrote = {True: b"", False: b""}  # by the taking end, and by the serving end
+        self.shared = self.rig.shared
+        self.write(taking, MUCH)
+        if not fresh:
+            self.write(not taking, LITTLE)
+        self.rig.turn()
+        while not taking and self.rig.lines[self.shared][1].outbox:
+            self.rig.deliver(self.shared, False)
+        self.rig.turn()
+
+    @property
+    def far(self) -> End | None:
+        """The serving end, when it is there."""
+        return self.rig.serving.ends.get(self.port)
+
+    def end(self, taking: bool) -> End | None:
+        """One end, if it is there."""
+        return self.near if taking else self.far
+
+    @property
+    def new(self) -> int:
+        """The link that is to be its own."""
+        (link,) = self.rig.taking.pool._sharing._moving
+        return link.number
+
+    def write(self, taking: bool, data: bytes) -> None:
+        """One end sends bytes."""
+        end = self.end(taking)
+        assert end is not None
+        self.wrote[taking] += data
+        end.stream.write(data)
+
+    def come(self, *links: str) -> None:
+        """What is under way to the serving end on these arrives there."""
+        for link in links:
+            self.rig.deliver(self.new if link == "JOIN" else self.shared, True)
