@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from nodepass.relay.stream import Cause
 from nodepass.wire.native import muxlink, muxstream
-from tests.muxrig import End, Rig, Side, know_distances
+from tests.muxrig import FAR, NEAR, End, Rig, Side, know_distances
 
 #: Bytes of the window here: small, so that all that has to do with it happens all the time.
 SMALL_WINDOW = 64
@@ -174,6 +174,14 @@ class AnySharing(RuleBasedStateMachine):
         self.rig.clock.advance(seconds)
         self.rig.taking.pool.tidy()
         self.rig.serving.pool.tidy()
+
+    @rule(number=WHICH, slowed=st.booleans(), distance=st.sampled_from([NEAR, FAR]))
+    def change(self, number: int, slowed: bool, distance: float) -> None:
+        numbers = [n for n, pair in self.rig.lines.items() if pair[0].connected]
+        self.rig.distance = distance
+        if numbers:
+            handle = self.rig.handle(numbers[number % len(numbers)])
+            handle.slowed, handle.distance = slowed, distance
 
     @rule(number=WHICH, how=st.sampled_from(["lost", "cut by taker", "cut by server"]))
     def lose(self, number: int, how: str) -> None:
