@@ -152,10 +152,9 @@ class LinkPool:
         return stream
 
     def _open_on(self, link: DataLink, opening: Opening) -> Stream:
-        if self._sharing.begin(link):
-            stream = self._sharing.open(opening)
-            if stream is not None:
-                return stream
+        stream = self._sharing.begin(link, opening)
+        if stream is not None:
+            return stream
         self._busy.add(link)
         return link.open(opening)
 

@@ -81,18 +81,21 @@ class Sharing:
             return None
         return mux.open(opening)
 
-    def begin(self, link: DataLink) -> bool:
-        """See whether this idle link is to be shared from now on."""
+    def begin(self, link: DataLink, opening: Opening) -> MuxStream | None:
+        """Begin a session on this idle link if it is to be shared from now on.
+
+        It is opened even where the link is backed up: what was written before may not have left.
+        """
         if self._apart or self._current is not None:
-            return False
+            return None
         distance = link.round_trip
         if distance is None or distance > self._within:
             self._apart = True
-            return False
-        self._current = link.share()
-        self.add(link, self._current)
+            return None
+        self._current = mux = link.share()
+        self.add(link, mux)
         self._rested = False
-        return True
+        return mux.open(opening)
 
     def move(self, mux: MuxLink, stream: MuxStream) -> None:
         if stream.moving or stream in self._waiting or self._closed:
