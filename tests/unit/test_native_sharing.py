@@ -126,6 +126,25 @@ def test_a_link_that_is_backed_up_is_not_shared_further() -> None:
     assert not rig.open()[0].moved
 
 
+def test_a_link_that_is_backed_up_when_it_comes() -> None:
+    """The end of its proof has not left yet: it is shared all the same, and its first session
+    follows that."""
+    rig = Rig(1).start()
+    link = rig.link(rig.taking, 1)
+    link.pauseProducing()
+    port = rig.visit()
+    near = rig.taking.ends[port]
+    assert near.heard == []
+    near.stream.write(b"first")
+    rig.turn()
+    assert near.heard == ["congested"]
+    link.resumeProducing()
+    rig.flush()
+    assert near.heard == ["congested", "drained"]
+    assert rig.serving.ends[port].heard == [b"first"]
+    assert not rig.open()[0].moved
+
+
 # A shared link goes.
 
 
