@@ -37,6 +37,9 @@ QUICK = Tuning(
 #: cost sessions, and new flows their datagrams.
 PATIENT = evolve(QUICK, report_interval=5.0)
 
+#: Each session has a data link of its own, as between nodes that are far from each other.
+APART = evolve(QUICK, share_within=0.0)
+
 
 def sleep(seconds: float) -> Deferred[None]:
     """Let the reactor run for a while."""

@@ -120,7 +120,8 @@ async def test_broken_rules_cost_a_link_and_no_more(flow: str) -> None:
 async def test_garbage_resets_the_visitor_it_was_sent() -> None:
     """A visitor whose link turns to garbage is reset and gets not a byte of it; others go on."""
     target = echoing()
-    nodes = await fleet(target.endpoint)
+    # Each session has a data link of its own.
+    nodes = await fleet(target.endpoint, env={"NP_SHARE_WITHIN": "0"})
     session = await begin(nodes.visitor)  # the honest client has one session, so the liar is next
 
     def lie() -> bytes:
@@ -299,7 +300,7 @@ async def test_dead_client_by_hand_is_forgotten() -> None:
     """A client that joined and then says nothing more is dropped after three intervals, its visitor
     is reset within the promised time."""
     target = echoing()
-    nodes = await fleet(target.endpoint)
+    nodes = await fleet(target.endpoint, env={"NP_SHARE_WITHIN": "0"})
     session = await begin(nodes.visitor)
 
     def play_dead() -> None:

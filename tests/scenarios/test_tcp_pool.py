@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from nodepass.address import Endpoint
 from nodepass.pool import policy
 from nodepass.service import RoleService
-from tests.scenarios.harness import QUICK, Tunnel, sleep, tunnel, until
+from tests.scenarios.harness import APART, QUICK, Tunnel, sleep, tunnel, until
 from tests.scenarios.programs import Conn, connect, listen
 
 flows = pytest.mark.parametrize("flow", ["-", "+"])
@@ -69,7 +69,7 @@ async def test_a_burst(flow: str, tls: int, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(policy, "MEMORY", 3.0)
     monkeypatch.setattr(policy, "STEP", 0.5)
     target = listen(answer)
-    pair = await tunnel(target.endpoint, flow=flow, tls=tls, client="min=1")
+    pair = await tunnel(target.endpoint, flow=flow, tls=tls, client="min=1", tuning=APART)
     await both_have(pair, 1)
     visitors = await gatherResults(
         [Deferred.fromCoroutine(served(pair.visitor)) for _ in range(200)], consumeErrors=True
@@ -125,7 +125,7 @@ async def test_links_are_used_again(tls: int, monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(SSL.Connection, "__init__", make)
     target = listen(answer)
-    pair = await tunnel(target.endpoint, tls=tls, client="min=2")
+    pair = await tunnel(target.endpoint, tls=tls, client="min=2", tuning=APART)
     await both_have(pair, 2)
     # Two ends of the control link, and of each data link.
     assert len(handshakes) == (6 if tls else 2)
