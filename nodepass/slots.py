@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-#: Open files of a TCP session: its own socket and its data link.  A flow has at most one, as many
-#: share a link.
+#: Open files of a TCP session: its own socket and its data link. One that shares a link may need
+#: its own at any time. A flow has at most one, as many share a link.
 TCP_FILES = 2
 #: Open files kept for all else: listeners, control links, strangers, idle links, log files. Where
 #: there are few files altogether it is a quarter of them.

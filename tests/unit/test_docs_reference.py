@@ -11,11 +11,13 @@ import attrs
 import pytest
 
 from nodepass import RoleService
+from nodepass.address import Endpoint
 from nodepass.logs import Level
 from nodepass.parameters import PARAMETERS
 from nodepass.relay.stream import Cause
 from nodepass.tuning import VARIABLES
-from nodepass.wire.native import frames, messages
+from nodepass.wire import Opening
+from nodepass.wire.native import frames, messages, muxframes, muxlink
 
 DOC = Path(__file__).parents[2] / "doc"
 FROM_CODE: dict[str, Any] = runpy.run_path(str(DOC / "_ext" / "from_code.py"))
@@ -136,9 +138,48 @@ def test_messages_are_as_specified() -> None:
 
 
 def test_frames_are_as_specified() -> None:
-    """The table of frames gives each frame's type and longest body."""
+    """The tables of frames give each frame's type and longest body."""
     specified = {(row[0], int(row[1])): int(row[3]) for row in rows("protocol.rst", "frames")}
     assert specified == {(kind.name, kind.value): frames._LIMITS[kind] for kind in frames.FrameType}
+    specified = {(row[0], int(row[1])): int(row[3]) for row in rows("protocol.rst", "mux-frames")}
+    both = Endpoint("2001:db8::1", 50000)
+    longest = {kind: size - 4 for kind, size in muxlink._SIZES.items()}  # without the number
+    longest[muxframes.MuxType.OPEN] = (
+        len(muxframes.open_stream(1, Opening(both, both, 0))) - muxframes.FRAME_SIZE
+    )
+    longest[muxframes.MuxType.DATA] = muxframes.MAX_MUX_DATA
+    assert specified == {(kind.name, kind.value): longest[kind] for kind in muxframes.MuxType}
+
+
+def test_the_example_of_a_shared_link_is_right() -> None:
+    """The bytes that the example shows are those that the code sends."""
+    text = (DOC / "protocol.rst").read_text(encoding="utf-8").partition(".. _mux-example:")[2]
+    shown = re.findall(r"^   on \d, (?:taking|serving) end +((?:[0-9a-f]+ )+) ", text, flags=re.M)
+
+    def opened(number: int) -> bytes:
+        visitor = Endpoint("192.0.2.1", 49999 + number)
+        return muxframes.open_stream(number, Opening(visitor, Endpoint("198.51.100.1", 8080), 0))
+
+    def data(number: int, text: bytes) -> bytes:
+        return muxframes.pack_head(muxframes.DATA_WORD + len(text), number) + text
+
+    kinds = muxframes.MuxType
+    assert [bytes.fromhex(row) for row in shown] == [
+        frames.mux(),
+        opened(1),
+        data(1, b"hello"),
+        muxframes.short(kinds.FIN, 1),
+        data(1, b"ok"),
+        muxframes.short(kinds.FIN, 1),
+        opened(2),
+        muxframes.reset(2, Cause.REFUSED),
+        opened(3),
+        muxframes.window(3, 32768),
+        muxframes.short(kinds.MOVE, 3),
+        frames.join(1, 7, 3),
+        muxframes.short(kinds.MOVED, 3),
+        muxframes.short(kinds.MOVED, 3),
+    ]
 
 
 def test_causes_and_refusals_are_as_specified() -> None:

@@ -27,6 +27,7 @@ def test_defaults() -> None:
         report_interval=5.0,
         service_cooldown=3.0,
         shutdown_timeout=5.0,
+        share_within=0.005,
         reload_interval=3600.0,
     )
     assert Tuning.from_environ({}) == (Tuning(), ())
@@ -58,6 +59,7 @@ def test_table_and_record_agree() -> None:
         ("NP_REPORT_INTERVAL", "10ms", "report_interval", 0.01),
         ("NP_SERVICE_COOLDOWN", "1s", "service_cooldown", 1.0),
         ("NP_SHUTDOWN_TIMEOUT", "0", "shutdown_timeout", 0.0),
+        ("NP_SHARE_WITHIN", "0", "share_within", 0.0),
         ("NP_RELOAD_INTERVAL", "24h", "reload_interval", 86400.0),
     ],
 )

@@ -1,7 +1,7 @@
 """The state of one data link: which session it carries, and whose turn it is to end it.
 
-Rule 1: one TCP session at a time. Sessions are numbered from 1; an OPEN that is not the last
-number + 1, or that comes before the last session is over, is an error.
+Rule 1: one TCP session at a time, where rule 6 does not change that. Sessions are numbered from 1;
+an OPEN that is not the last number + 1, or that comes before the last session is over, is an error.
 
 Rule 2: a session is over at an end that has sent its own FIN or RESET and has the peer's.
 
