@@ -169,6 +169,7 @@ def test_the_example_of_a_shared_link_is_right() -> None:
         opened(1),
         data(1, b"hello"),
         muxframes.short(kinds.FIN, 1),
+        frames.mux(),
         data(1, b"ok"),
         muxframes.short(kinds.FIN, 1),
         opened(2),

@@ -22,6 +22,9 @@ from nodepass.wire.native.datalink import (
     DataLink,
 )
 from nodepass.wire.native.frames import MAX_DATA, Reset, data_header, encode, fin
+from nodepass.wire.native.frames import mux as mux_frame
+from nodepass.wire.native.muxlink import MuxLink
+from nodepass.wire.native.muxstream import MuxStream
 from tests.loopback import connect, flush
 from tests.streams import NotingSink
 
@@ -57,6 +60,19 @@ class Owner:
     def link_opened(self, link: DataLink, opening: Opening, stream: Stream) -> None:
         self.openings.append(opening)
         self.begin(stream)
+
+    def link_shared(self, link: DataLink, mux: MuxLink) -> None:
+        mux.owner = self
+
+    def stream_opened(self, opening: Opening, stream: Stream) -> None:
+        self.openings.append(opening)
+        self.begin(stream)
+
+    def move(self, mux: MuxLink, stream: MuxStream) -> None:
+        raise AssertionError("nothing here needs a link of its own")
+
+    def unused(self, mux: MuxLink) -> None:
+        pass
 
     def link_free(self, link: DataLink) -> None:
         assert not self.lost
@@ -191,6 +207,43 @@ def test_a_link_is_free_at_once_where_all_was_read() -> None:
     assert case.serving.free == 1
     assert case.serving.sessions[-1][1].heard == [b"next"]
     assert case.taking.lost == case.serving.lost == []
+
+
+def test_a_link_is_shared_while_a_reset_of_its_last_session_is_on_its_way() -> None:
+    """The serving end resets a session behind its end, which the taking end has done with: what
+    comes of the reset on the shared link is not taken for something else."""
+    case = Case()
+    (near, _), (far, _) = case.open()
+    far.finish()
+    case.flush()
+    near.finish()
+    assert case.taker.idle
+    far.abort(Cause.RESET)
+    mux = case.taker.share()
+    case.taking.link_shared(case.taker, mux)
+    shared, heard = case.taking.begin(mux.open(OPENING))
+    shared.write(b"question")
+    case.flush()
+    answering, heard_there = case.serving.sessions[-1]
+    answering.write(b"answer")
+    case.flush()
+    assert heard_there.heard == [b"question"] and heard.heard == [b"answer"]
+    assert case.taking.lost == case.serving.lost == []
+
+
+def test_a_link_is_shared_by_the_taking_end_alone() -> None:
+    """A word of the serving end that answers nothing costs it the link; so does a second one."""
+    case = Case()
+    case.server.transport.write(mux_frame())
+    case.flush()
+    assert case.taking.lost == ["a protocol error: a link shared out of turn"]
+    case = Case()
+    case.taking.link_shared(case.taker, case.taker.share())
+    case.flush()
+    case.server.transport.write(mux_frame())
+    case.server.transport.write(bytes(4))
+    case.flush()
+    assert len(case.taking.lost) == 1 and "on a shared link" in case.taking.lost[0]
 
 
 def test_a_link_whose_other_end_pauses_is_not_free() -> None:

@@ -37,6 +37,7 @@ from .frames import (
     data_header,
     pack_word,
 )  # fmt: skip
+from .frames import mux as mux_frame
 from .link import LinkState
 from .linkstream import LinkStream
 from .muxlink import MuxLink
@@ -99,6 +100,7 @@ class DataLink:
         "_clock",
         "_closing",
         "_fd",
+        "_hears_mux",
         "_held",
         "_holds_back",
         "_lost",
@@ -132,6 +134,7 @@ class DataLink:
         self.made_at = self.free_since = clock.seconds()
         self.flows: DatagramLink | None = None
         self.mux: MuxLink | None = None
+        self._hears_mux = False  # what comes is of its form
         self._owner = owner
         self._clock = clock
         self._watch = watch
@@ -340,7 +343,7 @@ class DataLink:
                     sink.received(bytes_)
                 return
         try:
-            if self.mux is not None:
+            if self._hears_mux and self.mux is not None:
                 self.mux.received(data)
                 return
             frames = self._reader.feed(data)
@@ -404,8 +407,12 @@ class DataLink:
             self._stream = LinkStream(self, frame.session)
             self._owner.link_joined(self, frame, self._stream)
         elif isinstance(frame, Mux):
-            mux = self._become_shared()
-            self._owner.link_shared(self, mux)
+            mux = self.mux
+            if mux is None:
+                self._send(mux_frame())
+                mux = self._become_shared()
+                self._owner.link_shared(self, mux)
+            self._hears_mux = True
             mux.received(frame.rest)
         elif isinstance(frame, Reset):
             if stream is not None:

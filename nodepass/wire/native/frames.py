@@ -12,7 +12,7 @@ the body in the lower 24. Bodies, with u32 and u16 in network order:
     FLOW_CLOSE  u32 flow, u8 cause (255: none)
     DONE        u32 session
     JOIN        u32 session, u32 link, u32 stream
-    MUX         nothing; what follows are frames of `muxframes`
+    MUX         nothing; what its sender says from then on are frames of `muxframes`
 
 An address is as `openings` has it.
 """

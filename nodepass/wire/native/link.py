@@ -25,7 +25,8 @@ end and means nothing.
 Rule 5: a link that closes while a session is not over has reset it.
 
 Rule 6: a FLOW_OPEN on an idle link makes it a datagram link, for good; MUX makes it one that many
-sessions share, likewise.
+sessions share, likewise. The serving end answers MUX with MUX: a RESET of the last session may come
+before that.
 
 Rule 7: JOIN begins a session as OPEN does, one that has been under way on a shared link.
 """
@@ -90,6 +91,7 @@ class LinkState:
 
     __slots__ = (
         "_read",
+        "_share_asked",
         "_taker_finished",
         "datagrams",
         "done",
@@ -113,6 +115,7 @@ class LinkState:
         self.receiving = False
         self.done = True
         self.datagrams = self.shared = False
+        self._share_asked = False  # and not answered
         self.given = self.taken = 0
         # Of the current session: whether the taking end has sent FIN, and how much the serving end
         # has read, as its FIN says.
@@ -141,7 +144,7 @@ class LinkState:
     def share(self) -> bytes:
         """Let many sessions have the link from now on."""
         self._take()
-        self.shared = True
+        self.shared = self._share_asked = True
         return mux()
 
     def _take(self) -> None:
@@ -218,9 +221,14 @@ class LinkState:
         if isinstance(frame, Reset):
             return self._receive_reset(frame)
         if isinstance(frame, Mux):
-            if self.takes or not self.idle:
+            if self.takes:
+                if not self._share_asked:
+                    raise LinkError("a link shared out of turn")
+                self._share_asked = False
+            elif not self.idle:
                 raise LinkError("a link to be shared that can't be")
-            self.shared = True
+            else:
+                self.shared = True
         elif isinstance(frame, FlowOpen):
             if self.takes or not (self.datagrams or self.idle):
                 raise LinkError("a flow opened on a link that can't take it")
