@@ -107,6 +107,7 @@ class Side:
     def __init__(self, rig: Rig, takes: bool, within: float) -> None:
         self.joined = True
         self.ends: dict[int, End] = {}
+        self.unwanted: list[int] = []
         self.around: list[tuple[int, int, Cause]] = []
         self.wanted = 0
         self.pool = LinkPool(
@@ -128,7 +129,7 @@ class Side:
         self.wanted += count
 
     def ask_to_retire(self, link: int) -> None:
-        pass
+        self.unwanted.append(link)
 
     def opened(self, opening: Opening, stream: Stream) -> None:
         assert opening.visitor.port not in self.ends, "opened twice"

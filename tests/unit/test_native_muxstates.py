@@ -254,7 +254,7 @@ class AnySharing(RuleBasedStateMachine):
         """Each idle link carries a session of its own."""
         rig = self.rig
         sharing = rig.taking.pool._sharing
-        sharing._current, sharing._apart = None, True
+        sharing.current, sharing._apart = None, True
         ports = [rig.visit() for _ in range(rig.taking.pool.idle)]
         for port in ports:
             rig.taking.ends[port].stream.write(b"again %d" % port)

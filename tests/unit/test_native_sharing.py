@@ -10,7 +10,7 @@ from nodepass.relay.stream import Cause, Stream
 from nodepass.wire import Opening
 from nodepass.wire.native.muxframes import WINDOW
 from nodepass.wire.parting import PARTING_TIMEOUT
-from tests.muxrig import FAR, LOCAL, NEAR, WITHIN, End, Rig, Side, know_distances
+from tests.muxrig import FAR, LOCAL, NEAR, WITHIN, End, Handle, Rig, Side, know_distances
 
 ENDS = pytest.mark.parametrize("taking", [True, False], ids=["the taker", "the server"])
 
@@ -216,6 +216,33 @@ def test_a_link_that_loss_has_slowed(used: bool) -> None:
     other.stream.write(b"on the other")
     rig.flush()
     assert rig.serving.ends[2].heard == [b"on the other"]
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_a_link_that_loss_has_slowed_on_the_way_back(used: bool) -> None:
+    """Only the serving end knows, and asks for it until it is gone."""
+    rig = Rig(4).start()
+    near, _ = rig.open()
+    (number,) = shared(rig)
+    if not used:
+        near.stream.abort(Cause.IDLE)
+        rig.flush()
+    slow = Handle(NEAR)
+    slow.slowed = True
+    rig.lines[number][1].getHandle = lambda: slow
+    for _ in range(2):
+        rig.serving.pool.tidy()
+    assert rig.serving.unwanted == [number, number]
+    for link in rig.serving.unwanted:
+        rig.taking.pool.retire(link)
+    rig.flush()
+    assert (number in rig.taking.pool) is used
+    assert rig.open()[0].stream.link != number
+    near.stream.abort(Cause.IDLE)
+    rig.flush()
+    assert number not in rig.taking.pool
+    rig.serving.pool.tidy()
+    assert rig.serving.unwanted == [number, number]
 
 
 @ENDS

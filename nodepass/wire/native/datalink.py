@@ -247,7 +247,8 @@ class DataLink:
     def send_frame(self, frame: bytes) -> None:
         """Send a frame of a datagram link, or those of a shared one."""
         if not self._lost:
-            self._send_held()
+            if self._held:
+                self._send_held()
             self.transport.write(frame)
 
     def flows_ended(self) -> None:

@@ -140,9 +140,9 @@ class LinkPool:
 
     def take(self, opening: Opening) -> Stream | None:
         """A stream on the shared link, or on an idle one; None when there is none."""
-        shared = self._sharing.open(opening)
-        if shared is not None:
-            return shared
+        mux = self._sharing.current
+        if mux is not None and not mux.link.congested:
+            return mux.open(opening)
         link = self._next_idle()
         if link is None:
             return None
@@ -229,12 +229,15 @@ class LinkPool:
     def retire(self, number: int) -> None:
         """At the taking end: close this link, now if it is idle, else when it becomes free.
 
-        A datagram link is let be: it is closed soon after its last flow anyway.
+        A shared one gets no new sessions. A datagram link is let be: it is closed soon after its
+        last flow anyway.
         """
         link = self._links.get(number)
         if link is None or not self._takes:
             return
-        if link in self._idle:
+        if link.mux is not None:
+            self._sharing.leave(link.mux)
+        elif link in self._idle:
             self.drop(link)
         else:
             self._retired.add(link)
@@ -375,14 +378,12 @@ class LinkPool:
 
     def _share_waiting(self) -> None:
         """Let those who wait share the link that has come, if it is to be shared."""
-        for result, opening in list(self._waiting.items()):
-            if result not in self._waiting:
-                continue  # it gave up when another was served
-            stream = self._sharing.open(opening)
-            if stream is None:
-                return
-            del self._waiting[result]
-            result.callback(stream)
+        mux = self._sharing.current
+        while self._waiting and mux is not None and not mux.congested:
+            result = next(iter(self._waiting))
+            opening = self._waiting.pop(result)
+            result.callback(mux.open(opening))
+            mux = self._sharing.current
 
     def drop(self, link: DataLink) -> None:
         """Close a link that nobody needs."""
@@ -433,6 +434,8 @@ class LinkPool:
             slow = (link.number for link in idle if link.slowed)
             for number in islice(slow, len(idle) // AGED_SHARE + 1):
                 self._owner.ask_to_retire(number)
+            for shared in self._sharing.slowed():
+                self._owner.ask_to_retire(shared.number)
             return
         self._sharing.tidy()
         now = self._clock.seconds()

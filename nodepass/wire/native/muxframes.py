@@ -25,6 +25,7 @@ from .openings import pack_opening
 
 __all__ = [
     "DATA_WORD",
+    "FIN_WORD",
     "FRAME_SIZE",
     "MAX_MUX_DATA",
     "MAX_MUX_SMALL",
@@ -67,6 +68,8 @@ _WITH_CAUSE = struct.Struct(">IIB")
 FRAME_SIZE = _HEAD.size
 #: The first word of a DATA frame, but for its length.
 DATA_WORD = MuxType.DATA << 24
+#: That of a FIN.
+FIN_WORD = MuxType.FIN << 24
 
 #: A frame's first two words, as bytes and back.
 pack_head, unpack_head = _HEAD.pack, _HEAD.unpack_from

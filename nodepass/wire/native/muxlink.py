@@ -17,11 +17,13 @@ from .frames import cause_of
 from .link import LinkError
 from .muxframes import (
     DATA_WORD,
+    FIN_WORD,
     FRAME_SIZE,
     MAX_MUX_DATA,
     MAX_MUX_SMALL,
     MuxType,
     open_stream,
+    pack_head,
     reset,
     unpack_head,
 )
@@ -36,6 +38,9 @@ __all__ = ["MuxLink", "MuxOwner"]
 #: Bytes of frames without data that may wait to leave a link that is backed up. Only a peer that
 #: opens sessions without end and does not read what becomes of them lets so many wait.
 MAX_UNREAD = 1 << 20
+#: Frames that wait when a session begins or ends, beyond which they leave at once: the other end
+#: can go about them while this one sees to the next. Those of a few sessions cost little apiece.
+MOST_GATHERED = 12
 
 _WORD = struct.Struct(">I")
 _LAST_NUMBER = 0xFFFFFFFF
@@ -64,6 +69,7 @@ class MuxLink:
 
     :param link: carries it.
     :param soon: calls something when what has come by now has been passed on.
+    :ivar link: carries it.
     :ivar owner: hears of what happens on it; set by whom it is given to.
     :ivar gathered: frames that leave then.
     :ivar flush_due: they will, by themselves.
@@ -73,13 +79,13 @@ class MuxLink:
     __slots__ = (
         "_held",
         "_last",
-        "_link",
         "_lost",
         "_soon",
         "_stalled",
         "_unread",
         "flush_due",
         "gathered",
+        "link",
         "owner",
         "streams",
         "takes",
@@ -88,7 +94,7 @@ class MuxLink:
     owner: MuxOwner
 
     def __init__(self, link: DataLink, soon: Callable[[Callable[[], None]], None]) -> None:
-        self._link = link
+        self.link = link
         self._soon = soon
         self.takes = link.state.takes
         self.streams: dict[int, MuxStream] = {}
@@ -104,17 +110,19 @@ class MuxLink:
     @property
     def number(self) -> int:
         """The link's."""
-        return self._link.number
+        return self.link.number
 
     @property
     def congested(self) -> bool:
         """Whether what was written waits to leave."""
-        return self._link.congested
+        return self.link.congested
 
     # The taking end
 
     def open(self, opening: Opening) -> MuxStream:
         """Begin a stream."""
+        if len(self.gathered) >= MOST_GATHERED and not self.link.congested:
+            self.flush()
         number = self._last % _LAST_NUMBER + 1
         while number in self.streams:
             number = number % _LAST_NUMBER + 1
@@ -134,17 +142,23 @@ class MuxLink:
     def send(self, frame: bytes) -> None:
         """Send a frame without data."""
         self.gathered.append(frame)
-        if self._link.congested:
+        if self.link.congested:
             self._unread += len(frame)
             if self._unread > MAX_UNREAD:
-                self._link.abort("the peer does not read what becomes of its sessions")
+                self.link.abort("the peer does not read what becomes of its sessions")
         elif not self.flush_due:
             self.flush_due = True
             self._soon(self._flush_soon)
 
+    def send_fin(self, number: int) -> None:
+        """Send FIN of a stream."""
+        self.send(pack_head(FIN_WORD, number))
+        if len(self.gathered) >= MOST_GATHERED and not self.link.congested:
+            self.flush()
+
     def gathered_more(self, stream: MuxStream, long: bool) -> None:
         """A stream's frame was gathered that is long, or the first one."""
-        if self._link.congested:
+        if self.link.congested:
             self.stall(stream)
         elif long:
             self.flush()
@@ -169,7 +183,7 @@ class MuxLink:
 
     def _flush_soon(self) -> None:
         self.flush_due = False
-        if not self._link.congested:
+        if not self.link.congested:
             self.flush()
 
     def flush(self) -> None:
@@ -178,7 +192,7 @@ class MuxLink:
         if gathered:
             frames = gathered[0] if len(gathered) == 1 else b"".join(gathered)
             gathered.clear()
-            self._link.send_frame(frames)
+            self.link.send_frame(frames)
 
     # From the link
 

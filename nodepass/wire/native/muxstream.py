@@ -316,7 +316,7 @@ class MuxStream:
     def _send_fin(self) -> None:
         self._fin = True
         self._room = _NONE
-        self._mux.send(short(MuxType.FIN, self.number))
+        self._mux.send_fin(self.number)
         if self._ended:
             self.closed(None)
 

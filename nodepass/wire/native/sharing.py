@@ -47,13 +47,15 @@ class Sharing:
     sessions are about to leave.
 
     :param within: seconds of a round trip within which sessions share a link; 0: never.
+    :ivar current: the one that new sessions share, if any. While it is backed up they have links of
+        their own.
     """
 
     def __init__(self, owner: SharingOwner, within: float) -> None:
         self._owner = owner
         self._within = within
         self._apart = not within  # the peer is known not to be near
-        self._current: MuxLink | None = None
+        self.current: MuxLink | None = None
         self._rested = False  # nobody used it when it was looked at last
         self._links: dict[MuxLink, DataLink] = {}
         self._waiting: dict[MuxStream, MuxLink] = {}  # for a link of their own
@@ -74,25 +76,18 @@ class Sharing:
 
     # The taking end
 
-    def open(self, opening: Opening) -> MuxStream | None:
-        """Begin a session on the shared link; None when there is none, or it is backed up."""
-        mux = self._current
-        if mux is None or mux.congested:
-            return None
-        return mux.open(opening)
-
     def begin(self, link: DataLink, opening: Opening) -> MuxStream | None:
         """Begin a session on this idle link if it is to be shared from now on.
 
         It is opened even where the link is backed up: what was written before may not have left.
         """
-        if self._apart or self._current is not None:
+        if self._apart or self.current is not None:
             return None
         distance = link.round_trip
         if distance is None or distance > self._within:
             self._apart = True
             return None
-        self._current = mux = link.share()
+        self.current = mux = link.share()
         self.add(link, mux)
         self._rested = False
         return mux.open(opening)
@@ -129,17 +124,26 @@ class Sharing:
         waiting = self._waiting.items()
         self._waiting = {stream: mux for stream, mux in waiting if not stream.moving}
         self._apart = not self._within
-        mux = self._current
+        mux = self.current
         if mux is None:
             return
         used = bool(mux.streams)
         if self._links[mux].slowed or (self._rested and not used):
-            self._current = None
-            if not used:
-                self._owner.drop(self._links[mux])
+            self.leave(mux)
         self._rested = not used
 
+    def leave(self, mux: MuxLink) -> None:
+        """Begin no new session on this link, and close it when its last one has left."""
+        if mux is self.current:
+            self.current = None
+        if not mux.streams and mux in self._links:
+            self._owner.drop(self._links[mux])
+
     # The serving end
+
+    def slowed(self) -> list[DataLink]:
+        """Those that loss has made slow in this end's direction."""
+        return [link for link in self._links.values() if link.slowed]
 
     def joined(self, join: Join, stream: LinkStream) -> None:
         """A session that shared a link is to go on by this stream of another one."""
@@ -173,8 +177,8 @@ class Sharing:
         mux = link.mux
         if mux is not None:
             self._links.pop(mux, None)
-            if mux is self._current:
-                self._current = None
+            if mux is self.current:
+                self.current = None
         self._forget_early()
 
     def _not_moved(self, link: DataLink) -> None:
@@ -205,5 +209,5 @@ class Sharing:
                     stream.joined(new)
 
     def unused(self, mux: MuxLink) -> None:
-        if mux in self._links and (self._closed or (mux.takes and mux is not self._current)):
+        if mux in self._links and (self._closed or (mux.takes and mux is not self.current)):
             self._owner.drop(self._links[mux])
