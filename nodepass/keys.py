@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping
 
 from nodepass.errors import ConfigError
@@ -18,6 +17,8 @@ _MOST_BYTES = 4096
 
 def new_key() -> str:
     """Return a new random key, 32 characters that need no quoting in a URL or a shell."""
+    import secrets  # not at the top: it loads an OpenSSL of its own, and few runs make keys
+
     key = secrets.token_urlsafe(_KEY_BYTES)
     # A leading "-" would read as an option wherever the key is an argument of its own.
     return key if not key.startswith("-") else new_key()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 import subprocess
 import sys
 from pathlib import Path
@@ -136,7 +137,7 @@ def test_key(capsys: pytest.CaptureFixture[str]) -> None:
 def test_key_never_reads_as_option(monkeypatch: pytest.MonkeyPatch) -> None:
     """A key that begins with a dash is drawn again."""
     drawn = iter(["-option", "-o", "plain"])
-    monkeypatch.setattr(keys.secrets, "token_urlsafe", lambda size: next(drawn))
+    monkeypatch.setattr(secrets, "token_urlsafe", lambda size: next(drawn))
     assert keys.new_key() == "plain"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import platform
 from collections.abc import Awaitable, Callable, Sequence
@@ -19,6 +18,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from nodepass.address import Address
 from nodepass.config import TLSLevel
+from nodepass.digests import sha256
 from nodepass.errors import PeerError
 from nodepass.health import Health
 from nodepass.logs import printable
@@ -113,7 +113,7 @@ def node_id(*parts: str) -> bytes:
             machine += file.read(64)
     except OSError:
         pass  # other systems tell machines apart by their host name
-    return hashlib.sha256("\0".join((machine, *parts)).encode()).digest()[:16]
+    return sha256("\0".join((machine, *parts)).encode())[:16]
 
 
 class NativeConnector:

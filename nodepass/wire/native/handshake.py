@@ -20,8 +20,6 @@ No I/O: bytes and messages in, messages out.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import os
 from collections.abc import Callable
 
@@ -31,6 +29,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from spake2 import SPAKE2_A, SPAKE2_B
 
+from nodepass.digests import hmac_sha256, is_hmac_sha256, sha256
 from nodepass.errors import PeerError
 
 from .messages import Answer, Confirm, Hello, Refusal, Refuse, Welcome, encode
@@ -81,9 +80,9 @@ class _Keys:
 
 
 def _derive(secret: bytes, exporter: bytes, hello: bytes, answer: bytes) -> tuple[bytes, _Keys]:
-    transcript = hashlib.sha256(
+    transcript = sha256(
         b"".join(len(part).to_bytes(4, "big") + part for part in (exporter, hello, answer))
-    ).digest()
+    )
 
     def expand(label: bytes) -> bytes:
         return HKDF(SHA256(), 32, transcript, b"nodepass2 " + label).derive(secret or b"\0" * 32)
@@ -94,10 +93,6 @@ def _derive(secret: bytes, exporter: bytes, hello: bytes, answer: bytes) -> tupl
         Secrets(expand(b"data links"), expand(b"rejoin")),
     )
     return transcript, keys
-
-
-def _mac(key: bytes, *parts: bytes) -> bytes:
-    return hmac.new(key, b"".join(parts), hashlib.sha256).digest()
 
 
 def _pake_finish(pake: SPAKE2_A | SPAKE2_B, share: bytes) -> bytes:
@@ -168,7 +163,7 @@ class ClientHandshake:
         elif answer.share:
             raise HandshakeError("it has a key, but this node has none; set the same on both")
         self._transcript, self._keys = _derive(secret, exporter, self.hello, raw)
-        return Confirm(proof=_mac(self._keys.client, b"client", self._transcript))
+        return Confirm(proof=hmac_sha256(self._keys.client, b"client" + self._transcript))
 
     def welcomed(self, welcome: Welcome) -> Secrets:
         """The server's proof came; what both ends share from now on.
@@ -177,8 +172,8 @@ class ClientHandshake:
         """
         keys = self._keys
         assert keys is not None, "answered() comes first"
-        due = _mac(keys.server, b"server", self._transcript, welcome.association, welcome.pin)
-        if not hmac.compare_digest(due, welcome.proof):
+        due = b"server" + self._transcript + welcome.association + welcome.pin
+        if not is_hmac_sha256(welcome.proof, keys.server, due):
             raise HandshakeError("it did not prove the key: wrong key, or somebody in between")
         if self._coming_back is not None:
             association, secrets = self._coming_back
@@ -273,13 +268,12 @@ class ServerHandshake:
         """
         keys = self._keys
         assert keys is not None, "answer() comes first"
-        due = _mac(keys.client, b"client", self._transcript)
-        if not hmac.compare_digest(due, confirm.proof):
+        if not is_hmac_sha256(confirm.proof, keys.client, b"client" + self._transcript):
             # Without a PAKE nothing was tried at the key.
             guess = self._key is not None and self._secrets is None
             cause = "wrong key (set the same on both)" if guess else "wrong proof"
             raise HandshakeError(f"{cause}, or somebody in between", Refusal.WRONG_KEY, guess=guess)
-        proof = _mac(keys.server, b"server", self._transcript, self.association, pin)
+        proof = hmac_sha256(keys.server, b"server" + self._transcript + self.association + pin)
         welcome = Welcome(proof=proof, association=self.association, pin=pin)
         return welcome, self._secrets or keys.secrets
 

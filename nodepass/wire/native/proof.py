@@ -16,14 +16,13 @@ No I/O: bytes in, bytes out.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import os
 import struct
 from collections.abc import Callable
 
 from attrs import frozen
 
+from nodepass.digests import hmac_sha256, is_hmac_sha256
 from nodepass.errors import PeerError
 
 from .handshake import Entropy, Secrets
@@ -72,10 +71,6 @@ def decode_preface(raw: bytes) -> Preface:
     return Preface(worker, association, link, nonce)
 
 
-def _proof(secret: bytes, end: bytes, binding: bytes, preface: bytes) -> bytes:
-    return hmac.new(secret, end + binding + preface, hashlib.sha256).digest()
-
-
 class LinkConnector:
     """The client's side of a new data link.
 
@@ -119,13 +114,14 @@ class LinkConnector:
             send = self._prove(b"client")
         if len(self._held) < PROOF_SIZE:
             return send, None
-        if not hmac.compare_digest(self._held[:PROOF_SIZE], self._prove(b"server")):
+        due = b"server" + self._binding + self._preface
+        if not is_hmac_sha256(self._held[:PROOF_SIZE], self._secret, due):
             raise ProofError("the server's end of a data link did not prove that it belongs")
         return send, self._held[PROOF_SIZE:]
 
     def _prove(self, end: bytes) -> bytes:
         assert self._binding is not None
-        return _proof(self._secret, end, self._binding, self._preface)
+        return hmac_sha256(self._secret, end + self._binding + self._preface)
 
 
 class LinkAcceptor:
@@ -172,8 +168,8 @@ class LinkAcceptor:
         secrets = self._known(self.preface.association)
         # An unknown association fails like a wrong proof: nothing is told about which exist.
         secret = self._entropy(32) if secrets is None else secrets.link
-        due = _proof(secret, b"client", self._binding, self._raw)
-        if not hmac.compare_digest(due, self._held[:PROOF_SIZE]):
+        due = b"client" + self._binding + self._raw
+        if not is_hmac_sha256(self._held[:PROOF_SIZE], secret, due):
             raise ProofError("a data link did not prove that it belongs to a client of this server")
         rest = self._held[PROOF_SIZE:]
-        return send + _proof(secret, b"server", self._binding, self._raw), rest
+        return send + hmac_sha256(secret, b"server" + self._binding + self._raw), rest
