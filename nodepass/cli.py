@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 from nodepass.errors import ConfigError, NodePassError
-from nodepass.lean import import_twisted
+from nodepass.lean import import_pake, import_twisted
 
 # All else is imported where it is used, after `import_twisted`, and no command brings what another
 # one needs.
@@ -73,6 +73,8 @@ def run(arguments: Sequence[str]) -> int:
 
     hide_keys("nodepass", arguments)
     configs = read_urls(arguments)
+    if any(_proves_key(config) for config in configs):
+        import_pake()
     modules = [module for config in configs if (module := _worker_module(config))]
     if modules:
         from nodepass.master.forker import prepare
@@ -99,6 +101,16 @@ def run(arguments: Sequence[str]) -> int:
         [LineObserver(output, level=quietest)], redirectStandardIO=False
     )
     return serve([makeService(config) for config in configs], reactor)
+
+
+def _proves_key(config: Any) -> bool:
+    """Whether it may have to prove a key as the native wire does."""
+    from nodepass.config import Mode
+    from nodepass.dialects import NATIVE
+
+    if config.core == "master" or (config.core == "client" and config.mode is Mode.ONE):
+        return False  # nothing joins it, nor does it join anything
+    return NATIVE in config.dialects
 
 
 def _worker_module(config: Any) -> str:

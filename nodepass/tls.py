@@ -17,11 +17,8 @@ import sys
 import weakref
 from collections.abc import Callable, Collection, Sequence
 from functools import cache
-from hashlib import sha256
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 from OpenSSL import SSL, crypto
 from twisted.internet.interfaces import (
     IOpenSSLClientConnectionCreator,
@@ -32,9 +29,13 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from nodepass.config import TLSLevel
+from nodepass.digests import sha256
 from nodepass.errors import ConfigError, PeerError
 from nodepass.identity import Identity, load_identity, read_certificates, self_signed
 from nodepass.tlswords import chain_words, subjects, tls_reason
+
+if TYPE_CHECKING:
+    from cryptography import x509
 
 __all__ = [
     "ClientTLS",
@@ -266,10 +267,9 @@ class ClientTLS:
             raise PeerError(chain_words(certificate.to_cryptography(), code))
         if depth != 0:
             return
-        leaf = certificate.to_cryptography()
         if self._verify:
-            self._check_name(leaf)
-        if pins is not None and leaf.fingerprint(hashes.SHA256()) not in pins():
+            self._check_name(certificate.to_cryptography())
+        if pins is not None and _pin(certificate) not in pins():
             raise PeerError(
                 "certificate is not the one that the control link vouched for: either the server "
                 "changed it or somebody is in between"
@@ -332,7 +332,9 @@ def _trust_system(context: SSL.Context) -> None:
     context.set_default_verify_paths()
     if sys.platform in ("win32", "darwin"):
         # OpenSSL as shipped with `cryptography` has no default paths there; Python's has.
-        import ssl  # not at the top: elsewhere it is of no use
+        import ssl  # not at the top: elsewhere they are of no use
+
+        from cryptography import x509
 
         store = cast(crypto.X509Store, context.get_cert_store())
         for der in ssl.create_default_context().get_ca_certs(binary_form=True):
@@ -361,5 +363,8 @@ def peer_pin(transport: Any) -> bytes:
     certificate = transport.getHandle().get_peer_certificate()
     if certificate is None:
         raise PeerError("the other end showed no certificate")
-    der = crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate)
-    return sha256(der).digest()
+    return _pin(certificate)
+
+
+def _pin(certificate: crypto.X509) -> bytes:
+    return sha256(crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from cryptography import x509
+from typing import TYPE_CHECKING
+
 from OpenSSL import SSL
 from twisted.internet.error import ConnectionClosed
 from twisted.python.failure import Failure
 
 from nodepass.logs import printable
+
+if TYPE_CHECKING:
+    from cryptography import x509
 
 __all__ = ["chain_words", "openssl_words", "subjects", "tls_reason"]
 
@@ -43,6 +47,8 @@ def chain_words(certificate: x509.Certificate, code: int) -> str:
 
 def subjects(leaf: x509.Certificate) -> str:
     """The names a certificate is for, as a peer gave them: bounded and escaped."""
+    from cryptography import x509  # not at the top: this is all that needs more of it than names
+
     try:
         names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         found = [

@@ -24,17 +24,22 @@ sys.exit(status)
 #: What Twisted or a library would bring, and a tunnel doesn't use.
 _SPARED = {
     "argparse",
+    "_hashlib",
     "asyncio",
+    "calendar",
     "concurrent.futures",
+    "cryptography.x509",
     "ctypes",
     "difflib",
     "email.utils",
+    "hashlib",
+    "hmac",
     "html.entities",
-    "http.client",
-    "http.cookiejar",
+    "http",
     "idna",
     "klein",
     "msgspec",
+    "pickle",
     "service_identity",
     "ssl",
     "treq",
@@ -42,6 +47,7 @@ _SPARED = {
     "twisted.internet._sslverify",
     "twisted.internet.endpoints",
     "twisted.internet.unix",
+    "twisted.python.filepath",
     "twisted.python.threadpool",
     "twisted.trial",
     "twisted.web",
@@ -150,8 +156,30 @@ reactor.run()
 from twisted.application.service import Application
 Application("a")
 
-import cryptography.x509
-cryptography.x509.RFC822Name("a@example.org")
+import calendar, hashlib, pickle
+assert hashlib.md5(b"").update and hashlib.sha256().name == "sha256"
+assert pickle.loads(pickle.dumps(calendar.MONDAY)) == calendar.MONDAY
+
+from twisted.internet.address import UNIXAddress
+assert UNIXAddress("a").name == b"a"
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from datetime import datetime
+from OpenSSL import crypto
+x509.RFC822Name("a@example.org")
+key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([])
+certificate = x509.CertificateBuilder(
+    name, name, key.public_key(), 1, datetime(2026, 1, 1), datetime(2027, 1, 1)
+).sign(key, SHA256())
+assert crypto.X509.from_cryptography(certificate).to_cryptography() == certificate
+crypto.X509Store().set_time(datetime(2026, 1, 1))
+
+from spake2 import SPAKE2_A, SPAKE2_B
+one, two = SPAKE2_A(b"k"), SPAKE2_B(b"k")
+shares = one.start(), two.start()
+assert SPAKE2_A.from_serialized(one.serialize()).finish(shares[1]) == two.finish(shares[0])
 
 import ctypes, pathlib
 pathlib.Path("/"), ctypes.c_int(1)
@@ -160,7 +188,7 @@ pathlib.Path("/"), ctypes.c_int(1)
 
 def test_nothing_is_lost() -> None:
     """What was spared is there when somebody does need it."""
-    run(f"from nodepass.lean import import_twisted; import_twisted()\n{_USES}")
+    run(f"from nodepass import lean; lean.import_twisted(); lean.import_pake()\n{_USES}")
 
 
 def test_no_stand_in_stays() -> None:
@@ -168,7 +196,8 @@ def test_no_stand_in_stays() -> None:
     run(
         "import sys\n"
         "from nodepass import lean\n"
-        "lean.import_twisted()\n"
+        "lean.import_twisted(); lean.import_pake()\n"
+        "assert 'spake2' in sys.modules\n"
         "assert 'asyncio' not in sys.modules and 'twisted.internet.tcp' in sys.modules\n"
         "assert 'twisted.internet.reactor' not in sys.modules\n"
         "assert not [m for m in sys.modules.values() if isinstance(m, lean._StandIn)]\n"
