@@ -186,6 +186,34 @@ pathlib.Path("/"), ctypes.c_int(1)
 """
 
 
+_PAGES = """\
+import mmap, struct
+from nodepass.relay.engine import connection, tls
+from nodepass.relay.engine.openssl import address_of_buffer
+from OpenSSL._util import ffi
+
+def resident(buffer):
+    # Linux: bit 63 of a page's entry says that it is there.
+    first = int(ffi.cast("uintptr_t", address_of_buffer(buffer))) // mmap.PAGESIZE
+    count = len(buffer) // mmap.PAGESIZE
+    with open("/proc/self/pagemap", "rb") as file:
+        file.seek(8 * first)
+        entries = struct.unpack(f"{count}Q", file.read(8 * count))
+    return sum(entry >> 63 for entry in entries)
+
+for module in connection, tls:
+    assert resident(module._buffer) == 0, module
+    module._buffer[0] = 1
+    assert 0 < resident(module._buffer), module
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the engine is Linux's")
+def test_buffers_that_nothing_was_read_into() -> None:
+    """The engine's buffers take memory when something is read, and only as far as it goes."""
+    run(_PAGES)
+
+
 def test_nothing_is_lost() -> None:
     """What was spared is there when somebody does need it."""
     run(f"from nodepass import lean; lean.import_twisted(); lean.import_pake()\n{_USES}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from select import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP
 from typing import Any
 
@@ -14,7 +15,7 @@ from .pipes import EnginePipe
 from .poller import Poller
 from .writer import LOST, EngineWriter
 
-__all__ = ["EngineConnection", "drop"]
+__all__ = ["EngineConnection", "drop", "read_buffer"]
 
 #: Bytes read at a time, into a buffer that all connections share.
 READ_SIZE = 256 * 1024
@@ -36,7 +37,13 @@ _READ = EPOLLIN | _MORE_BEHIND
 # Who is told of room is nearly always told of that as well, when bytes have come.
 _USUAL = EPOLLIN | EPOLLOUT
 
-_buffer = memoryview(bytearray(READ_SIZE))
+
+def read_buffer() -> memoryview:
+    """Make room for one read; what no read has reached yet takes no memory."""
+    return memoryview(mmap(-1, READ_SIZE, MAP_PRIVATE | MAP_ANONYMOUS))
+
+
+_buffer = read_buffer()
 
 
 class EngineConnection(EngineWriter):

@@ -15,7 +15,7 @@ from OpenSSL import SSL
 from twisted.internet.protocol import connectionDone
 
 from ..stream import Chunk
-from .connection import MOST_READS, READ_SIZE
+from .connection import MOST_READS, READ_SIZE, read_buffer
 from .openssl import (
     WANT_READ,
     WANT_WRITE,
@@ -40,7 +40,7 @@ RECORD = 16384
 #: that is not there takes as long as reading a small one. If it was not, the kernel says so again.
 SMALL_RECORD = 4096
 
-_buffer = memoryview(bytearray(READ_SIZE))
+_buffer = read_buffer()
 _start = address_of_buffer(_buffer)
 
 _IN, _OUT = select.EPOLLIN, select.EPOLLOUT
