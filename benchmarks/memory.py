@@ -2,8 +2,9 @@
 
 A server and a client of ours, plain and with ``tls=1``: how long they take to come up and to join,
 what they have in memory then, what each warm link adds, and what each idle session does with the
-link that it is on. Interpreters of their own show how far down it could go: a bare Python, and
-one that has imported Twisted's reactor and pyOpenSSL as they are.
+link that it is on. Interpreters of their own show how far down it could go: a bare Python, one that
+has imported Twisted's reactor and pyOpenSSL as they are, and one that has them, and the PAKE,
+without what a tunnel can do without.
 """
 
 from __future__ import annotations
@@ -31,6 +32,10 @@ STARTS = 5
 START, PLAIN, ENCRYPTED = 50.0, 4.0, 70.0
 
 _REACTOR = "from twisted.internet import epollreactor; from OpenSSL import SSL"
+_LEAN = (
+    "from nodepass.lean import import_pake, import_twisted; import_twisted(); import_pake(); "
+    f"{_REACTOR}; connection = SSL.Connection(SSL.Context(SSL.TLS_METHOD), None)"
+)
 
 
 def main() -> int:
@@ -42,7 +47,11 @@ def main() -> int:
     missed = 0
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
-        for title, code in (("bare Python", ""), ("reactor and pyOpenSSL as they are", _REACTOR)):
+        for title, code in (
+            ("bare Python", ""),
+            ("reactor and pyOpenSSL as they are", _REACTOR),
+            ("what a node needs of its libraries", _LEAN),
+        ):
             floor = interpreters(code, directory)
             print(f"two of {title}: {floor.total / 1e6:.1f} MB, {floor.own / 1e6:.1f} their own")
         for tls, limit in ((0, PLAIN), (1, ENCRYPTED)):
