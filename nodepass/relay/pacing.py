@@ -9,7 +9,6 @@ bound to stay on this host has another way; all other connections have the syste
 from __future__ import annotations
 
 import socket
-from contextlib import suppress
 from functools import lru_cache
 from ipaddress import ip_address
 from typing import Any
@@ -41,9 +40,11 @@ def send_freely(sock: socket.SocketType) -> None:
     It has to come before the first of them: what has begun to be paced stays so. Those that are
     accepted have it from the socket that listens.
     """
-    with suppress(OSError):
+    try:  # `suppress` takes several calls, and each session passes here
         if _paces():
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, UNPACED)
+    except OSError:
+        pass
 
 
 def send_freely_on(transport: Any) -> None:

@@ -31,8 +31,10 @@ __all__ = [
     "MAX_MUX_SMALL",
     "WINDOW",
     "MuxType",
+    "fin",
     "open_stream",
     "pack_head",
+    "reset",
     "short",
     "unpack_head",
     "window",
@@ -68,7 +70,7 @@ _WITH_CAUSE = struct.Struct(">IIB")
 FRAME_SIZE = _HEAD.size
 #: The first word of a DATA frame, but for its length.
 DATA_WORD = MuxType.DATA << 24
-#: That of a FIN.
+#: The whole first word of a FIN.
 FIN_WORD = MuxType.FIN << 24
 
 #: A frame's first two words, as bytes and back.
@@ -88,6 +90,11 @@ def open_stream(number: int, opening: Opening) -> bytes:
 def short(kind: MuxType, number: int) -> bytes:
     """A whole frame without a body."""
     return pack_head(kind << 24, number)
+
+
+def fin(number: int) -> bytes:
+    """A whole FIN."""
+    return pack_head(FIN_WORD, number)
 
 
 def reset(number: int, cause: Cause) -> bytes:

@@ -22,8 +22,8 @@ from .muxframes import (
     MAX_MUX_DATA,
     MAX_MUX_SMALL,
     MuxType,
+    fin,
     open_stream,
-    pack_head,
     reset,
     unpack_head,
 )
@@ -46,9 +46,9 @@ _WORD = struct.Struct(">I")
 _LAST_NUMBER = 0xFFFFFFFF
 _LAST_DATA = DATA_WORD + MAX_MUX_DATA
 # As plain numbers: to ask an enumeration for its members takes longer than to compare them.
-_OPEN, _DATA, _FIN, _RESET, _WINDOW, _MOVE, _MOVED = map(int, MuxType)
+_OPEN, _, _, _RESET, _WINDOW, _MOVE, _MOVED = map(int, MuxType)
 # Bytes of a frame's body and of the number before it.
-_SIZES = {_FIN: 4, _RESET: 5, _WINDOW: 8, _MOVE: 4, _MOVED: 4}
+_SIZES = {_RESET: 5, _WINDOW: 8, _MOVE: 4, _MOVED: 4}
 
 
 class MuxOwner(Protocol):
@@ -152,7 +152,7 @@ class MuxLink:
 
     def send_fin(self, number: int) -> None:
         """Send FIN of a stream."""
-        self.send(pack_head(FIN_WORD, number))
+        self.send(fin(number))
         if len(self.gathered) >= MOST_GATHERED and not self.link.congested:
             self.flush()
 
@@ -228,6 +228,11 @@ class MuxLink:
                     deliver(data[begin:stop])
                     if stream.due >= CREDIT:
                         stream.credit()
+            elif word == FIN_WORD:
+                stop = begin
+                stream = streams.get(number)
+                if stream is not None:
+                    stream.ended()
             else:
                 size = word & 0xFFFFFF
                 if size > MAX_MUX_SMALL:
@@ -252,9 +257,7 @@ class MuxLink:
             raise LinkError(f"frame type {kind} with {len(body)} bytes on a shared link")
         if stream is None:
             return
-        if kind == _FIN:
-            stream.ended()
-        elif kind == _RESET:
+        if kind == _RESET:
             stream.closed(cause_of(body[4]))
         elif kind == _WINDOW:
             stream.room(*_WORD.unpack_from(body, 4))
