@@ -9,6 +9,7 @@ import pytest
 from nodepass.address import Endpoint
 from nodepass.relay.stream import Cause
 from nodepass.wire import Opening
+from nodepass.wire.native import sharing
 from nodepass.wire.native.muxframes import (
     DATA_WORD,
     WINDOW,
@@ -217,6 +218,17 @@ def test_join_of_what_was_never_to_come() -> None:
     rig.flush()
     rig.lines[last.number][0].lose()
     assert list(rig.serving.pool._sharing._early) == [(99, 2)]
+
+
+def test_many_joins_of_what_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each keeps a link that counts for nothing else: from some number on it is closed."""
+    monkeypatch.setattr(sharing, "MOST_EARLY", 2)
+    rig = Rig(4).start()
+    for stream in range(1, 4):
+        joining(rig, 99, stream)
+        rig.flush()
+    assert list(rig.serving.pool._sharing._early) == [(99, 1), (99, 2)]
+    assert len(rig.serving.pool) == len(rig.taking.pool) == 3
 
 
 def test_a_reset_of_the_new_link_alone() -> None:

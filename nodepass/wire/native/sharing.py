@@ -14,11 +14,16 @@ from nodepass.wire import Opening
 
 from .datalink import DataLink
 from .frames import Join
+from .link import LinkError
 from .linkstream import LinkStream
 from .muxlink import MuxLink
 from .muxstream import MuxStream
 
 __all__ = ["Sharing", "SharingOwner"]
+
+#: What JOIN has brought before OPEN came: as many as may have overtaken it in a burst. A peer that
+#: lies would have a link kept for each, though it has no session.
+MOST_EARLY = 1024
 
 
 class SharingOwner(Protocol):
@@ -146,7 +151,10 @@ class Sharing:
         return [link for link in self._links.values() if link.slowed]
 
     def joined(self, join: Join, stream: LinkStream) -> None:
-        """A session that shared a link is to go on by this stream of another one."""
+        """A session that shared a link is to go on by this stream of another one.
+
+        :raises LinkError: too many have come before their time.
+        """
         link = self._owner.get(join.link)
         mux = None if link is None else link.mux
         moving = None if mux is None else mux.streams.get(join.stream)
@@ -155,6 +163,8 @@ class Sharing:
             moving.joined(stream)
         elif (mux is None or mux.awaits(join.stream)) and place not in self._early:
             # JOIN has overtaken OPEN, or MUX, or the word that the other link is ready.
+            if len(self._early) >= MOST_EARLY:
+                raise LinkError("too many sessions go on that have not begun")
             self._early[place] = stream
         else:
             stream.abort(Cause.RESET)  # it was over
