@@ -202,12 +202,13 @@ def test_a_link_that_is_lost_while_nothing_is_read_of_it() -> None:
 
 
 def test_a_shared_link_that_is_left_goes_when_it_is_not_for_new_ones() -> None:
-    """The last one that moves closes it."""
+    """When the last one has moved it is closed."""
     case = Moving(True)
     case.rig.handle(case.shared).slowed = True
     case.rig.taking.pool.tidy()
     case.keeper[0].stream.abort(Cause.IDLE)
     case.rig.flush()
+    case.rig.rest()
     assert case.shared not in case.rig.taking.pool
     assert case.shared not in case.rig.serving.pool
     case.write(False, BEHIND)

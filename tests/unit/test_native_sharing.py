@@ -191,7 +191,8 @@ def test_a_link_in_use_stays() -> None:
 
 @pytest.mark.parametrize("used", [True, False])
 def test_a_link_that_loss_has_slowed(used: bool) -> None:
-    """It takes no new sessions, and goes with its last one, at once if there is none."""
+    """It takes no new sessions, and goes when its last one has been gone for a while: what that one
+    sent last may still be on its way."""
     rig = Rig(4).start()
     near, far = rig.open()
     (number,) = shared(rig)
@@ -199,8 +200,7 @@ def test_a_link_that_loss_has_slowed(used: bool) -> None:
         near.stream.abort(Cause.IDLE)
         rig.flush()
     rig.handle(number).slowed = True
-    rig.taking.pool.tidy()
-    rig.flush()
+    rig.rest()
     assert (number in rig.taking.pool) is used
     other, _ = rig.open()
     assert not other.moved
@@ -212,6 +212,10 @@ def test_a_link_that_loss_has_slowed(used: bool) -> None:
         near.stream.finish()
         far.stream.finish()
         rig.flush()
+        rig.taking.pool.tidy()
+        rig.flush()
+        assert number in rig.taking.pool and number in rig.serving.pool
+        rig.rest()
         assert number not in rig.taking.pool and number not in rig.serving.pool
     other.stream.write(b"on the other")
     rig.flush()
@@ -235,11 +239,11 @@ def test_a_link_that_loss_has_slowed_on_the_way_back(used: bool) -> None:
     assert rig.serving.unwanted == [number, number]
     for link in rig.serving.unwanted:
         rig.taking.pool.retire(link)
-    rig.flush()
+    rig.rest()
     assert (number in rig.taking.pool) is used
     assert rig.open()[0].stream.link != number
     near.stream.abort(Cause.IDLE)
-    rig.flush()
+    rig.rest()
     assert number not in rig.taking.pool
     rig.serving.pool.tidy()
     assert rig.serving.unwanted == [number, number]

@@ -61,7 +61,7 @@ class Sharing:
         self._within = within
         self._apart = not within  # the peer is known not to be near
         self.current: MuxLink | None = None
-        self._rested = False  # nobody used it when it was looked at last
+        self._rested: set[MuxLink] = set()  # nobody used them at the last look, or since
         self._links: dict[MuxLink, DataLink] = {}
         self._waiting: dict[MuxStream, MuxLink] = {}  # for a link of their own
         self._moving: dict[DataLink, MuxStream] = {}  # at the taking end
@@ -94,7 +94,6 @@ class Sharing:
             return None
         self.current = mux = link.share()
         self.add(link, mux)
-        self._rested = False
         return mux.open(opening)
 
     def move(self, mux: MuxLink, stream: MuxStream) -> None:
@@ -124,25 +123,25 @@ class Sharing:
         stream.move(new)
 
     def tidy(self) -> None:
-        """To be called now and then: see again whether the peer is near, and let a link go that
-        nobody uses, or that was slowed by loss."""
+        """To be called now and then: see again whether the peer is near, let the link be that was
+        slowed by loss, and close those that nobody has used since the last time."""
         waiting = self._waiting.items()
         self._waiting = {stream: mux for stream, mux in waiting if not stream.moving}
         self._apart = not self._within
         mux = self.current
-        if mux is None:
-            return
-        used = bool(mux.streams)
-        if self._links[mux].slowed or (self._rested and not used):
-            self.leave(mux)
-        self._rested = not used
+        if mux is not None and self._links[mux].slowed:
+            self.current = None
+        unused = {mux for mux in self._links if not mux.streams}
+        for mux in unused & self._rested:
+            if mux is self.current:
+                self.current = None
+            self._owner.drop(self._links[mux])
+        self._rested = unused
 
     def leave(self, mux: MuxLink) -> None:
-        """Begin no new session on this link, and close it when its last one has left."""
+        """Begin no new session on this link. It is closed by and by when its last one has left."""
         if mux is self.current:
             self.current = None
-        if not mux.streams and mux in self._links:
-            self._owner.drop(self._links[mux])
 
     # The serving end
 
@@ -187,6 +186,7 @@ class Sharing:
         mux = link.mux
         if mux is not None:
             self._links.pop(mux, None)
+            self._rested.discard(mux)
             if mux is self.current:
                 self.current = None
         self._forget_early()
@@ -219,5 +219,8 @@ class Sharing:
                     stream.joined(new)
 
     def unused(self, mux: MuxLink) -> None:
-        if mux in self._links and (self._closed or (mux.takes and mux is not self.current)):
+        # Not closed at once: the last bytes of its last session may still be on their way, and what
+        # the peer says of them, when it comes to a connection that is closed, would cut them off.
+        self._rested.discard(mux)
+        if self._closed and mux in self._links:
             self._owner.drop(self._links[mux])
