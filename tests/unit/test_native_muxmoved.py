@@ -7,7 +7,7 @@ import pytest
 
 from nodepass.relay.stream import Cause
 from nodepass.wire.native.muxframes import WINDOW, MuxType, short
-from tests.muxrig import BEHIND, MUCH, Moving, Rig, know_distances
+from tests.muxrig import BEHIND, LITTLE, MUCH, Moving, Rig, know_distances
 
 SIDES = pytest.mark.parametrize("taking", [True, False], ids=["by the taker", "by the server"])
 
@@ -214,3 +214,25 @@ def test_a_shared_link_that_is_left_goes_when_it_is_not_for_new_ones() -> None:
     case.write(False, BEHIND)
     case.rig.flush()
     assert case.near.data == case.wrote[False]
+
+
+@SIDES
+def test_a_reader_that_stays_paused_behind_the_end(taking: bool) -> None:
+    """Who has finished writing to its socket does not hear any more that this has drained, so it
+    never goes on: the end that is told again on the new link is read all the same."""
+    rig = Rig(2).start()
+    near, far = rig.open()
+    mover, other = (near, far) if taking else (far, near)
+    other.stream.write(LITTLE)
+    other.stream.finish()
+    rig.flush()
+    assert "ended" in mover.heard and not mover.moved
+    mover.stream.pause()
+    mover.stream.write(MUCH)
+    rig.flush()
+    assert mover.moved and other.moved
+    mover.stream.finish()
+    rig.flush()
+    assert other.data == MUCH and mover.data == LITTLE
+    assert ("closed", None) in mover.heard and ("closed", None) in other.heard
+    rig.nothing_left()

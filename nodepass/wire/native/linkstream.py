@@ -66,7 +66,9 @@ class LinkStream:
             self._link.reset(cause)
 
     def pause(self) -> None:
-        if self._over is None:
+        # Where the end has come before, nothing comes here that could wait for a slow reader; and
+        # who has finished writing to one does not say any more when to go on.
+        if self._over is None and not self.ended_before:
             self.paused = True
             self._link.read_on(False)
 

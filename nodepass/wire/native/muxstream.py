@@ -276,10 +276,10 @@ class MuxStream:
             return  # that could not leave, and the shared link was cut
         held = self._held
         self._leave(None)
+        new.ended_before = self._ended
         if self._paused:
             new.pause()
         sink, self._sink = self._sink, None
-        new.ended_before = self._ended
         if sink is not None:
             sink.became(new)
             new.attach(sink)
@@ -287,7 +287,7 @@ class MuxStream:
             new.write(data)
         if self._finished:
             new.finish()
-        if not self._paused:
+        if self._ended or not self._paused:
             new.resume()
         if self._blocked and sink is not None and not (new.over or new.backed_up):
             sink.drained()
