@@ -10,7 +10,7 @@ from nodepass.relay.stream import Cause, Stream
 from nodepass.wire import Opening
 from nodepass.wire.native.muxframes import WINDOW
 from nodepass.wire.parting import PARTING_TIMEOUT
-from tests.muxrig import FAR, LOCAL, NEAR, WITHIN, End, Handle, Rig, Side, know_distances
+from tests.muxrig import FAR, LOCAL, MUCH, NEAR, WITHIN, End, Handle, Rig, Side, know_distances
 
 ENDS = pytest.mark.parametrize("taking", [True, False], ids=["the taker", "the server"])
 
@@ -247,6 +247,16 @@ def test_a_link_that_loss_has_slowed_on_the_way_back(used: bool) -> None:
     assert number not in rig.taking.pool
     rig.serving.pool.tidy()
     assert rig.serving.unwanted == [number, number]
+
+
+def test_a_link_that_a_session_moves_to_is_replaced() -> None:
+    """At once, as one that a visitor takes: the next session that moves should find one too."""
+    rig = Rig(2).start()
+    near, _ = rig.open()
+    rig.settle()
+    assert (rig.taking.pool.idle, rig.taking.wanted) == (2, 0)
+    near.stream.write(MUCH)
+    assert (rig.taking.pool.idle, rig.taking.wanted) == (1, 1)
 
 
 @ENDS

@@ -147,8 +147,7 @@ class LinkPool:
         if link is None:
             return None
         stream = self._open_on(link, opening)
-        if not self._policy.knows(self._clock.seconds(), self._in_use):
-            self.balance()
+        self._taken()
         return stream
 
     def _open_on(self, link: DataLink, opening: Opening) -> Stream:
@@ -340,6 +339,7 @@ class LinkPool:
         link = self._next_idle()
         if link is not None:
             self._busy.add(link)
+            self._taken()
         return link
 
     def stream_opened(self, opening: Opening, stream: MuxStream) -> None:
@@ -353,6 +353,11 @@ class LinkPool:
             if link.idle:
                 return link
         return None
+
+    def _taken(self) -> None:
+        """An idle link was taken: see whether others are to take its place."""
+        if not self._policy.knows(self._clock.seconds(), self._in_use):
+            self.balance()
 
     def _put(self, link: DataLink) -> None:
         """An idle link: for who waits, or to be kept, unless it was retired."""
