@@ -105,7 +105,7 @@ class MuxStream:
         if self._over is not None:
             sink.closed(self._over[0])
             return
-        if not self._ended:
+        if not (self._ended or self._peer_moved):
             self.deliver = sink.received
         if self._blocked:
             sink.congested()
