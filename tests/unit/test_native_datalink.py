@@ -74,6 +74,9 @@ class Owner:
     def unused(self, mux: MuxLink) -> None:
         pass
 
+    def leave(self, mux: MuxLink) -> None:
+        pass
+
     def link_free(self, link: DataLink) -> None:
         assert not self.lost
         assert link.idle

@@ -74,6 +74,9 @@ class Serving:
     def unused(self, mux: MuxLink) -> None:
         pass
 
+    def leave(self, mux: MuxLink) -> None:
+        pass
+
     def told(self) -> dict[int, tuple[Opening, bytes, list[object]]]:
         """What came of each stream: bytes in one piece, as where they are cut means nothing."""
         return {

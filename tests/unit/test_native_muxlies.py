@@ -9,7 +9,7 @@ import pytest
 from nodepass.address import Endpoint
 from nodepass.relay.stream import Cause
 from nodepass.wire import Opening
-from nodepass.wire.native import sharing
+from nodepass.wire.native import muxlink, sharing
 from nodepass.wire.native.muxframes import (
     DATA_WORD,
     WINDOW,
@@ -20,6 +20,7 @@ from nodepass.wire.native.muxframes import (
     short,
     window,
 )
+from nodepass.wire.native.muxstream import MuxStream
 from tests.muxrig import LOCAL, Rig, know_distances
 from tests.unit.test_native_linkpool import OPENING
 
@@ -138,6 +139,38 @@ def test_a_stream_opened_behind_what_cut_the_link() -> None:
     lie(rig, True, short(MuxType.FIN, 1), open_stream(2, OPENING))
     assert list(rig.serving.ends) == [1]
     assert far.heard == [("closed", Cause.LOST)]
+
+
+def test_much_that_is_left_of_sessions_that_are_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What those under way have sent may wait; what others have left may not without end."""
+    monkeypatch.setattr(muxlink, "LOOK_EACH", 1)
+    monkeypatch.setattr(muxlink, "MAX_LEFT", 2 * WINDOW + 100)
+    rig = Rig(1).start()
+    pairs = [rig.open() for _ in range(9)]
+    link = rig.link(rig.serving, rig.shared)
+    link.pauseProducing()
+    for _, far in pairs:
+        far.stream.write(b"x" * WINDOW)
+    mux = rig.mux(rig.serving)
+    for number in (1, 2):
+        mux.received(reset(number, Cause.IDLE))
+    assert len(mux._stalled) == 7, "those that are over wait for nothing"
+    assert all(("closed", Cause.LOST) not in far.heard for _, far in pairs)
+    mux.received(reset(3, Cause.IDLE))
+    assert all(far.heard[-1] == ("closed", Cause.LOST) for _, far in pairs[3:])
+
+
+def test_a_session_that_begins_as_the_link_is_lost() -> None:
+    """Who hears of the end of another begins it: not on the link that is going."""
+    rig = Rig(2).start()
+    near, _ = rig.open()
+    number = rig.shared
+    opened: list[int] = []
+    near.closed = lambda cause: opened.append(rig.visit())  # type: ignore[method-assign]
+    rig.link(rig.taking, number).abort("cut")
+    (port,) = opened
+    stream = rig.taking.ends[port].stream
+    assert isinstance(stream, MuxStream) and stream.link != number
 
 
 # JOIN.

@@ -21,6 +21,7 @@ from .muxframes import (
     FRAME_SIZE,
     MAX_MUX_DATA,
     MAX_MUX_SMALL,
+    WINDOW,
     MuxType,
     fin,
     open_stream,
@@ -38,6 +39,10 @@ __all__ = ["MuxLink", "MuxOwner"]
 #: Bytes of frames without data that may wait to leave a link that is backed up. Only a peer that
 #: opens sessions without end and does not read what becomes of them lets so many wait.
 MAX_UNREAD = 1 << 20
+#: Bytes of streams that are over which may wait likewise: as many as the links of so many sessions
+#: would hold; and the number of ends after which it is seen how many they are.
+MAX_LEFT = 1 << 26
+LOOK_EACH = 256
 #: Frames that wait when a session begins or ends, beyond which they leave at once: the other end
 #: can go about them while this one sees to the next. Those of a few sessions cost little apiece.
 MOST_GATHERED = 12
@@ -63,6 +68,9 @@ class MuxOwner(Protocol):
     def unused(self, mux: MuxLink) -> None:
         """A link's last stream has left it."""
 
+    def leave(self, mux: MuxLink) -> None:
+        """Begin no new session on this link."""
+
 
 class MuxLink:
     """The sessions on one data link.
@@ -79,6 +87,7 @@ class MuxLink:
     __slots__ = (
         "_held",
         "_last",
+        "_left",
         "_lost",
         "_soon",
         "_stalled",
@@ -105,6 +114,7 @@ class MuxLink:
         # Told to wait, as the link is backed up; the first comes first.
         self._stalled: dict[MuxStream, None] = {}
         self._unread = 0
+        self._left = 0  # streams that are over since the link was backed up
         self._lost = False
 
     @property
@@ -178,8 +188,19 @@ class MuxLink:
     def forget(self, stream: MuxStream) -> None:
         """A stream is over, or has left."""
         self.streams.pop(stream.number, None)
+        if self.link.congested:
+            self._stalled.pop(stream, None)
+            self._left += 1
+            if not self._left % LOOK_EACH:
+                self._look_what_is_left()
         if not self.streams:
             self.owner.unused(self)
+
+    def _look_what_is_left(self) -> None:
+        """See how much of streams that are over waits to leave."""
+        most = MAX_LEFT + len(self.streams) * WINDOW
+        if sum(map(len, self.gathered)) > most:
+            self.link.abort("the peer does not read what its sessions have left")
 
     def _flush_soon(self) -> None:
         self.flush_due = False
@@ -198,7 +219,7 @@ class MuxLink:
 
     def drained(self) -> None:
         """The link may send again."""
-        self._unread = 0
+        self._unread = self._left = 0
         self.flush()
         # Where that, or what one of them sends, backs it up again, the others wait on.
         stalled, self._stalled = self._stalled, {}
@@ -291,6 +312,7 @@ class MuxLink:
     def lost(self, cause: Cause) -> None:
         """The link is gone."""
         self._lost = True
+        self.owner.leave(self)  # who hears of the end of a stream may begin another
         for stream in list(self.streams.values()):
             stream.closed(cause)
         self.gathered.clear()

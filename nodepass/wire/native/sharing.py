@@ -187,8 +187,6 @@ class Sharing:
         if mux is not None:
             self._links.pop(mux, None)
             self._rested.discard(mux)
-            if mux is self.current:
-                self.current = None
         self._forget_early()
 
     def _not_moved(self, link: DataLink) -> None:
@@ -204,6 +202,7 @@ class Sharing:
     def close(self) -> None:
         """No link is there for long any more."""
         self._closed = True
+        self.current = None
         self._waiting.clear()
 
     # MuxOwner
