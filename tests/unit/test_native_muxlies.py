@@ -170,7 +170,7 @@ def test_a_session_that_begins_as_the_link_is_lost() -> None:
     rig.link(rig.taking, number).abort("cut")
     (port,) = opened
     stream = rig.taking.ends[port].stream
-    assert isinstance(stream, MuxStream) and stream.link != number
+    assert isinstance(stream, MuxStream) and stream.link_number != number
 
 
 # JOIN.

@@ -241,7 +241,7 @@ def test_a_link_that_loss_has_slowed_on_the_way_back(used: bool) -> None:
         rig.taking.pool.retire(link)
     rig.rest()
     assert (number in rig.taking.pool) is used
-    assert rig.open()[0].stream.link != number
+    assert rig.open()[0].stream.link_number != number
     near.stream.abort(Cause.IDLE)
     rig.rest()
     assert number not in rig.taking.pool

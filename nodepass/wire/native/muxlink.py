@@ -221,7 +221,9 @@ class MuxLink:
         """The link may send again."""
         self._unread = self._left = 0
         self.flush()
-        # Where that, or what one of them sends, backs it up again, the others wait on.
+        if self.link.congested:
+            return
+        # Where what one of them sends backs it up again, the others wait on.
         stalled, self._stalled = self._stalled, {}
         for stream in stalled:
             stream.unblock()

@@ -94,7 +94,7 @@ class MuxStream:
         return self._new is not None or self._over is not None
 
     @property
-    def link(self) -> int:
+    def link_number(self) -> int:
         """The number of the link that it shares."""
         return self._mux.number
 

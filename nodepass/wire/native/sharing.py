@@ -210,7 +210,7 @@ class Sharing:
     def stream_opened(self, opening: Opening, stream: MuxStream) -> None:
         self._owner.stream_opened(opening, stream)
         if self._early:
-            new = self._early.pop((stream.link, stream.number), None)
+            new = self._early.pop((stream.link_number, stream.number), None)
             if new is not None:
                 if stream.moving:
                     new.abort(Cause.RESET)
