@@ -71,7 +71,7 @@ class Identity:
 
 def self_signed() -> Identity:
     """Make an identity that needs no authority: ECDSA P-256, signed by itself, in memory."""
-    # Not at the top: only a server has one, and it takes 2 MB to make.
+    # Not at the top: only a server makes one.
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec

@@ -18,7 +18,7 @@ from nodepass.wire import Opening
 from nodepass.wire.native import datalink
 from nodepass.wire.native.datalink import DataLink
 from nodepass.wire.native.linkpool import LinkPool
-from nodepass.wire.native.muxframes import WINDOW
+from nodepass.wire.native.muxframes import DATA_WORD, WINDOW, pack_head
 from nodepass.wire.native.muxlink import MuxLink
 from nodepass.wire.native.muxstream import MuxStream
 from tests.loopback import HIGH_WATER, MemoryTransport, connect
@@ -30,6 +30,15 @@ BEHIND = b"behind"
 LOCAL = Endpoint("192.0.2.2", 2)
 #: Seconds of a round trip within which sessions share a link here, and of the one there is.
 WITHIN, NEAR, FAR = 0.005, 0.001, 0.05
+
+
+#: Which end does it.
+SIDES = pytest.mark.parametrize("taking", [True, False], ids=["taking", "serving"])
+
+
+def data(number: int, body: bytes) -> bytes:
+    """A whole DATA."""
+    return pack_head(DATA_WORD + len(body), number) + body
 
 
 def know_distances(monkeypatch: pytest.MonkeyPatch) -> None:

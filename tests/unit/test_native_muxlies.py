@@ -11,7 +11,6 @@ from nodepass.relay.stream import Cause
 from nodepass.wire import Opening
 from nodepass.wire.native import muxlink, sharing
 from nodepass.wire.native.muxframes import (
-    DATA_WORD,
     WINDOW,
     MuxType,
     open_stream,
@@ -21,21 +20,14 @@ from nodepass.wire.native.muxframes import (
     window,
 )
 from nodepass.wire.native.muxstream import MuxStream
-from tests.muxrig import LOCAL, Rig, know_distances
+from tests.muxrig import LOCAL, SIDES, Rig, data, know_distances
 from tests.unit.test_native_linkpool import OPENING
-
-SIDES = pytest.mark.parametrize("taking", [True, False], ids=["taking", "serving"])
 
 
 @pytest.fixture(autouse=True)
 def near(monkeypatch: pytest.MonkeyPatch) -> None:
     """The nodes are near each other."""
     know_distances(monkeypatch)
-
-
-def data(number: int, body: bytes) -> bytes:
-    """A whole DATA."""
-    return pack_head(DATA_WORD + len(body), number) + body
 
 
 def lie(rig: Rig, taking: bool, *frames: bytes) -> None:

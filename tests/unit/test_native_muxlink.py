@@ -8,29 +8,20 @@ import pytest
 
 from nodepass.relay.stream import Cause
 from nodepass.wire.native.muxframes import (
-    DATA_WORD,
     WINDOW,
     MuxType,
-    pack_head,
     reset,
     short,
 )
 from nodepass.wire.native.muxlink import MAX_UNREAD
 from nodepass.wire.native.muxstream import LONG
-from tests.muxrig import Rig, know_distances
-
-SIDES = pytest.mark.parametrize("taking", [True, False], ids=["taking", "serving"])
+from tests.muxrig import Rig, data, know_distances
 
 
 @pytest.fixture(autouse=True)
 def near(monkeypatch: pytest.MonkeyPatch) -> None:
     """The nodes are near each other."""
     know_distances(monkeypatch)
-
-
-def data(number: int, body: bytes) -> bytes:
-    """A whole DATA."""
-    return pack_head(DATA_WORD + len(body), number) + body
 
 
 def alone(**options: Any) -> Rig:

@@ -8,27 +8,18 @@ import pytest
 
 from nodepass.relay.stream import Cause
 from nodepass.wire.native.muxframes import (
-    DATA_WORD,
     WINDOW,
-    pack_head,
     reset,
     window,
 )
 from nodepass.wire.native.muxstream import CREDIT
-from tests.muxrig import End, Rig, know_distances
-
-SIDES = pytest.mark.parametrize("taking", [True, False], ids=["taking", "serving"])
+from tests.muxrig import SIDES, End, Rig, know_distances
 
 
 @pytest.fixture(autouse=True)
 def near(monkeypatch: pytest.MonkeyPatch) -> None:
     """The nodes are near each other."""
     know_distances(monkeypatch)
-
-
-def data(number: int, body: bytes) -> bytes:
-    """A whole DATA."""
-    return pack_head(DATA_WORD + len(body), number) + body
 
 
 def alone(**options: Any) -> Rig:

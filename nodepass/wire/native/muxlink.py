@@ -50,7 +50,8 @@ MOST_GATHERED = 12
 _WORD = struct.Struct(">I")
 _LAST_NUMBER = 0xFFFFFFFF
 _LAST_DATA = DATA_WORD + MAX_MUX_DATA
-# As plain numbers: to ask an enumeration for its members takes longer than to compare them.
+# As plain numbers: to ask an enumeration for its members takes longer than to compare them. DATA
+# and FIN are known by their first words.
 _OPEN, _, _, _RESET, _WINDOW, _MOVE, _MOVED = map(int, MuxType)
 # Bytes of a frame's body and of the number before it.
 _SIZES = {_RESET: 5, _WINDOW: 8, _MOVE: 4, _MOVED: 4}
@@ -75,7 +76,6 @@ class MuxOwner(Protocol):
 class MuxLink:
     """The sessions on one data link.
 
-    :param link: carries it.
     :param soon: calls something when what has come by now has been passed on.
     :ivar link: carries it.
     :ivar owner: hears of what happens on it; set by whom it is given to.
