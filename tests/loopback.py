@@ -25,6 +25,7 @@ class MemoryTransport:
 
     @ivar reading: bytes may be delivered to this end's protocol.
     @ivar outbox: what was written and not yet delivered to the other end.
+    @ivar ending: this end writes no more.
     """
 
     def __init__(self, protocol: Protocol, host: str, port: int, high_water: int) -> None:
@@ -36,6 +37,7 @@ class MemoryTransport:
         self.connected = True
         self.outbox = b""
         self.disconnecting = False
+        self.ending = False
         self.aborting = False
         self._producer: Any = None
         self._told_to_wait = False
@@ -61,7 +63,7 @@ class MemoryTransport:
         pass
 
     def write(self, data: bytes) -> None:
-        if not self.connected or self.disconnecting or self.aborting:
+        if not self.connected or self.disconnecting or self.ending or self.aborting:
             return
         self.outbox += data
         if self._producer is not None and len(self.outbox) > self.high_water:
@@ -91,6 +93,9 @@ class MemoryTransport:
     def loseConnection(self, *_: object) -> None:
         self.disconnecting = True
 
+    def loseWriteConnection(self) -> None:
+        self.ending = True
+
     def abortConnection(self) -> None:
         self.aborting = True
 
@@ -103,12 +108,20 @@ class MemoryTransport:
         if self.aborting:
             self._end(ConnectionAborted(), ConnectionLost())
             return True
+        if self.outbox and self.other.disconnecting:
+            # What it has sent, and this end has not read, is thrown away.
+            self.other._end(ConnectionDone(), ConnectionLost())
+            return True
         if self.outbox and self.other.reading:
             chunk, self.outbox = self.outbox[:size], self.outbox[size:]
             self.other.protocol.dataReceived(chunk)
             self._drained()
             return True
         if self.disconnecting and not self.outbox and self._producer is None:
+            self._end(ConnectionDone(), ConnectionDone())
+            return True
+        if self.ending and not self.outbox and self.other.reading:
+            # Who is told that nothing more comes closes its end.
             self._end(ConnectionDone(), ConnectionDone())
             return True
         return False

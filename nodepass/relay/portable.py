@@ -190,6 +190,19 @@ def take_over(transport: Any, protocol: Any, ready: Callable[[], None]) -> None:
     ready()
 
 
+def end_writing(transport: Any) -> bool:
+    """Send the end behind all that was written, and read on until the other end's has come.
+
+    :param transport: the engine's or the reactor's, or Twisted's TLS on one of these.
+    :returns: whether `loseConnection` closes it before that has come.
+    """
+    if isinstance(transport, TLSMemoryBIOProtocol):
+        transport.loseConnection()  # which is just that
+        return False
+    transport.loseWriteConnection()
+    return True
+
+
 def listen_tcp(reactor: Any, address: Address, factory: Factory) -> IListeningPort:
     """Listen on an address, every interface of both families where the host is empty.
 

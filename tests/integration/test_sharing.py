@@ -18,8 +18,11 @@ from nodepass.relay.engine.sockets import stream_socket
 from nodepass.relay.engine.transport import EngineTransport
 from nodepass.relay.portable import take_over
 from nodepass.relay.stream import Cause, Stream
+from nodepass.relay.tcp import LINGER_OFF
 from nodepass.wire import Opening
 from nodepass.wire.native.linkpool import LinkPool
+from nodepass.wire.native.muxstream import CREDIT
+from nodepass.wire.parting import PARTING_TIMEOUT
 from tests.sessionrig import NOWHERE, Joined, SessionTestCase
 
 #: What goes in each direction, bytes: a visitor's, and a target's.
@@ -127,15 +130,18 @@ class SharingTestCase(SessionTestCase):
     def close(self) -> None:
         """Leave nothing."""
         for node in (self.taking, self.serving):
-            node.pool.close(Cause.STOPPED, "the end", linger=False)
+            if not node.pool._closed:
+                node.pool.close(Cause.STOPPED, "the end", linger=False)
         self.loop.until(lambda: not len(self.taking.pool) and not len(self.serving.pool))
 
     def add_link(self) -> None:
         """Make a link."""
-        if self.taking.pool._closed:
+        if self.taking.pool._closed or self.serving.pool._closed:
             return
         self._number += 1
         one = self.sized(stream_socket(socket.AF_INET, local=True))
+        # Those of data links are not reset where they are closed.
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_OFF)
         one.connect_ex(self.listener.getsockname())
         other, _ = self.listener.accept()
         other.setblocking(False)
@@ -287,3 +293,92 @@ class BrokenTests(SharingTestCase):
         self.assertTrue(target.has(b"on"))
         joined.near.close()
         joined.far.close()
+
+
+class StoppingTests(SharingTestCase):
+    """A node stops whose sessions are over while the other one has not read all of them."""
+
+    #: Bytes of each session, more than may go without a word of the reader's. All of them are more
+    #: than is read before that leaves.
+    size = 60_000
+
+    def sized(self, sock: socket.socket) -> socket.socket:
+        return sock  # the system holds all of them
+
+    def stop(self, *, taking: bool) -> list[tuple[Program, bytes]]:
+        """Stop one node; who is to read what of it. The other one reads nothing yet."""
+        leaving, staying = (self.taking, self.serving)[:: 1 if taking else -1]
+        visits = [self.visit() for _ in range(20)]
+        ends = [(visitor, target)[:: 1 if taking else -1] for _, visitor, target in visits]
+        for joined, *_ in visits:
+            self.addCleanup(joined.near.close)
+            self.addCleanup(joined.far.close)
+        for _, reader in ends:
+            reader.send(b"", last=True)
+        self.until(lambda: all(sender.ended for sender, _ in ends), *(p for e in ends for p in e))
+        (mux,) = staying.pool._sharing._links
+        self.late = mux.link.transport
+        self.late.pauseProducing()
+        due = []
+        for n, (sender, reader) in enumerate(ends):
+            due.append((reader, bytes([n]) * self.size))
+            sender.send(due[-1][1], last=True)
+        self.until(lambda: not leaving.pool.sessions, *(sender for sender, _ in ends))
+        self.assertEqual(staying.pool.sessions, 20)
+        leaving.pool.close(Cause.STOPPED, "stopping", linger=False)
+        self.leaving, self.staying = leaving.pool, staying.pool
+        return due
+
+    def read(self, due: list[tuple[Program, bytes]]) -> None:
+        """The other node reads on: all must arrive."""
+        self.late.resumeProducing()
+        readers = [reader for reader, _ in due]
+        self.until(lambda: all(reader.ended for reader in readers), *readers)
+        for reader, data in due:
+            self.assertTrue(reader.has(data))
+
+    def check(self, *, taking: bool, told: bool) -> None:
+        """Nothing is lost, and no link is left.
+
+        :param told: the other node has heard that this one leaves.
+        """
+        due = self.stop(taking=taking)
+        if told:
+            self.staying.close(Cause.STOPPED, "it left", linger=True)
+        self.loop.turn()
+        self.read(due)
+        self.loop.until(lambda: not self.leaving and not (told and self.staying))
+
+    def test_taking_end(self) -> None:
+        """Visitors' last bytes."""
+        self.check(taking=True, told=True)
+
+    def test_serving_end(self) -> None:
+        """Targets' last bytes."""
+        self.check(taking=False, told=True)
+
+    def test_taking_end_without_a_word(self) -> None:
+        """There is no control link, or it is slower."""
+        self.check(taking=True, told=False)
+
+    def test_serving_end_without_a_word(self) -> None:
+        """Likewise."""
+        self.check(taking=False, told=False)
+
+    def test_both_ends(self) -> None:
+        """Neither waits for the other."""
+        joined, *_ = self.visit()
+        joined.near.close()
+        joined.far.close()
+        self.loop.until(lambda: self.sharing == (0, 0))
+        for node in (self.taking, self.serving):
+            node.pool.close(Cause.STOPPED, "stopping", linger=False)
+        self.loop.until(lambda: not self.taking.pool and not self.serving.pool)
+
+    def test_who_does_not_read_in_time(self) -> None:
+        """Is not waited for any longer, and has all that needs no word of it."""
+        self.size = CREDIT - 1
+        due = self.stop(taking=True)
+        self.loop.advance(PARTING_TIMEOUT)
+        self.loop.until(lambda: not self.leaving)
+        self.read(due)

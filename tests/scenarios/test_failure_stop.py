@@ -143,6 +143,40 @@ async def test_stop_loses_no_byte_that_was_taken(flow: str, role: str) -> None:
     await target.stop()
 
 
+@pytest.mark.parametrize("tls", [0, 1])
+@pytest.mark.parametrize("role", ["server", "client"])
+@pytest_twisted.ensureDeferred
+async def test_stop_loses_no_byte_of_sessions_that_share_a_link(role: str, tls: int) -> None:
+    """What a stopping node has taken arrives, also when the other node reads it late, and says of
+    the first bytes that it has them while the rest is on its way."""
+    target = listen()
+    nodes = await fleet(
+        target.endpoint, server=f"tls={tls}", client=f"tls={tls}" if tls else "", env=STOPPING
+    )
+    stopping, other = at(nodes, role)
+    visitors = [await connect(nodes.visitor) for _ in range(30)]
+    targets = [await target.accept() for _ in visitors]
+    senders, readers = (visitors, targets) if role == "server" else (targets, visitors)
+    for reader in readers:
+        reader.finish()  # so that the end of the other direction is that of the session
+    for sender in senders:
+        assert await sender.read_all() == b""
+    data = data_of(1, 60_000)
+    other.send_signal(signal.SIGSTOP)
+    for sender in senders:
+        sender.write(data)
+        sender.finish()
+    stopping.send_signal(signal.SIGTERM)
+    await sleep(0.5)
+    other.send_signal(signal.SIGCONT)
+    for reader in readers:
+        assert await reader.read_all() == data
+    assert await exit_status(stopping) == 0
+    last_words(stopping)
+    await nodes.stop()
+    await target.stop()
+
+
 @pytest_twisted.ensureDeferred
 async def test_stop_of_one_client_leaves_the_rest_alone() -> None:
     """New visitors go to the other client while one is stopping; both its sessions and those of

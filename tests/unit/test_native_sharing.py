@@ -8,7 +8,8 @@ from twisted.internet.defer import CancelledError, Deferred
 from nodepass.address import Endpoint
 from nodepass.relay.stream import Cause, Stream
 from nodepass.wire import Opening
-from nodepass.wire.native.muxframes import WINDOW
+from nodepass.wire.native.muxframes import FRAME_SIZE, WINDOW, window
+from nodepass.wire.native.muxstream import CREDIT
 from nodepass.wire.parting import PARTING_TIMEOUT
 from tests.muxrig import FAR, LOCAL, MUCH, NEAR, WITHIN, End, Handle, Rig, Side, know_distances
 
@@ -307,6 +308,49 @@ def test_stopping_with_sessions(taking: bool) -> None:
         for end in pair:
             assert end.heard == [("closed", Cause.STOPPED)]
     assert not rig.clock.getDelayedCalls()
+
+
+@ENDS
+def test_stopping_before_the_last_bytes_are_read(taking: bool) -> None:
+    """What the other end says of the first of them does not cost it the others."""
+    rig = Rig(3).start()
+    near, far = rig.open()
+    number = rig.shared
+    sender, reader = (near, far) if taking else (far, near)
+    reader.stream.finish()
+    rig.flush()
+    for _ in range(4):
+        sender.stream.write(b"x" * (WINDOW // 4))
+    sender.stream.finish()
+    rig.turn()
+    assert sender.over
+    side, other = sides(rig, taking)
+    closed = side.pool.close(Cause.STOPPED, "stopping", linger=False)
+    rig.deliver(number, taking, CREDIT + 2 * FRAME_SIZE)
+    rig.turn()
+    assert rig.lines[number][1 if taking else 0].outbox == window(1, CREDIT)
+    assert not closed.called
+    rig.deliver(number, not taking)
+    other.pool.close(Cause.STOPPED, "it left", linger=True)
+    rig.flush()
+    assert reader.data == b"x" * WINDOW
+    assert reader.events == ["ended", ("closed", None)]
+    assert closed.called
+    assert len(rig.taking.pool) == len(rig.serving.pool) == 0
+    assert not rig.clock.getDelayedCalls()
+
+
+def test_nothing_begins_at_a_serving_end_that_has_stopped() -> None:
+    """A session whose opening has crossed with that is reset."""
+    rig = Rig(3).start()
+    rig.open()
+    port = rig.visit()
+    rig.turn()
+    rig.serving.pool.close(Cause.STOPPED, "stopping", linger=False)
+    rig.flush()
+    assert port not in rig.serving.ends
+    assert rig.taking.ends[port].heard == [("closed", Cause.LOST)]
+    assert len(rig.taking.pool) == len(rig.serving.pool) == 0
 
 
 @ENDS

@@ -12,7 +12,7 @@ from zope.interface import implementer
 
 from nodepass.errors import PeerError
 from nodepass.relay.hangup import HangupWatch
-from nodepass.relay.portable import Soon
+from nodepass.relay.portable import Soon, end_writing
 from nodepass.relay.stream import Cause, Chunk, Pipe, Stream
 from nodepass.relay.tcpinfo import round_trip, slowed
 from nodepass.wire import Opening
@@ -105,6 +105,7 @@ class DataLink:
         "_holds_back",
         "_lost",
         "_owner",
+        "_parted",
         "_reader",
         "_soon",
         "_stream",
@@ -145,6 +146,7 @@ class DataLink:
         self._stream: LinkStream | None = None
         self._answer_timer: IDelayedCall | None = None
         self._closing = False
+        self._parted = False  # all has left, and closing waits for the other end alone
         self._lost = False
         self._fd = -1
 
@@ -319,11 +321,29 @@ class DataLink:
             self.transport.unregisterProducer()
             self.transport.loseConnection()
 
+    def part(self, cause: Cause) -> None:
+        """Reset the sessions of a shared link and say no more; it is closed when the other end says
+        no more either.
+
+        That end may still have to read the last bytes of sessions that are over, and what it then
+        says of them must find a connection that is open: else its system throws away the rest.
+        """
+        if self.mux is not None and self._usable:
+            self._closing = True
+            self._send_held()
+            self.mux.stop(cause)
+            if not self._lost:
+                self.transport.unregisterProducer()
+                self._parted = end_writing(self.transport) and not self.congested
+
     def abort(self, reason: str, cause: Cause = Cause.LOST) -> None:
         """Close now, and reset what the link carries."""
         if not self._lost:
             self._end(reason, cause)
-            self.transport.abortConnection()
+            if self._parted:
+                self.transport.loseConnection()  # who is late may still read it
+            else:
+                self.transport.abortConnection()
 
     # Protocol
 

@@ -245,6 +245,7 @@ class LinkPool:
         """Refuse who waits and close all links.
 
         Links whose session is over are closed in order: its last bytes may still be on their way.
+        Those that are shared wait for the other end to close them when it has read all.
 
         :param linger: let sessions under way end by themselves, as the peer has closed its end.
         :returns: fires when no link is left, within `PARTING_TIMEOUT`.
@@ -255,8 +256,8 @@ class LinkPool:
         for link in list(self._links.values()):
             if link.mux is not None and cause is Cause.STOPPED:
                 if not linger:
-                    link.mux.stop(cause)
-                if not link.mux.streams:
+                    link.part(cause)
+                elif not link.mux.streams:
                     link.close()
             elif link.over and cause is Cause.STOPPED:
                 link.close()

@@ -85,10 +85,10 @@ class MuxLink:
     """
 
     __slots__ = (
+        "_deaf",
         "_held",
         "_last",
         "_left",
-        "_lost",
         "_soon",
         "_stalled",
         "_unread",
@@ -115,7 +115,7 @@ class MuxLink:
         self._stalled: dict[MuxStream, None] = {}
         self._unread = 0
         self._left = 0  # streams that are over since the link was backed up
-        self._lost = False
+        self._deaf = False  # there will be no streams any more
 
     @property
     def number(self) -> int:
@@ -270,8 +270,8 @@ class MuxLink:
 
     def _receive(self, kind: int, number: int, body: bytes) -> None:
         """A frame without data; the body begins with the number."""
-        if self._lost:
-            return  # who heard of what came before has cut the link
+        if self._deaf:
+            return  # this end has stopped, or who heard of what came before has cut the link
         stream = self.streams.get(number)
         if kind == _OPEN:
             self._opened(stream, body)
@@ -305,7 +305,8 @@ class MuxLink:
     # The end
 
     def stop(self, cause: Cause) -> None:
-        """Reset all streams, and let the peer know."""
+        """Reset all streams, and let the peer know; what it still says means nothing."""
+        self._deaf = True
         for stream in list(self.streams.values()):
             self.send(reset(stream.number, cause))
             stream.closed(cause)
@@ -313,7 +314,7 @@ class MuxLink:
 
     def lost(self, cause: Cause) -> None:
         """The link is gone."""
-        self._lost = True
+        self._deaf = True
         self.owner.leave(self)  # who hears of the end of a stream may begin another
         for stream in list(self.streams.values()):
             stream.closed(cause)
