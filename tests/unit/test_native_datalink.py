@@ -15,16 +15,13 @@ from nodepass.address import Endpoint
 from nodepass.relay.hangup import HangupWatch
 from nodepass.relay.stream import Cause, Stream
 from nodepass.wire import Opening
-from nodepass.wire.native.datalink import (
-    RESET_ANSWER_TIMEOUT,
-    RESET_PATIENCE,
-    SEPARATE_FROM,
-    DataLink,
-)
+from nodepass.wire.native.datalink import DataLink
 from nodepass.wire.native.frames import MAX_DATA, Reset, data_header, encode, fin
 from nodepass.wire.native.frames import mux as mux_frame
+from nodepass.wire.native.linkwriter import SEPARATE_FROM
 from nodepass.wire.native.muxlink import MuxLink
 from nodepass.wire.native.muxstream import MuxStream
+from nodepass.wire.native.resetanswer import RESET_ANSWER_TIMEOUT, RESET_PATIENCE
 from tests.loopback import connect, flush
 from tests.streams import NotingSink
 

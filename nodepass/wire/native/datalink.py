@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 from typing import Protocol as Interface
 
-from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
+from twisted.internet.interfaces import IPushProducer, IReactorTime
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -19,9 +20,7 @@ from nodepass.wire import Opening
 
 from .datagrams import DatagramLink
 from .frames import (
-    DATA_WORD,
     HEADER_SIZE,
-    MAX_DATA,
     Data,
     Datagrams,
     Done,
@@ -34,27 +33,16 @@ from .frames import (
     Mux,
     Open,
     Reset,
-    data_header,
-    pack_word,
 )  # fmt: skip
 from .frames import mux as mux_frame
 from .link import LinkState
 from .linkstream import LinkStream
+from .linkwriter import LinkWriter
 from .muxlink import MuxLink
-
-#: Seconds after which a RESET that was not answered is repeated over the control link: what the
-#: link carries may be waiting, with the RESET behind it, for a peer that has stopped reading it.
-RESET_PATIENCE = 1.0
-#: Seconds in which a peer must answer a RESET. It answers as soon as it reads; one that does not
-#: is stuck, and the link, which can't be used again before the answer, is given up.
-RESET_ANSWER_TIMEOUT = 10.0
-
+from .resetanswer import ResetAnswer
 
 #: Bytes of a frame that are worth a pipe: to copy fewer costs less than the calls.
 LONG_FRAME = 16384
-#: Bytes from which a frame's header is handed to the system beside them: to put it in front of
-#: fewer costs less than a second piece.
-SEPARATE_FROM = 4096
 
 
 class LinkOwner(Interface):
@@ -87,37 +75,30 @@ class LinkOwner(Interface):
 
 
 @implementer(IPushProducer)
-class DataLink:
+class DataLink(LinkWriter):
     """One end of a data link; to its transport, a protocol.
 
     :ivar number: the link's id within its association.
-    :ivar congested: what was written waits to leave.
     :ivar free_since: of a datagram link: when it last had a flow, in the clock's seconds.
     """
 
     __slots__ = (
-        "_answer_timer",
+        "_answer",
         "_clock",
         "_closing",
         "_fd",
         "_hears_mux",
-        "_held",
-        "_holds_back",
-        "_lost",
         "_owner",
         "_parted",
         "_reader",
         "_soon",
         "_stream",
         "_watch",
-        "congested",
         "flows",
         "free_since",
         "made_at",
         "mux",
         "number",
-        "state",
-        "transport",
     )
 
     def __init__(
@@ -129,9 +110,8 @@ class DataLink:
         watch: HangupWatch,
         soon: Soon,
     ) -> None:
+        super().__init__(LinkState(takes))
         self.number = number
-        self.state = LinkState(takes)
-        self.congested = False
         self.made_at = self.free_since = clock.seconds()
         self.flows: DatagramLink | None = None
         self.mux: MuxLink | None = None
@@ -141,13 +121,10 @@ class DataLink:
         self._watch = watch
         self._soon = soon
         self._reader = FrameReader()
-        self._held = b""  # short frames that leave with what follows them, or soon
-        self._holds_back = False  # the transport says when they are to leave at the latest
         self._stream: LinkStream | None = None
-        self._answer_timer: IDelayedCall | None = None
+        self._answer: ResetAnswer | None = None
         self._closing = False
         self._parted = False  # all has left, and closing waits for the other end alone
-        self._lost = False
         self._fd = -1
 
     @property
@@ -205,53 +182,7 @@ class DataLink:
         self.flows = DatagramLink(self, self._soon)
         return self.flows
 
-    # For the stream and the flows
-
-    def write(self, data: Chunk) -> None:
-        """Send bytes of the current session."""
-        # All that is moved passes here, or through `dataReceived`: what most of it does not need
-        # is elsewhere.
-        size = len(data)
-        self.state.given += size
-        head = pack_word(DATA_WORD | size)
-        if self._held:
-            head = self._held + head
-            self._held = b""
-        if size < SEPARATE_FROM:
-            self.transport.write(head + data)
-        else:
-            self.transport.writeSequence((head, data))
-
-    def write_last(self, data: Chunk) -> None:
-        """Send bytes of the current session that FIN follows."""
-        size = len(data)
-        if size < SEPARATE_FROM:
-            self.state.given += size
-            self._send(data_header(size) + data)
-        else:
-            self.write(data)
-
-    @property
-    def takes_pipes(self) -> bool:
-        """Whether the link's transport does."""
-        return getattr(self.transport, "takes_pipes", False)
-
-    def write_pipe(self, pipe: Pipe) -> None:
-        """Send many bytes of the current session, as one frame."""
-        if self._lost:
-            pipe.release()
-            return
-        assert len(pipe) <= MAX_DATA, "a pipe holds less than the longest frame"
-        self.state.given += len(pipe)
-        head, self._held = self._held + data_header(len(pipe)), b""
-        self.transport.write_pipe(head, pipe)
-
-    def send_frame(self, frame: bytes) -> None:
-        """Send a frame of a datagram link, or those of a shared one."""
-        if not self._lost:
-            if self._held:
-                self._send_held()
-            self.transport.write(frame)
+    # For the stream and the flows, besides writing
 
     def flows_ended(self) -> None:
         """A datagram link's last flow is over."""
@@ -276,18 +207,9 @@ class DataLink:
             return
         self.read_on(True)
         if not self.state.over:
-            self._answer_timer = self._clock.callLater(
-                RESET_PATIENCE, self._repeat_reset, self.state.number, cause
-            )
+            repeat = partial(self._owner.link_backed_up, self, self.state.number, cause)
+            self._answer = ResetAnswer(self._clock, repeat, self.abort)
         self._check_over()
-
-    def _repeat_reset(self, session: int, cause: Cause) -> None:
-        if not self._owner.link_backed_up(self, session, cause):
-            self.abort("a reset was not answered, and could not be repeated")
-            return
-        self._answer_timer = self._clock.callLater(
-            RESET_ANSWER_TIMEOUT - RESET_PATIENCE, self.abort, "a reset was not answered"
-        )
 
     def read_on(self, on: bool) -> None:
         """Read from the link, or let it wait; a link that waits still notices that it broke."""
@@ -348,9 +270,8 @@ class DataLink:
     # Protocol
 
     def makeConnection(self, transport: Any) -> None:
-        self.transport = transport
+        self._write_to(transport)
         self._fd = transport.fileno()
-        self._holds_back = hasattr(transport, "last")
         transport.registerProducer(self, True)
 
     def dataReceived(self, data: Chunk) -> None:
@@ -448,23 +369,6 @@ class DataLink:
     def _was_reset(self) -> None:
         self.abort("connection lost")
 
-    def _send(self, frame: bytes) -> None:
-        """Send a short frame. Where it can be, it is held back for a moment, as what follows it,
-        such as a visitor's first bytes after OPEN, is often about to come."""
-        if not frame or self._lost:
-            return
-        if self._holds_back:
-            if not self._held:
-                self.transport.last(self._send_held)
-            self._held += frame
-        else:
-            self.transport.write(frame)
-
-    def _send_held(self) -> None:
-        held, self._held = self._held, b""
-        if held and not self._lost:
-            self.transport.write(held)
-
     def _check_over(self) -> None:
         if self._lost or not self.state.over:
             return
@@ -473,8 +377,7 @@ class DataLink:
         stream, self._stream = self._stream, None
         if stream is None:
             return  # told before
-        if self._answer_timer is not None:
-            self._stop_answer_timer()
+        self._await_no_answer()
         if stream.paused:
             self.read_on(True)
         stream.closed(None)
@@ -490,7 +393,7 @@ class DataLink:
     def _end(self, reason: str, cause: Cause) -> None:
         self._lost = True
         self._watch.discard(self._fd)
-        self._stop_answer_timer()
+        self._await_no_answer()
         stream, self._stream = self._stream, None
         if stream is not None:
             stream.closed(cause)
@@ -500,10 +403,10 @@ class DataLink:
             self.mux.lost(cause)
         self._owner.link_lost(self, reason)
 
-    def _stop_answer_timer(self) -> None:
-        timer, self._answer_timer = self._answer_timer, None
-        if timer is not None and timer.active():
-            timer.cancel()
+    def _await_no_answer(self) -> None:
+        answer, self._answer = self._answer, None
+        if answer is not None:
+            answer.stop()
 
     # IPushProducer, for what is written
 
