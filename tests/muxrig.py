@@ -109,6 +109,7 @@ class Side:
     :ivar ends: its ends of the sessions, by the visitor's port.
     :ivar around: resets that are to go by the control link: link, session, cause.
     :ivar wanted: links that were asked for.
+    :ivar denies: it refuses all sessions.
     """
 
     name = "the peer"
@@ -119,6 +120,7 @@ class Side:
         self.unwanted: list[int] = []
         self.around: list[tuple[int, int, Cause]] = []
         self.wanted = 0
+        self.denies = False
         self.pool = LinkPool(
             self,
             takes=takes,
@@ -142,6 +144,9 @@ class Side:
 
     def opened(self, opening: Opening, stream: Stream) -> None:
         assert opening.visitor.port not in self.ends, "opened twice"
+        if self.denies:
+            stream.abort(Cause.DENIED)
+            return
         self.ends[opening.visitor.port] = End(stream)
 
     def flow_opened(self, channel: Any) -> None:

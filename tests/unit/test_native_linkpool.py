@@ -18,13 +18,8 @@ from nodepass.relay.stream import Cause, Stream
 from nodepass.wire import Opening
 from nodepass.wire.native import linkpool
 from nodepass.wire.native.datalink import DataLink
-from nodepass.wire.native.linkpool import (
-    AGED_SHARE,
-    DATAGRAM_LINK_REST,
-    LINK_MAX_AGE,
-    SPARE_LINKS,
-    LinkPool,
-)
+from nodepass.wire.native.idle import AGED_SHARE, LINK_MAX_AGE
+from nodepass.wire.native.linkpool import DATAGRAM_LINK_REST, SPARE_LINKS, LinkPool
 from nodepass.wire.parting import PARTING_TIMEOUT
 from tests.loopback import MemoryTransport, connect
 from tests.streams import NotingSink

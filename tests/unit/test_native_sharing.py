@@ -483,12 +483,7 @@ def test_join_before_the_opening_of_one_that_is_refused() -> None:
     """The link that came for it is free again."""
     rig = Rig(3).start()
     rig.open()
-
-    class Refusing(Side):
-        def opened(self, opening: Opening, stream: Stream) -> None:
-            stream.abort(Cause.DENIED)
-
-    rig.serving.__class__ = Refusing
+    rig.serving.denies = True
     port = rig.visit()
     near = rig.taking.ends[port]
     near.stream.write(b"x" * (WINDOW + 1))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from itertools import islice
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred, succeed
@@ -21,16 +20,11 @@ from nodepass.wire.parting import Parting
 from .datagrams import DatagramLink, FlowCarrier, FlowChannel
 from .datalink import DataLink
 from .frames import Join
+from .idle import IdleLinks, slowed
 from .linkstream import LinkStream
 from .muxlink import MuxLink
-from .muxstream import MuxStream
 from .sharing import Sharing
 
-#: Seconds after which an idle link is replaced: firewalls forget even what keep-alive keeps warm.
-LINK_MAX_AGE = 3600.0
-#: Of the idle links, the part that is replaced at once when they are too old, or slowed by loss, as
-#: links of one age were made in one burst, and visitors need some of them now.
-AGED_SHARE = 8
 #: Seconds that a datagram link without flows is kept: a resolver's next query comes soon.
 DATAGRAM_LINK_REST = 10.0
 #: Links whose sessions are over, and that wait for the serving end to have read all: as many as
@@ -102,19 +96,17 @@ class LinkPool:
         self._soon = soon
         self._policy = DemandPolicy(minimum, maximum)
         self._links: dict[int, DataLink] = {}
-        self._idle: dict[DataLink, None] = {}  # of the taking end; the newest is taken first
+        self._idle = IdleLinks()  # of the taking end
         self._busy: set[DataLink] = set()  # carrying a TCP session
         self._ending: dict[DataLink, None] = {}  # the last bytes of one; the oldest comes first
         self._retired: set[DataLink] = set()  # to be closed when they become free
         self._leaving: set[DataLink] = set()  # being closed
-        self._broken = 0  # idle links that were lost since the last look, the last of them then
-        self._broken_at = 0.0
         self._coming = 0  # links asked for and not there yet
         self._waiting: dict[Deferred[Stream], Opening] = {}  # visitors, the first comes first
         self._lanes: deque[int] = deque()  # of the flow carrier, waiting for a link
         self._carrier = FlowCarrier(self._lane_needs_link)
         self._flow_links: dict[DatagramLink, DataLink] = {}
-        self._sharing = Sharing(self, share_within)
+        self._sharing = Sharing(self, owner.opened, share_within)
         self._closed = False
         self._parting = Parting(self._links, clock)
 
@@ -143,7 +135,7 @@ class LinkPool:
         mux = self._sharing.current
         if mux is not None and not mux.link.congested:
             return mux.open(opening)
-        link = self._next_idle()
+        link = self._idle.take()
         if link is None:
             return None
         stream = self._open_on(link, opening)
@@ -307,12 +299,9 @@ class LinkPool:
         return self._owner.reset_around(link.number, session, cause)
 
     def link_lost(self, link: DataLink, reason: str) -> None:
-        if link in self._idle:
-            self._broken += 1
-            self._broken_at = self._clock.seconds()
         if self._links.get(link.number) is link:
             del self._links[link.number]
-        self._idle.pop(link, None)
+        self._idle.lost(link, self._clock.seconds())
         self._busy.discard(link)
         self._ending.pop(link, None)
         self._leaving.discard(link)
@@ -337,23 +326,13 @@ class LinkPool:
     # SharingOwner
 
     def take_idle(self) -> DataLink | None:
-        link = self._next_idle()
+        link = self._idle.take()
         if link is not None:
             self._busy.add(link)
             self._taken()
         return link
 
-    def stream_opened(self, opening: Opening, stream: MuxStream) -> None:
-        self._owner.opened(opening, stream)
-
     # Idle links.
-
-    def _next_idle(self) -> DataLink | None:
-        while self._idle:
-            link, _ = self._idle.popitem()
-            if link.idle:
-                return link
-        return None
 
     def _taken(self) -> None:
         """An idle link was taken: see whether others are to take its place."""
@@ -378,7 +357,7 @@ class LinkPool:
             self._flow_links[flows] = link
             self._carrier.give(self._lanes.popleft(), flows)
         elif len(self._idle) < self._policy.maximum:
-            self._idle[link] = None
+            self._idle.add(link)
         else:
             self.drop(link)
 
@@ -393,13 +372,13 @@ class LinkPool:
 
     def drop(self, link: DataLink) -> None:
         """Close a link that nobody needs."""
-        self._idle.pop(link, None)
+        self._idle.discard(link)
         self._leaving.add(link)
         link.close()
 
     def _lane_needs_link(self, lane: int) -> None:
         self._lanes.append(lane)
-        link = self._next_idle()
+        link = self._idle.take()
         if link is not None:
             # Not at once: the flow that asked is only being opened.
             self._clock.callLater(0, self._put, link)
@@ -437,11 +416,8 @@ class LinkPool:
         """
         if not self._takes:
             idle = [link for link in self._links.values() if link.idle]
-            slow = (link.number for link in idle if link.slowed)
-            for number in islice(slow, len(idle) // AGED_SHARE + 1):
-                self._owner.ask_to_retire(number)
-            for shared in self._sharing.slowed():
-                self._owner.ask_to_retire(shared.number)
+            for slow in (*slowed(idle), *self._sharing.slowed()):
+                self._owner.ask_to_retire(slow.number)
             return
         self._sharing.tidy()
         now = self._clock.seconds()
@@ -450,19 +426,6 @@ class LinkPool:
             if link is not None and now - link.free_since > DATAGRAM_LINK_REST:
                 self._carrier.lost(flows)
                 self.drop(link)
-        spared = [link for link in self._idle if link.made_at <= self._broken_at]
-        if self._broken > len(spared):
-            # What broke so many has broken the others as well, though they do not show it yet.
-            for link in spared:
-                self.drop(link)
-        self._broken = 0
-        surplus = len(self._idle) - self._policy.idle(now, self._in_use)
-        aged = len(self._idle) // AGED_SHARE + 1
-        for link in list(self._idle):  # the longest idle first
-            if surplus > 0:
-                surplus -= 1
-                self.drop(link)
-            elif aged > 0 and (now - link.made_at > LINK_MAX_AGE or link.slowed):
-                aged -= 1
-                self.drop(link)
+        for link in self._idle.unfit(now, self._policy.idle(now, self._in_use)):
+            self.drop(link)
         self.balance()

@@ -7,9 +7,10 @@ each session has one of its own.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
-from nodepass.relay.stream import Cause
+from nodepass.relay.stream import Cause, Stream
 from nodepass.wire import Opening
 
 from .datalink import DataLink
@@ -38,9 +39,6 @@ class SharingOwner(Protocol):
     def get(self, number: int) -> DataLink | None:
         """The link of this id."""
 
-    def stream_opened(self, opening: Opening, stream: MuxStream) -> None:
-        """The peer opened a session."""
-
     def drop(self, link: DataLink) -> None:
         """Close a link that nobody needs."""
 
@@ -51,13 +49,17 @@ class Sharing:
     The taking end has one at a time for new sessions, and perhaps older ones that their last
     sessions are about to leave.
 
+    :param opened: hears of each session that the peer opens.
     :param within: seconds of a round trip within which sessions share a link; 0: never.
     :ivar current: the one that new sessions share, if any. While it is backed up they have links of
         their own.
     """
 
-    def __init__(self, owner: SharingOwner, within: float) -> None:
+    def __init__(
+        self, owner: SharingOwner, opened: Callable[[Opening, Stream], None], within: float
+    ) -> None:
         self._owner = owner
+        self._opened = opened
         self._within = within
         self._apart = not within  # the peer is known not to be near
         self.current: MuxLink | None = None
@@ -208,7 +210,7 @@ class Sharing:
     # MuxOwner
 
     def stream_opened(self, opening: Opening, stream: MuxStream) -> None:
-        self._owner.stream_opened(opening, stream)
+        self._opened(opening, stream)
         if self._early:
             new = self._early.pop((stream.link_number, stream.number), None)
             if new is not None:
