@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock
 
 from nodepass.address import Endpoint
@@ -150,6 +151,21 @@ def test_the_pool_begins_with_its_minimum() -> None:
     case.pool.tidy()
     assert case.wanted == 8
     assert case.bring().pool.idle == case.other.idle == 8
+    assert case.wanted == 0
+
+
+def test_a_link_that_is_lost_before_it_is_ready() -> None:
+    """Another one is asked for."""
+    case = Case(2)
+    case.pool.start_over()
+    case.wanted = 0
+    for number in (1, 2):
+        transport, _ = connect(case.pool.add(number), Protocol())
+        transport.lose()
+    assert case.wanted == 2
+    assert case.bring().pool.idle == 2
+    case.later(MEMORY)
+    assert case.pool.idle == 2
     assert case.wanted == 0
 
 

@@ -102,6 +102,7 @@ class LinkPool:
         self._retired: set[DataLink] = set()  # to be closed when they become free
         self._leaving: set[DataLink] = set()  # being closed
         self._coming = 0  # links asked for and not there yet
+        self._fresh: set[DataLink] = set()  # those of them that have proved that they belong
         self._waiting: dict[Deferred[Stream], Opening] = {}  # visitors, the first comes first
         self._lanes: deque[int] = deque()  # of the flow carrier, waiting for a link
         self._carrier = FlowCarrier(self._lane_needs_link)
@@ -196,6 +197,7 @@ class LinkPool:
             raise PeerError("it makes more data links than it was asked for")
         link = DataLink(number, self._takes, self, self._clock, self._watch, self._soon)
         self._links[number] = link
+        self._fresh.add(link)
         return link
 
     def connect(self, link: DataLink, transport: Any, rest: bytes) -> None:
@@ -213,9 +215,15 @@ class LinkPool:
 
     def ready(self, link: DataLink) -> None:
         """The link may carry sessions."""
-        self._coming = max(0, self._coming - 1)
+        self._came(link)
         if self._takes:
             self._put(link)
+
+    def _came(self, link: DataLink) -> None:
+        """A link has come, or is lost: it is not waited for any more."""
+        if link in self._fresh:
+            self._fresh.discard(link)
+            self._coming = max(0, self._coming - 1)
 
     def retire(self, number: int) -> None:
         """At the taking end: close this link, now if it is idle, else when it becomes free.
@@ -306,6 +314,7 @@ class LinkPool:
         self._ending.pop(link, None)
         self._leaving.discard(link)
         self._retired.discard(link)
+        self._came(link)
         self._sharing.link_lost(link)
         if link.flows is not None:
             self._carrier.lost(link.flows)
