@@ -16,9 +16,20 @@ from nodepass.relay.hangup import HangupWatch
 from nodepass.relay.stream import Cause, Stream
 from nodepass.wire import Opening
 from nodepass.wire.native.datalink import DataLink
-from nodepass.wire.native.frames import MAX_DATA, Reset, data_header, encode, fin
+from nodepass.wire.native.frames import (
+    MAX_DATA,
+    Data,
+    FlowOpen,
+    Join,
+    Open,
+    Reset,
+    data_header,
+    encode,
+    fin,
+)
 from nodepass.wire.native.frames import mux as mux_frame
 from nodepass.wire.native.linkwriter import SEPARATE_FROM
+from nodepass.wire.native.muxframes import open_stream
 from nodepass.wire.native.muxlink import MuxLink
 from nodepass.wire.native.muxstream import MuxStream
 from nodepass.wire.native.resetanswer import RESET_ANSWER_TIMEOUT, RESET_PATIENCE
@@ -526,6 +537,25 @@ def test_an_idle_link_is_closed_in_order() -> None:
     case.flush()
     assert heard_far.heard == [b"last", "ended", ("closed", None)]
     assert case.taking.lost == ["closed"]
+
+
+@pytest.mark.parametrize(
+    "came",
+    [
+        encode(Open(1, OPENING)) + encode(Data(b"first")),
+        encode(Join(1, 7, 8)),
+        mux_frame() + open_stream(1, OPENING),
+        encode(FlowOpen(1, OPENING)),
+    ],
+    ids=["session", "moved", "shared", "flow"],
+)
+def test_nothing_begins_on_a_link_that_is_being_closed(came: bytes) -> None:
+    """What has crossed with the end is still given by a transport such as Twisted's TLS."""
+    case = Case()
+    case.server.close()
+    case.server.dataReceived(came)
+    assert not (case.serving.openings or case.serving.sessions or case.serving.lost)
+    assert case.server.mux is None and case.server.flows is None
 
 
 # Sinks that act from inside a call.

@@ -292,8 +292,8 @@ class DataLink(LinkWriter):
             if stream is not None and len(frames) > 1 and isinstance(frames[1], Fin):
                 stream.ending()
             for frame in frames:
-                if self._lost:
-                    return
+                if self._lost or (self._closing and self.mux is None):
+                    return  # what else came has crossed with the end, which resets it
                 if isinstance(frame, Data):
                     state.taken += len(frame.data)
                     if state.receiving:
