@@ -1,8 +1,8 @@
 """What a tunnel takes at start, and what it adds: ``python -m benchmarks.memory``.
 
 A server and a client of ours, plain and with ``tls=1``: how long they take to come up and to join,
-what they have in memory then, what each warm link adds, and what each idle session does with the
-link that it is on. Interpreters of their own show how far down it could go: a bare Python, one that
+what they have in memory then, what each warm link adds, and what each idle session does; sessions
+share a link here. Interpreters of their own show how far down it could go: a bare Python, one that
 has imported Twisted's reactor and pyOpenSSL as they are, and one that has them, and the PAKE,
 without what a tunnel can do without.
 """
@@ -62,7 +62,7 @@ def main() -> int:
             link = (with_links(tls, directory, count) - there.own) / count
             print(f"  warm link: {link / 1e3:.2f} kB")
             session = (with_sessions(tls, directory, count) - there.own) / count
-            missed += verdict("idle session, with its link", session / 1e3, limit, "kB")
+            missed += verdict("idle session", session / 1e3, limit, "kB")
     return min(missed, 1)
 
 

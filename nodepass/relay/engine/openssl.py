@@ -33,8 +33,9 @@ __all__ = [
 #: ``SSL_read(connection, address, most)``: bytes read, or a number that `outcome_of` explains. It
 #: takes from the socket no more than the record that it is about.
 ssl_read = lib.SSL_read
-#: ``SSL_write(connection, address, size)``: bytes of one record sent, or a number that `outcome`
-#: explains. One that was not sent whole is to be offered again, perhaps with more behind it.
+#: ``SSL_write(connection, address, size)``: bytes of one record sent, or a number that
+#: `outcome_of` explains. One that was not sent whole is to be offered again, perhaps with more
+#: behind it.
 ssl_write = lib.SSL_write
 #: ``SSL_shutdown(connection)``: sends TLS's own end.
 ssl_shutdown = lib.SSL_shutdown

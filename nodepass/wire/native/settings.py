@@ -35,7 +35,7 @@ class PeerSettings:
     :ivar about: what to tell the peer of this node.
     :ivar soon: calls something when what has come by now has been passed on.
     :ivar share_within: seconds of a round trip within which sessions share a link; 0: never.
-    :ivar take_over: lets a protocol go on with the transport of a plain data link.
+    :ivar take_over: lets a protocol go on with the transport of a data link.
     """
 
     clock: IReactorTime

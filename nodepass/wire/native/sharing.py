@@ -1,8 +1,8 @@
 """Which sessions of a peer share a link.
 
-Where the nodes are near each other what a session costs is the work of both, and sharing saves half
-of it. Farther apart it is the line: there a lost packet would hold up all who share a link, and
-each session has one of its own.
+Where the nodes are near each other what a session costs is the work of both, and sharing saves up
+to half of it. Farther apart it is the line: there a lost packet would hold up all who share a link,
+and each session has one of its own.
 """
 
 from __future__ import annotations
