@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 from attrs import frozen
@@ -169,9 +170,10 @@ class WorkerServer(WorkerRole, ServerRole):
     def take_link(self, sock: socket.socket) -> None:
         with sock:
             if not self._stopping:
-                self.instance.reactor.adoptStreamConnection(  # type: ignore[attr-defined]
-                    sock.fileno(), sock.family, self.wires.factory()
-                )
+                with suppress(OSError):  # it was reset on its way here, as anybody may do
+                    self.instance.reactor.adoptStreamConnection(  # type: ignore[attr-defined]
+                        sock.fileno(), sock.family, self.wires.factory()
+                    )
 
     def guess(self, host: str) -> None:
         self.wires.guess(host)

@@ -6,16 +6,19 @@ import os
 import socket
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
 from nodepass.address import Address
 from nodepass.logs import Level, Log
+from nodepass.relay.tcp import LINGER_RESET
 from nodepass.wire.native.proof import Preface
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers need Linux")
@@ -26,6 +29,7 @@ if sys.platform == "linux":
     from nodepass.workers.conversation import Conversation
     from nodepass.workers.door import Door
     from nodepass.workers.ports import SharedPorts, tunnel_socket
+    from nodepass.workers.roles import WorkerServer
 
 FIRST = Preface(3, b"a" * 16, 7, b"n" * 16).encode()
 
@@ -229,6 +233,26 @@ class Ports(TestCase):
         assert served == 60
         for visitor in visitors:
             visitor.close()
+
+
+def test_a_caller_that_resets_on_its_way_to_the_worker() -> None:
+    """Costs the worker nothing: what it raised where messages are heard would end the worker, and
+    anybody who reaches the tunnel port may do it."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        caller = socket.create_connection(listener.getsockname())
+        accepted, _ = listener.accept()
+    caller.send(FIRST)
+    caller.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
+    caller.close()
+    with pytest.raises(OSError):
+        accepted.getpeername()
+    worker: Any = SimpleNamespace(
+        _stopping=False,
+        instance=SimpleNamespace(reactor=reactor),
+        wires=SimpleNamespace(factory=Factory),
+    )
+    WorkerServer.take_link(worker, accepted)
+    assert accepted.fileno() == -1
 
 
 def test_one_process_knows_nothing_of_workers() -> None:
