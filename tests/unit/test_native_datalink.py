@@ -523,6 +523,23 @@ def test_a_link_that_ends_resets_its_session(how: str) -> None:
     assert not case.taker.idle and not case.server.idle
 
 
+def test_who_hears_of_the_end_may_end_all_else() -> None:
+    """The connection is cut by then: the reactor, which the end of a node's last link may end, has
+    taken it from its transport when that returns."""
+    case = Case()
+    transport: Any = case.taker.transport
+
+    class Ending(Owner):
+        def link_lost(self, link: DataLink, reason: str) -> None:
+            super().link_lost(link, reason)
+            assert transport.aborting
+            link.transport = None
+
+    case.taker._owner = owner = Ending()
+    case.taker.abort("why not")
+    assert owner.lost == ["why not"]
+
+
 def test_an_idle_link_is_closed_in_order() -> None:
     """What was sent before arrives first; closing twice does no harm."""
     case = Case()

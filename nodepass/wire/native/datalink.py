@@ -261,11 +261,13 @@ class DataLink(LinkWriter):
     def abort(self, reason: str, cause: Cause = Cause.LOST) -> None:
         """Close now, and reset what the link carries."""
         if not self._lost:
-            self._end(reason, cause)
+            self._lost = True
+            # First, as who hears of the end of the last link may end the reactor.
             if self._parted:
                 self.transport.loseConnection()  # who is late may still read it
             else:
                 self.transport.abortConnection()
+            self._end(reason, cause)
 
     # Protocol
 
