@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -32,7 +33,12 @@ INTERRUPTED = 130
 
 def console() -> NoReturn:
     """Run the command with the process's own arguments, and exit."""
-    sys.exit(main(sys.argv[1:]))
+    status = main(sys.argv[1:])
+    # On its way out the interpreter gives up handlers. A signal that is repeated, as `timeout` and
+    # shells do, must not take the place of the status then.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    sys.exit(status)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -287,6 +288,17 @@ def test_installs_no_reactor(code: str) -> None:
     """Importing the package or showing help leaves the choice of the reactor to the program."""
     check = "import sys; assert 'twisted.internet.reactor' not in sys.modules"
     subprocess.run([sys.executable, "-c", f"{code}; {check}"], check=True, capture_output=True)
+
+
+def test_a_signal_on_the_way_out_leaves_the_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A repeated signal that comes when the command is over is not what ended it."""
+    ignored: list[tuple[int, object]] = []
+    monkeypatch.setattr(cli, "main", lambda _: 0)
+    monkeypatch.setattr(signal, "signal", lambda *what: ignored.append(what))
+    with pytest.raises(SystemExit) as ended:
+        cli.console()
+    assert ended.value.code == 0
+    assert ignored == [(n, signal.SIG_IGN) for n in (signal.SIGINT, signal.SIGTERM)]
 
 
 def test_an_interrupt_at_the_start_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
