@@ -49,6 +49,7 @@ __all__ = [
     "TLSLevel",
     "parse_role_url",
     "parse_url",
+    "unused_by_forwarder",
 ]
 
 #: Most targets in one list: their index fits a byte.
@@ -89,6 +90,8 @@ def _parse_role(url: str, parts: URLParts, key: str | None) -> ServerConfig | Cl
     if parts.core == "client":
         _settle_min(values)
     warnings += _settle_files(parts.core, values)
+    if ":" in parts.user:
+        warnings.append("key: what follows its ':' is ignored; in a key write ':' as %3A")
     if own_key is None and key == "":
         warnings.append(f"the key from {ENVIRONMENT} is empty: it counts as none")
     role: Callable[..., ServerConfig | ClientConfig]
@@ -103,7 +106,28 @@ def _parse_role(url: str, parts: URLParts, key: str | None) -> ServerConfig | Cl
     )
     _check_dialed_ports(config)
     _check_circles(config)
-    return evolve(config, warnings=config.warnings + _check_wire(config))
+    more = _check_wire(config)
+    if isinstance(config, ClientConfig) and config.mode is Mode.ONE:
+        # A key from outside is for all URLs of a command line, and may be another one's.
+        more += unused_by_forwarder(config, own_key)
+    return evolve(config, warnings=config.warnings + more)
+
+
+def unused_by_forwarder(config: ClientConfig, key: str | None) -> tuple[str, ...]:
+    """The warning of a plain forwarder about what only a client of a server has a use for.
+
+    :param key: the key that counts as given to it.
+    """
+    names = ["the key"] if key else []
+    if config.tls is not None and config.tls is not TLSLevel.PLAIN:
+        names.append(f"tls={config.tls.value}")
+    if not names:
+        return ()
+    verb = "is" if len(names) == 1 else "are"
+    return (
+        f"{' and '.join(names)} {verb} unused, as this client is a plain forwarder and joins no "
+        "server; if it is to join one, write mode=2",
+    )
 
 
 def _parse_master(url: str, parts: URLParts) -> MasterConfig:

@@ -27,7 +27,7 @@ CORES = ("server", "client", "master")
 #: master can still hand it to a worker process in one message.
 MAX_URL = 16384
 
-ENCODE_KEY = "in a key write '/', '?', '#' and '@' as %2F, %3F, %23 and %40"
+ENCODE_KEY = "in a key write '/', '?', '#', '@' and ':' as %2F, %3F, %23, %40 and %3A"
 
 
 @frozen

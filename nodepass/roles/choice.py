@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 from attrs import evolve
 from twisted.internet.error import CannotListenError
 
-from nodepass.config import ClientConfig, Mode, ServerConfig
+from nodepass.config import ClientConfig, Mode, ServerConfig, unused_by_forwarder
 from nodepass.errors import FatalError
 from nodepass.health import Health
 from nodepass.tuning import Tuning
@@ -92,9 +92,6 @@ def _can_forward(forward: ForwardRole | Crew, config: ClientConfig, log: Log) ->
         log.info("mode=0: {tunnel} can't be bound here, so this client is mode=2", tunnel=tunnel)
         return False
     log.info("mode=0: {tunnel} can be bound here, so this client is mode=1", tunnel=tunnel)
-    if config.key:
-        log.warn(
-            "the key is unused, as this client is a plain forwarder; "
-            "if it was meant for a server, write mode=2"
-        )
+    for warning in unused_by_forwarder(config, config.key):
+        log.warn("{warning}", warning=warning)
     return True

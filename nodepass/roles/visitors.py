@@ -41,8 +41,11 @@ class Destination(Interface):
         """A channel for a new UDP flow; None when there is no way now."""
 
 
-def fatal(error: CannotListenError, what: str) -> FatalError | None:
-    """The error for a port that can never be bound, or None where retrying may help."""
+def fatal(error: CannotListenError, what: str, hint: str = "") -> FatalError | None:
+    """The error for a port that can never be bound, or None where retrying may help.
+
+    :param hint: another cure, in place of which the usual one may be wrong.
+    """
     number = getattr(error.socketError, "errno", None)
     if number not in _FATAL:
         return None
@@ -52,7 +55,7 @@ def fatal(error: CannotListenError, what: str) -> FatalError | None:
         else "give an address of this host, or none for every interface"
     )
     reason = getattr(error.socketError, "strerror", None) or str(error.socketError)
-    return FatalError(f"{what}: {reason}; {cure}")
+    return FatalError(f"{what}: {reason}; {cure}{hint}")
 
 
 def in_use(error: CannotListenError) -> bool:
@@ -165,7 +168,7 @@ class VisitorPorts:
             try:
                 self.bind()
             except CannotListenError as error:
-                hopeless = fatal(error, f"visitors' address {self._address}")
+                hopeless = fatal(error, f"visitors' address {self._address}", self._hint())
                 if hopeless is not None:
                     self._instance.health.trouble(
                         "visitors' port", "{error}", level=Level.ERROR, error=hopeless
@@ -182,10 +185,8 @@ class VisitorPorts:
 
     def _try_later(self, error: CannotListenError) -> None:
         reason = why(error)
-        config = self._instance.config
-        if in_use(error) and isinstance(config, ClientConfig) and config.mode is Mode.TWO:
-            # Visitors come here as the server has flow "+", perhaps for want of a free port there.
-            reason += "; if that is the target, write mode=1 at the server"
+        if in_use(error):
+            reason += self._hint()
         self._instance.health.trouble(
             "visitors' port",
             "can't listen for visitors on {address}: {reason}; trying on",
@@ -194,6 +195,16 @@ class VisitorPorts:
         )
         cooldown = self._instance.tuning.service_cooldown
         self._retry = self._instance.reactor.callLater(cooldown, self.start)
+
+    def _hint(self) -> str:
+        """What a client may have been meant to do with the address instead of listening there."""
+        config = self._instance.config
+        if not isinstance(config, ClientConfig):
+            return ""
+        if config.mode is Mode.ONE:
+            return "; if that is the server, write mode=2"
+        # Visitors come here as the server has flow "+", perhaps for want of a free port there.
+        return "; if that is the target, write mode=1 at the server"
 
     def stop(self) -> Deferred[object]:
         """End all flows and close the ports; fires when others can bind them.

@@ -22,6 +22,7 @@ from nodepass.config import (
     TLSLevel,
     parse_role_url,
     parse_url,
+    unused_by_forwarder,
 )
 from nodepass.duration import LONGEST, format_duration, parse_duration
 from nodepass.errors import ConfigError
@@ -30,7 +31,11 @@ from nodepass.parameters import find_parameter
 from nodepass.urlsyntax import MAX_URL
 
 FORM = "server|client://[KEY@]TUNNEL_HOST:PORT/TARGET_HOST:PORT"
-ENCODE = "in a key write '/', '?', '#' and '@' as %2F, %3F, %23 and %40"
+ENCODE = "in a key write '/', '?', '#', '@' and ':' as %2F, %3F, %23, %40 and %3A"
+UNUSED = (
+    "{} unused, as this client is a plain forwarder and joins no server; if it is to join one, "
+    "write mode=2"
+)
 
 
 def server(url: str) -> ServerConfig:
@@ -122,7 +127,7 @@ def test_all_parameters_of_a_client() -> None:
     assert (config.log, config.tls, config.ca) == (Level.NONE, TLSLevel.FILES, "/ca.pem")
     assert (config.min, config.mode, config.read) == (3, Mode.ONE, 0.0)
     assert (config.wire, config.oldkey) == ("native", None)
-    assert config.warnings == ()
+    assert config.warnings == (UNUSED.format("tls=2 is"),)
 
 
 @pytest.mark.parametrize(
@@ -449,7 +454,11 @@ def test_empty_values_count_as_absent() -> None:
         ("server://k@:1/t:2?wire=1.14", ()),
         ("server://k@:1/t:2?wire=1.14&oldkey=k", ()),
         ("client://k@:1/t:2?wire=1.6", ()),
-        ("client://dull@:1/t:2?wire=1.6&mode=1", ()),
+        ("client://dull@:1/t:2?wire=1.6&mode=1", (UNUSED.format("the key is"),)),
+        ("client://k@:1/t:2?mode=1&tls=1", (UNUSED.format("the key and tls=1 are"),)),
+        ("client://:1/t:2?mode=1&tls=0", ()),
+        ("client://k@:1/t:2?mode=2&tls=1", ()),
+        ("client://k@:1/t:2?tls=1", ()),
         ("client://:1/t:2?wire=native,1.14", ()),
         ("client://k@:1/t:2?wire=native,1.14", (GIVEN_AWAY.format("native,1.14"),)),
         ("client://k@:1/t:2?wire=native,2.0&oldkey=k", (GIVEN_AWAY.format("native,2.0"),)),
@@ -486,16 +495,24 @@ def test_warnings(url: str, warnings: tuple[str, ...]) -> None:
     ],
 )
 def test_key(user: str, key: str | None) -> None:
-    """The key is the percent-decoded user; a password behind it is kept in the URL alone."""
+    """The key is the percent-decoded user; a password behind it is kept in the URL alone, and the
+    warning of that repeats nothing of either."""
     url = f"server://{user}:1/t:2"
     config = parse_url(url)
     assert config.key == key
     assert config.url == url
     assert parse_url(url, key="other").key == (key or "other")
     assert parse_url(url, key="").key == key
-    assert parse_url(url).warnings == ()
+    cut = ("key: what follows its ':' is ignored; in a key write ':' as %3A",)
+    warnings = cut if ":" in user else ()
+    assert parse_url(url).warnings == warnings
     empty = "the key from NODEPASS_KEY is empty: it counts as none"
-    assert parse_url(url, key="").warnings == (() if key else (empty,))
+    assert parse_url(url, key="").warnings == (warnings if key else (*warnings, empty))
+
+
+def test_key_from_outside_at_a_forwarder() -> None:
+    """It may be another URL's, and is no reason for a warning."""
+    assert parse_url("client://:1/t:2?mode=1", key="k").warnings == ()
 
 
 @pytest.mark.parametrize(
@@ -619,13 +636,16 @@ CLIENTS = st.builds(
 
 @given(SERVERS | CLIENTS)
 def test_effective_url_round_trip(config: ServerConfig | ClientConfig) -> None:
-    """An effective URL, read again, gives the same configuration, the key apart, and no warning."""
+    """An effective URL, read again, gives the same configuration, the key apart, and no warning but
+    the plain forwarder's."""
     url = config.effective_url()
     key = None if config.key is None else "***"
     # A `read` that is spelled out holds for UDP sessions too, and a `min` for all dialects.
     expected = attrs.evolve(config, key=key, url=url, flow_read=config.read or None)
     if isinstance(expected, ClientConfig):
         expected = attrs.evolve(expected, old_min=expected.min)
+        if expected.mode is Mode.ONE:
+            expected = attrs.evolve(expected, warnings=unused_by_forwarder(expected, key))
     assert parse_url(url) == expected
 
 

@@ -186,6 +186,27 @@ def test_an_address_of_another_host(blocking: dict[str, str]) -> None:
     assert bench.clock.getDelayedCalls() == []
 
 
+@pytest.mark.parametrize(
+    ("url", "cure"),
+    [
+        ("server://:1/:2", ""),
+        ("client://h:1/:2?mode=1", "; if that is the server, write mode=2"),
+        ("client://h:1/:2?mode=2", "; if that is the target, write mode=1 at the server"),
+    ],
+)
+def test_an_address_that_was_meant_otherwise(url: str, cure: str) -> None:
+    """A client's error names the mode in which it would not listen there."""
+    bench = Bench("", url)
+    bench.error = errno.EADDRINUSE
+    bench.ports.start()
+    reason = bench.health.reason
+    assert reason is not None and reason.endswith(f"give another port{cure}; trying on")
+    bench.ports.stop()
+    bench.error = errno.EADDRNOTAVAIL
+    bench.ports.start()
+    assert str(bench.failed[0]).endswith(f"none for every interface{cure}")
+
+
 def test_stopped_during_a_look_up() -> None:
     """Nothing is bound or tried again after a stop, whenever it comes."""
     bench = Bench("a.test")
