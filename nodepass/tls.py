@@ -32,7 +32,7 @@ from nodepass.config import TLSLevel
 from nodepass.digests import sha256
 from nodepass.errors import ConfigError, PeerError
 from nodepass.identity import Identity, load_identity, read_certificates, self_signed
-from nodepass.tlswords import chain_words, subjects, tls_reason
+from nodepass.tlswords import chain_cure, chain_words, subjects, tls_reason
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -252,7 +252,9 @@ class ClientTLS:
             except Exception:
                 live = weak()
                 if live is not None:
-                    live.failVerification(Failure())
+                    # Not failVerification, which hangs up before the server has the alert, and so
+                    # a reason for its log.
+                    live._reason = Failure()
                 return False
             return True
 
@@ -264,7 +266,9 @@ class ClientTLS:
     ) -> None:
         """Judge one certificate of a chain; raise PeerError to refuse it."""
         if self._verify and not ok:
-            raise PeerError(chain_words(certificate.to_cryptography(), code))
+            words = chain_words(certificate.to_cryptography(), code)
+            cure = self._cure(code)
+            raise PeerError(f"{words}; {cure}" if cure else words)
         if depth != 0:
             return
         if self._verify:
@@ -274,6 +278,10 @@ class ClientTLS:
                 "certificate is not the one that the control link vouched for: either the server "
                 "changed it or somebody is in between"
             )
+
+    def _cure(self, code: int) -> str:
+        """What may mend a chain that OpenSSL refuses; empty where nothing here would."""
+        return chain_cure(code)
 
     def _check_name(self, leaf: x509.Certificate) -> None:
         # Not at the top: only tls=2 asks for names.

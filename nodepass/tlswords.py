@@ -1,11 +1,11 @@
-"""Why a TLS connection failed, in one line that a user can act on."""
+"""Why a connection between nodes failed or ended, in one line that a user can act on."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from OpenSSL import SSL
-from twisted.internet.error import ConnectionClosed
+from twisted.internet.error import ConnectionClosed, ConnectionDone
 from twisted.python.failure import Failure
 
 from nodepass.logs import printable
@@ -13,7 +13,7 @@ from nodepass.logs import printable
 if TYPE_CHECKING:
     from cryptography import x509
 
-__all__ = ["chain_words", "openssl_words", "subjects", "tls_reason"]
+__all__ = ["chain_cure", "chain_words", "lost_reason", "openssl_words", "subjects", "tls_reason"]
 
 #: OpenSSL's X509_V_ERR_* codes that users meet; X509_verify_cert_error_string(3).
 _CHAIN_ERRORS = {
@@ -45,6 +45,26 @@ def chain_words(certificate: x509.Certificate, code: int) -> str:
     return f"certificate is not trusted: {cause}"
 
 
+_NAME_ITS_ROOT = "name the file of its authority in ca=, or let the server's crt= hold the chain"
+
+#: What a tunnel's client, which asks for a chain by ``tls=2``, can do about some of them.
+_CHAIN_CURES = {
+    2: _NAME_ITS_ROOT,
+    18: "give the server tls=2 with crt= and key=, or name the file of its crt= in ca=",
+    19: "name the file of its authority in ca=",
+    20: _NAME_ITS_ROOT,
+    21: _NAME_ITS_ROOT,
+}
+
+
+def chain_cure(code: int) -> str:
+    """What the user of a tunnel can do about a chain that OpenSSL refused; empty for nothing.
+
+    :param code: its ``X509_V_ERR_*``.
+    """
+    return _CHAIN_CURES.get(code, "")
+
+
 def subjects(leaf: x509.Certificate) -> str:
     """The names a certificate is for, as a peer gave them: bounded and escaped."""
     from cryptography import x509  # not at the top: this is all that needs more of it than names
@@ -74,6 +94,18 @@ def tls_reason(failure: Failure) -> str:
     return str(error).removesuffix(".") or type(error).__name__
 
 
+def lost_reason(failure: Failure) -> str:
+    """Say in a few words how a connection ended that had worked.
+
+    :param failure: what ``connectionLost`` got.
+    """
+    if failure.check(ConnectionDone) is not None:
+        return "closed by the peer"
+    if failure.check(ConnectionClosed) is not None:
+        return "the connection was reset or cut off"
+    return tls_reason(failure)
+
+
 #: Part of OpenSSL's text -> what it means to a user. The first that fits counts.
 _OPENSSL_WORDS = (
     ("alert protocol version", "the other end does not speak TLS 1.3"),
@@ -87,6 +119,9 @@ _OPENSSL_WORDS = (
     ("alert unknown ca", "the other end does not trust this certificate"),
     ("alert bad certificate", "the other end refused this certificate"),
     ("alert certificate unknown", "the other end refused this certificate"),
+    ("alert decrypt error", "the other end refused this certificate"),
+    # OpenSSL's word for what a check beyond its own found, such as another name.
+    ("alert internal error", "the other end refused this certificate"),
     ("alert certificate expired", "the other end refused this certificate: expired"),
 )
 

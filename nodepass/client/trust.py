@@ -82,6 +82,9 @@ class _MasterTLS(ClientTLS):
                 "certificate, --insecure trusts any"
             ) from None
 
+    def _cure(self, code: int) -> str:
+        return ""  # it has options of its own
+
 
 def parse_fingerprint(text: str) -> bytes:
     """Read a SHA-256 as tools print it: 64 hex digits, colons and ``sha256:`` before it allowed.

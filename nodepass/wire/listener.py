@@ -228,6 +228,7 @@ class _EncryptedKnock(Protocol):
         self._guest = guest
         self._who = who
         self._first = b""
+        self._refused = False
         self._silence: _Silence | None = None
 
     def handshakeCompleted(self) -> None:
@@ -240,7 +241,7 @@ class _EncryptedKnock(Protocol):
             self._hand_over(protocol)
             return
         if alpn is not None or not any(acceptor.nameless for acceptor in owner.acceptors):
-            owner.refuse(guest, self._who)
+            self._refuse(self._who)
             return
         patience = owner.patience(guest, True)
         if patience is not None:
@@ -255,6 +256,8 @@ class _EncryptedKnock(Protocol):
     def dataReceived(self, data: bytes) -> None:
         if self._silence is not None:
             self._silence.end()
+        if self._refused:
+            return
         owner, guest = self._owner, self._guest
         data = self._first = self._first + data
         web = self._who is Knock.HTTPS
@@ -265,7 +268,11 @@ class _EncryptedKnock(Protocol):
             return
         who = knock(data)
         if who is not None:
-            owner.refuse(guest, self._who if who is Knock.HANDSHAKE else who)
+            self._refuse(self._who if who is Knock.HANDSHAKE else who)
+
+    def _refuse(self, who: Knock) -> None:
+        self._refused = True  # what it has said already may still come
+        self._owner.refuse(self._guest, who)
 
     def _hand_over(self, protocol: Protocol) -> None:
         transport: Any = self.transport

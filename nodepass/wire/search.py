@@ -29,6 +29,9 @@ _CUT = "closed the connection during the handshake"
 _UNANSWERED = "closed the connection before it had answered"
 _REFUSED = "connection refused"
 _1_6 = "it may have another key, or not speak 1.6"
+_NO_NATIVE = (
+    "if it is NodePass 1.6, write wire=1.6; else see its log: its wire= may not admit native"
+)
 
 _ONCE_NATIVE = (
     "it spoke native before, so other dialects are not tried until this node is restarted"
@@ -38,7 +41,7 @@ _ONCE_NATIVE = (
 _CURES = (
     ("native", "does not speak TLS", "if it is NodePass 1.14, write wire=1.14"),
     ("native", "another protocol inside TLS", "if it is NodePass 2.0, write wire=2.0"),
-    ("native", _CUT, "if it is NodePass 1.6, write wire=1.6"),
+    ("native", _CUT, _NO_NATIVE),
     ("2.0", "does not speak TLS", "if it is NodePass 1.14, write wire=1.14"),
     ("2.0", _UNANSWERED, "it may not speak 2.0"),
     ("1.14", _UNANSWERED, "it may not speak 1.14"),

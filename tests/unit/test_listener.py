@@ -6,13 +6,15 @@ from typing import Any
 
 import pytest
 from OpenSSL import SSL
-from twisted.internet.protocol import Protocol
+from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
+from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
+from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from nodepass.address import Endpoint
 from nodepass.config import TLSLevel
 from nodepass.logs import Level, Log
-from nodepass.tls import ServerTLS
+from nodepass.tls import ClientTLS, ServerTLS
 from nodepass.wire.clienthello import MAX_RECORD
 from nodepass.wire.listener import Acceptor, TunnelFactory
 from nodepass.wire.lobby import LOBBY_SIZE, TLS_PLACE_TIME, TLS_PLACES, Guest, Lobby
@@ -317,3 +319,50 @@ def test_strangers_are_named_with_their_cure(lines: list[str]) -> None:
         "a client of NodePass 2.0, or a link of an old pool, which this server does not admit; "
         "wire=2.0 admits the first",
     ]
+
+
+class NoNative(Stub):
+    """A wire whose connections may be TLS, and not of this name."""
+
+    nameless = True
+
+    def encrypted(self, guest: Guest, alpn: bytes | None) -> Protocol | None:
+        return None
+
+
+def secured(case: Case, client: IOpenSSLClientConnectionCreator, said: bytes = b"") -> Noting:
+    """A client of TLS connects, does its handshake, and may say something at once."""
+    inner = Noting()
+    factory = TLSMemoryBIOFactory(client, True, Factory.forProtocol(lambda: inner), case.clock)
+    case.pairs.append(connect(factory.buildProtocol(None), case.factory.buildProtocol(None)))
+    inner.transport.write(said)  # type: ignore[union-attr]
+    flush(*case.pairs)
+    return inner
+
+
+def test_a_native_client_where_native_is_not_admitted(lines: list[str]) -> None:
+    """It is named too; its handshake is over by then."""
+    case = Case()
+    case.factory.log = Log(Level.WARN)
+    case.factory.acceptors = [NoNative()]
+    case.factory.context = ServerTLS(TLSLevel.SELF_SIGNED, [b"nodepass2"]).context_factory
+    secured(case, ClientTLS(None, "h").creator([b"nodepass2", b"w1"]), b"hello")
+    assert lines == [
+        "access denied to 192.0.2.1: a client of the native wire, which this server does not "
+        "admit; native in wire= admits it"
+    ]
+    assert len(case.lobby) == 0
+
+
+def test_a_certificate_that_the_client_refuses(lines: list[str]) -> None:
+    """The server hears of it, and says so once a minute for each address."""
+    case = Case()
+    case.factory.log = Log(Level.WARN)
+    case.factory.acceptors = [NoNative()]
+    for _ in range(2):
+        assert secured(case, ClientTLS(None, "h").creator([], frozenset)).lost
+    assert lines == [
+        "access denied to 192.0.2.1: TLS handshake failed: the other end does not trust this "
+        "certificate"
+    ]
+    assert len(case.lobby) == 0

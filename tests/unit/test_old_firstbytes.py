@@ -51,7 +51,9 @@ def client_hello(*names: bytes) -> bytes:
         (client_hello(b"h2"), Knock.HTTP2),
         (client_hello(b"h2", b"http/1.1"), Knock.HTTPS),
         (client_hello(b"smtp"), Knock.STRANGER),
-        (client_hello(b"nodepass2"), Knock.STRANGER),
+        (client_hello(b"nodepass2"), Knock.NATIVE),
+        (client_hello(b"nodepass2-data", b"w1"), Knock.NATIVE),
+        (client_hello(b"nodepass3"), Knock.STRANGER),
     ],
 )
 def test_who_knocks(first: bytes, who: Knock) -> None:

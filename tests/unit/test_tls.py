@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from OpenSSL import SSL
-from twisted.internet.error import DNSLookupError
+from twisted.internet.error import ConnectionLost, DNSLookupError
 from twisted.internet.interfaces import (
     IOpenSSLClientConnectionCreator,
     IOpenSSLServerConnectionCreator,
@@ -42,6 +42,10 @@ from nodepass.tls import (
 from tests.certs import Authority, private_pem
 
 ALPN = [b"nodepass2", b"nodepass2-data"]
+UNKNOWN = (
+    "certificate is not trusted: its issuer is unknown; name the file of its authority in ca=, or "
+    "let the server's crt= hold the chain"
+)
 
 
 class Recorder(Protocol):
@@ -189,31 +193,37 @@ class TrustTests(TLSCase):
         """A certificate without subject alternative names is for no host."""
         pair = Pair(self.checking("b.example"), self.server())
         self.assertEqual(pair.client_reason, "certificate is for no host, not b.example")
+        self.assertEqual(pair.server_reason, "the other end refused this certificate")
 
     def test_self_signed_is_not_trusted(self) -> None:
         """Level 2 refuses the in-memory certificate of a server with tls=1."""
         pair = Pair(self.checking("a.example"), server_context(self_signed(), ALPN))
-        self.assertEqual(pair.client_reason, "certificate is not trusted: self-signed")
+        self.assertEqual(
+            pair.client_reason,
+            "certificate is not trusted: self-signed; give the server tls=2 with crt= and key=, or "
+            "name the file of its crt= in ca=",
+        )
 
     def test_unknown_authority(self) -> None:
         """A certificate of an authority that isn't in the ca file is refused."""
         leaf = Authority(self.directory / "other", "other root").leaf("a.example")
         server = server_context(load_identity(leaf.crt, leaf.key), ALPN)
         pair = Pair(self.checking("a.example"), server)
-        self.assertEqual(pair.client_reason, "certificate is not trusted: its issuer is unknown")
+        self.assertEqual(pair.client_reason, UNKNOWN)
 
     def test_forged_authority(self) -> None:
         """A certificate that only borrows the authority's name is refused."""
         leaf = Authority(self.directory / "other").leaf("a.example")
         server = server_context(load_identity(leaf.crt, leaf.key), ALPN)
-        reason = Pair(self.checking("a.example"), server).client_reason
-        self.assertIn("not signed by the authority that it names", reason)
+        pair = Pair(self.checking("a.example"), server)
+        self.assertIn("not signed by the authority that it names", pair.client_reason)
+        self.assertEqual(pair.server_reason, "the other end refused this certificate")
 
     def test_system_roots(self) -> None:
         """Without ca the system's roots count, and a private authority is not among them."""
         client = ClientTLS(TLSLevel.FILES, "a.example").creator(ALPN[:1])
         pair = Pair(client, self.server("a.example"))
-        self.assertEqual(pair.client_reason, "certificate is not trusted: its issuer is unknown")
+        self.assertEqual(pair.client_reason, UNKNOWN)
 
     def test_system_roots_from_the_environment(self) -> None:
         """SSL_CERT_FILE replaces the system's roots, as it does for other programs."""
@@ -442,11 +452,16 @@ class HandshakeTests(TLSCase):
 
     def test_closed_during_handshake(self) -> None:
         """A connection that just ends has a reason in words too."""
+        failure = Failure(ConnectionLost())
+        self.assertEqual(
+            tls_reason(failure), "the other end closed the connection during the handshake"
+        )
+
+    def test_the_server_hears_of_a_refusal(self) -> None:
+        """A certificate that the client refuses is a reason at both ends."""
         client = ClientTLS(None, "h").creator(ALPN, frozenset)
         pair = Pair(client, server_context(self_signed(), ALPN))
-        self.assertEqual(
-            pair.server_reason, "the other end closed the connection during the handshake"
-        )
+        self.assertEqual(pair.server_reason, "the other end does not trust this certificate")
 
 
 def old_server() -> IOpenSSLServerConnectionCreator:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IHandshakeListener, IPushProducer
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
@@ -14,6 +13,7 @@ from zope.interface import implementer
 
 from nodepass.errors import PeerError
 from nodepass.relay.tcp import tune
+from nodepass.tlswords import lost_reason
 
 from .messages import MAX_MESSAGE, Message, MessageReader, decode, encode
 
@@ -169,11 +169,7 @@ class ControlLink(Protocol):
         lost, self._on_lost = self._on_lost, None
         self._handler = None
         if lost is not None and self._failure is not None:
-            reason = self.given_up
-            if not reason:
-                done = self._failure.check(ConnectionDone) is not None
-                reason = "closed by the peer" if done else self._failure.getErrorMessage()
-            lost(reason)
+            lost(self.given_up or lost_reason(self._failure))
 
     # IPushProducer, for what is sent
 

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IPushProducer
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from nodepass.relay.tcp import tune
+from nodepass.tlswords import lost_reason
 
 from .dialect import Dialect
 from .lines import LineError
@@ -94,8 +94,7 @@ class OldControl(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._connected = False
         lost, self._lost = self._lost, _nothing
-        done = reason.check(ConnectionDone) is not None
-        lost(self._given_up or ("closed by the peer" if done else reason.getErrorMessage()))
+        lost(self._given_up or lost_reason(reason))
         self._gone.callback(None)
 
     # IPushProducer, for what is sent

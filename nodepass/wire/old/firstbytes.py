@@ -1,7 +1,8 @@
 """Who knocks at the tunnel port, as far as old dialects go, judged by the first bytes. No I/O.
 
-Native is asked before: its names and first bytes are nobody else's. One who says nothing at all may
-be a link of an old pool, which waits for its number; silence is for the caller's clock to find.
+Native is asked before, where it is admitted: its names and first bytes are nobody else's. One who
+says nothing at all may be a link of an old pool, which waits for its number; silence is for the
+caller's clock to find.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import re
 from enum import Enum
 
 from nodepass.wire.clienthello import HANDSHAKE, alpn
+from nodepass.wire.native import ALPN_CONTROL, ALPN_DATA
 
 from .lines import MAX_LINE
 
@@ -40,6 +42,8 @@ class Knock(Enum):
     HTTPS = ("a client of NodePass 1.14 on port 443, or a browser", "wire=1.14 admits the first")
     #: TLS for HTTP/2 alone.
     HTTP2 = ("a link of NodePass's HTTP/2 pool", "set type=0 at its server")
+    #: TLS with a name of the native wire.
+    NATIVE = ("a client of the native wire", "native in wire= admits it")
     #: HTTP that no node speaks.
     BROWSER = ("a browser or scanner", "")
     #: Anything else.
@@ -74,6 +78,8 @@ def _tls(first: bytes) -> Knock | None:
         return None
     if not names:
         return Knock.TLS
+    if names[0] in (ALPN_CONTROL, ALPN_DATA):
+        return Knock.NATIVE
     if b"http/1.1" in names:
         return Knock.HTTPS
     return Knock.HTTP2 if names == [b"h2"] else Knock.STRANGER
