@@ -106,19 +106,23 @@ def mapped(host: str) -> str:
     return host if ":" in host else _MAPPED_PREFIX + host
 
 
-def parse_address(text: str) -> Address:
+def parse_address(text: str, *, dialed: bool = False) -> Address:
     """Read ``host:port`` out of a URL.
 
+    :param dialed: whether it will surely be dialed, which port 0 can't be.
     :raises ValueError: it is none; the message says what is wrong and does not repeat ``text``.
     """
     host, colon, port = text.rpartition(":")
     if not text.startswith("[") and ":" in host:
         raise ValueError("an IPv6 address is written in brackets, as in [::1]:8080")
     if not colon or text.endswith("]"):
-        raise ValueError("the port is missing; accepted: host:port, or :port for every interface")
+        more = "" if dialed else ", or :port for every interface"
+        raise ValueError(f"the port is missing; accepted: host:port{more}")
     # Digits of other scripts are digits to str.isdigit() and int().
     if not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
-        raise ValueError("the port must be a number from 0 to 65535")
+        raise ValueError(f"the port must be a number from {int(dialed)} to 65535")
+    if dialed and int(port) == 0:
+        raise ValueError("port 0 can't be dialed; accepted: 1 to 65535")
     return Address(_parse_host(host), int(port))
 
 

@@ -78,9 +78,7 @@ class Tcping:
 
     async def _ping(self, target: str) -> models.Tcping:
         try:
-            address = parse_address(target)
-            if address.port == 0:
-                raise ValueError("port 0 can't be dialed")
+            address = parse_address(target, dialed=True)
         except ValueError as error:
             return _failed(target, str(error))
         if self._stopped:

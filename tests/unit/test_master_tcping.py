@@ -55,6 +55,17 @@ class TcpingTests(SynchronousTestCase):
         )
         self.assertTrue(transport.disconnected)
 
+    def test_no_address(self) -> None:
+        """What can't be dialed is told with what can."""
+        for target, error in (
+            ("192.0.2.1", "the port is missing; accepted: host:port"),
+            ("192.0.2.1:0", "port 0 can't be dialed; accepted: 1 to 65535"),
+            ("192.0.2.1:x", "the port must be a number from 1 to 65535"),
+        ):
+            found = self.successResultOf(self.tcping.ping(target))
+            self.assertEqual((found.connected, found.error), (False, error))
+        self.assertEqual(self.reactor.tcpClients, [])
+
     def test_a_fast_connect_takes_a_millisecond(self) -> None:
         """0 stands for no connection, so the least latency is 1."""
         asked = self.tcping.ping("[2001:db8::1]:80")
