@@ -10,12 +10,11 @@ from typing import Any, Protocol, cast
 
 import attrs
 import msgspec
-from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import ProcessProtocol
-from twisted.protocols.amp import AMP, Command
+from twisted.protocols.amp import BinaryBoxProtocol, BoxDispatcher, Command, CommandLocator
 from twisted.python.failure import Failure
 
 import nodepass
@@ -64,11 +63,12 @@ class Keeper(Protocol):
         """It is no more; told once, last."""
 
 
-class _Link(AMP):
-    """The conversation with a worker."""
+class _Link(BinaryBoxProtocol, BoxDispatcher, CommandLocator):
+    """The conversation with a worker: AMP without its own log lines, which twistd would show."""
 
     def __init__(self, reported: Callable[[Iterable[Record]], None]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        BoxDispatcher.__init__(self, self)
+        BinaryBoxProtocol.__init__(self, self)
         self._reported = reported
 
     @Report.responder
@@ -91,11 +91,6 @@ class _Pipes:
 
     def loseConnection(self) -> None:
         self._process.loseConnection()
-
-    def getPeer(self) -> IPv4Address:
-        return IPv4Address("TCP", "0.0.0.0", 0)  # nothing asks for it but AMP's own log lines
-
-    getHost = getPeer
 
 
 class WorkerProcess(ProcessProtocol):

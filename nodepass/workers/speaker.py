@@ -90,6 +90,10 @@ class Speaker:
         """Something has become of a worker's peer."""
         origin = (news.node, news.worker)
         change = self._register.note(worker, news.peer, news.what, origin, news.name)
+        if change is Change.RETURNED and not self._chorus.is_news(
+            worker, f"{news.name} again", self._clock.seconds()
+        ):
+            return  # as with the line of its loss: one worker of it was the peer of several of ours
         if change in (Change.JOINED, Change.RETURNED):
             again = " again" if change is Change.RETURNED else ""
             if self._serves:

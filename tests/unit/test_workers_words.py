@@ -2,8 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from twisted.internet.task import Clock
+
+from nodepass.config import ClientConfig, parse_url
+from nodepass.health import Health
+from nodepass.logs import Level, Log
 from nodepass.roles.register import Change, Register
 from nodepass.workers.chorus import SAME_NEWS, Chorus
+from nodepass.workers.messages import News
+from nodepass.workers.speaker import Speaker
+
+
+class Noting(Log):
+    """A log that keeps its lines."""
+
+    def __init__(self) -> None:
+        super().__init__(Level.INFO)
+        self.lines: list[str] = []
+
+    def info(self, format: str, /, **fields: Any) -> None:
+        self.lines.append(format.format(**fields))
 
 
 def test_a_node_of_many_processes_is_one_node() -> None:
@@ -69,3 +89,25 @@ def test_what_all_say_is_one_line() -> None:
     assert chorus.is_news(0, "it rains", 2.0)
     assert not chorus.is_news(1, "it rains", 3.0)
     assert chorus.is_news(2, "it rains", 2.0 + SAME_NEWS)
+
+
+def test_one_worker_that_comes_back_is_one_line() -> None:
+    """However many of ours it was the peer of; when it is lost again that is told anew."""
+    log, clock = Noting(), Clock()
+    config = parse_url("client://k@h:1/t:2?mode=2&workers=2")
+    assert isinstance(config, ClientConfig)
+    speaker = Speaker(config, Health(log), clock, left=lambda: None)
+
+    def news(what: str, peer: int, theirs: int) -> None:
+        for ours in range(2):
+            speaker.news(ours, News(what, peer, "node", theirs, "server (h:1)", "words"))
+
+    news("joined", 1, 0)
+    news("joined", 2, 1)
+    assert log.lines == ["tunnel established with server (h:1), words"]
+    for peer in (3, 4):
+        del log.lines[:]
+        news("lost", peer - 2 if peer == 3 else 3, 0)
+        news("left", peer - 2 if peer == 3 else 3, 0)
+        news("joined", peer, 0)
+        assert log.lines == ["tunnel established again with server (h:1), words"]
