@@ -23,6 +23,9 @@ from .publish import publish
 LEAST, MOST = 3, 15
 #: Seconds of a slice of the quick form.
 QUICK_SLICE = 0.3
+#: Options that the quick form has no use for: it measures what it has limits for, and writes
+#: nothing.
+_NOT_QUICK = ("budget", "seconds", "workers", "form", "load", "output")
 
 
 def main() -> int:
@@ -56,8 +59,11 @@ def main() -> int:
     return 0
 
 
-def arguments() -> argparse.Namespace:
-    """What the command line asks for."""
+def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
+    """What the command line asks for.
+
+    :param given: its words; those of this process unless given.
+    """
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true",
                         help="ours and the yardstick alone, for a minute; "
@@ -72,7 +78,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--load", action="append", choices=[load.key for load in loads.LOADS],
                         help="this one, and no memory; may be given several times")  # fmt: skip
     parser.add_argument("--output", type=Path, default=Path("build/bench"), metavar="DIRECTORY")
-    return parser.parse_args()
+    options = parser.parse_args(given)
+    fixed = [name for name in _NOT_QUICK if getattr(options, name) != parser.get_default(name)]
+    if options.quick and fixed:
+        parser.error(f"--quick always measures the same: leave out --{', --'.join(fixed)}")
+    return options
 
 
 def measure(options: argparse.Namespace, directory: Path) -> tuple[Bench, int]:
@@ -86,7 +96,7 @@ def measure(options: argparse.Namespace, directory: Path) -> tuple[Bench, int]:
     chosen = [load for load in loads.LOADS if not options.load or load.key in options.load]
     forms = [form for form in Form if not options.form or form.name.lower() in options.form]
     if options.quick:
-        forms, chosen = list(report.FAR_OFF), list(loads.LOADS)
+        forms = list(report.FAR_OFF)
     relay = build("yardstick", directory)
     fields: list[tuple[Form, list[Peer]]] = []
     for form in forms:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from benchmarks.__main__ import arguments
 from benchmarks.loads import LOADS, Counted
 from benchmarks.peers import OURS, REFERENCE, YARDSTICK, Form
 from benchmarks.report import (
@@ -103,6 +104,24 @@ def test_what_is_far_off() -> None:
         f"{limits['bulk1.cost'].bound:g} x go copy",
         "dual-end, plain: udp.cost could not be measured",
     ]
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ("--load udp --form plain --output x", "--form, --load, --output"),
+        ("--seconds 2 --workers 2 --budget 9", "--budget, --seconds, --workers"),
+    ],
+)
+def test_the_quick_form_has_no_choice(
+    words: str, named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Options that it would ignore are refused, in one line that names them."""
+    with pytest.raises(SystemExit):
+        arguments(["--quick", *words.split()])
+    assert capsys.readouterr().err.endswith(f"measures the same: leave out {named}\n")
+    assert arguments(["--quick", "--rounds", "5"]).rounds == 5
+    assert arguments(words.split()).quick is False
 
 
 def test_table_has_a_column_for_each_peer() -> None:
