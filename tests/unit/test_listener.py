@@ -336,6 +336,7 @@ def secured(case: Case, client: IOpenSSLClientConnectionCreator, said: bytes = b
     factory = TLSMemoryBIOFactory(client, True, Factory.forProtocol(lambda: inner), case.clock)
     case.pairs.append(connect(factory.buildProtocol(None), case.factory.buildProtocol(None)))
     inner.transport.write(said)  # type: ignore[union-attr]
+    case.clock.advance(0)  # small writes are collected; this one waits for the handshake alone
     flush(*case.pairs)
     return inner
 
