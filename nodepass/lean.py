@@ -1,11 +1,11 @@
 """What Twisted imports and a tunnel has no use for stays out of the process.
 
 The core of Twisted imports asyncio, web clients with all of ``email``, certificate helpers and
-more, for corners of its interface that are never touched here, and so do pyOpenSSL and ``spake2``:
-10 MB of each process, and a sixth of the time that it takes to start. While the functions of
-this module import them, stand-ins take these modules' places. They are gone from
-``sys.modules`` afterwards, so that whoever imports such a module later gets it; and one that is
-asked for what it has not got imports the module after all.
+more, for corners of its interface that are never touched here, and so do attrs, pyOpenSSL,
+setproctitle and ``spake2``: 12 MB of each process, and a fifth of the time that it takes to start.
+While the functions of this module import them, stand-ins take these modules' places. They are gone
+from ``sys.modules`` afterwards, so that whoever imports such a module later gets it; and one that
+is asked for what it has not got imports the module after all.
 
 Only the ``nodepass`` command does this, whose process is its own. A program that uses the package
 has Twisted as it is.
@@ -15,15 +15,21 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import typing
+from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib import import_module
-from types import CoroutineType, ModuleType
+from types import CoroutineType, FrameType, FunctionType, GeneratorType, MethodType, ModuleType
 from typing import Any
 
 __all__ = ["import_pake", "import_twisted", "import_x509"]
 
 #: Importing these imports all of Twisted that every role needs; none of them installs a reactor.
-_CORE = ("twisted.application.service", "twisted.internet.posixbase", "twisted.protocols.tls")
+_CORE = (
+    "twisted.application.service",
+    "twisted.internet.posixbase",
+    "twisted.protocols.tls",
+    "setproctitle",
+)
 
 
 class _Annotated:
@@ -45,6 +51,96 @@ def _later(module: str, name: str) -> Callable[..., Any]:
         return getattr(_real(module), name)(*arguments, **named)
 
     return call
+
+
+def _signature(function: Callable[..., Any], **named: Any) -> Any:
+    # attrs asks for the annotations of converters, and can do without.
+    if sys._getframe(1).f_globals["__name__"] == "attr._compat":
+        raise ValueError(function)
+    return _real("inspect").signature(function, **named)
+
+
+def _among(options: Collection[object]) -> Callable[[object, Any, object], None]:
+    """A validator, as attrs has it."""
+
+    def check(_: object, attribute: Any, value: object) -> None:
+        if value not in options:
+            raise ValueError(f"{attribute.name} must be in {options}, not {value!r}")
+
+    return check
+
+
+def _dataclass(**options: Any) -> Callable[[Any], Any]:
+    """Makes a class a dataclass when its first instance is made, if ever."""
+
+    def decorated(cls: Any) -> Any:
+        def __init__(self: Any, *arguments: Any, **named: Any) -> None:
+            del cls.__init__
+            _real("dataclasses").dataclass(**options)(cls)
+            cls.__init__(self, *arguments, **named)
+
+        cls.__init__ = __init__
+        return cls
+
+    return decorated
+
+
+class _Nothing(dict[str, Any]):
+    """Takes what is put in, and forgets it."""
+
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        return default
+
+
+def _makes_coroutines(thing: object) -> bool:
+    return isinstance(thing, FunctionType) and bool(thing.__code__.co_flags & 0x80)
+
+
+def _current_frame() -> FrameType:
+    return sys._getframe(1)
+
+
+class _Logger:
+    """A logger that is there once it is used."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(_real("logging").getLogger(self._name), name)
+
+
+def _implementation() -> str:
+    # As platform has it, of which only PyPy matters.
+    return {"cpython": "CPython", "pypy": "PyPy"}.get(sys.implementation.name, "")
+
+
+def _reap() -> None:
+    # Before the module is there, no process has been started.
+    if "twisted.internet.process" in sys.modules:
+        import_module("twisted.internet.process").reapAllProcesses()
+
+
+def _as_it_is(thing: Any) -> Any:
+    return thing
+
+
+def _type_variable(name: str, *arguments: Any, default: object = None, **named: Any) -> Any:
+    # Its default is for those who check types.
+    return typing.TypeVar(name, *arguments, **named)
+
+
+#: What Twisted and pyOpenSSL take from typing_extensions; hints, and warnings of what nobody uses
+#: here.
+_TYPING: Mapping[str, object] = {
+    "Concatenate": typing.Concatenate,
+    "ParamSpec": typing.ParamSpec,
+    "Self": _Annotated,
+    "TypeAlias": typing.TypeAlias,
+    "TypeVar": _type_variable,
+    "deprecated": lambda *arguments, **named: _as_it_is,
+    "override": _as_it_is,
+}
 
 
 class _Hashed:
@@ -71,14 +167,45 @@ _SPARED: dict[str, Mapping[str, object]] = {
         "Future": _Annotated,
         "iscoroutine": _is_coroutine,
     },
+    "attr.validators": {"in_": _among},
+    "attrs.validators": {},
+    "base64": {"b16encode": _later("base64", "b16encode")},
     "calendar": {},
     "cryptography.x509": {},
+    "dataclasses": {"dataclass": _dataclass},
+    "dis": {"findlinestarts": _later("dis", "findlinestarts")},
     "email.utils": {"parseaddr": _later("email.utils", "parseaddr")},
     "html": {"escape": _later("html", "escape")},
     "http": {"cookiejar": _ABSENT},
     "http.cookiejar": {},
+    "inspect": {
+        "currentframe": _current_frame,
+        "getmro": lambda of: of.__mro__,
+        "isclass": lambda thing: isinstance(thing, type),
+        "iscoroutinefunction": _makes_coroutines,
+        "isfunction": lambda thing: isinstance(thing, FunctionType),
+        "isgenerator": lambda thing: isinstance(thing, GeneratorType),
+        "ismethod": lambda thing: isinstance(thing, MethodType),
+        "signature": _signature,
+    },
+    # attrs keeps the sources of the methods there that it makes, for debuggers.
+    "linecache": {"cache": _Nothing()},
+    "logging": {
+        "CRITICAL": 50,
+        "DEBUG": 10,
+        "ERROR": 40,
+        "INFO": 20,
+        "WARNING": 30,
+        "getLevelName": {10: "DEBUG", 20: "INFO", 30: "WARNING", 40: "ERROR", 50: "CRITICAL"}.get,
+        "getLogger": _Logger,
+    },
     "pathlib": {"PureWindowsPath": _later("pathlib", "PureWindowsPath")},
     "pickle": {},
+    "platform": {"python_implementation": _implementation},
+    "random": {},
+    "selectors": {},
+    "traceback": {"format_stack": _later("traceback", "format_stack")},
+    "twisted.internet.process": {"reapAllProcesses": _reap},
     "twisted.internet.ssl": {},
     "twisted.internet.threads": {
         "deferToThreadPool": _later("twisted.internet.threads", "deferToThreadPool"),
@@ -91,6 +218,9 @@ _SPARED: dict[str, Mapping[str, object]] = {
     },
     "twisted.python.modules": {"getModule": _later("twisted.python.modules", "getModule")},
     "twisted.python.threadpool": {"ThreadPool": _later("twisted.python.threadpool", "ThreadPool")},
+    "typing_extensions": _TYPING,
+    # As a UUID has its digits.
+    "uuid": {"UUID": str.lower},
 }
 if os.name != "nt":
     # Twisted asks it for this alone, which only Windows has.
@@ -129,7 +259,19 @@ def _real(name: str) -> ModuleType:
 def import_twisted() -> None:
     """Import the core of Twisted, unless that has been done; no reactor is installed."""
     if "twisted.internet.defer" not in sys.modules:
+        _import_datetime()
+        # Ciphers of the last century, for files that no tunnel reads.
+        os.environ.setdefault("CRYPTOGRAPHY_OPENSSL_NO_LEGACY", "1")
         _import(_CORE, _SPARED)
+
+
+def _import_datetime() -> None:
+    # As it is from Python 3.12 on: its second form, in Python, is not defined first.
+    if sys.version_info < (3, 12) and "datetime" not in sys.modules:
+        module = ModuleType("datetime")
+        content = vars(import_module("_datetime"))
+        vars(module).update({name: thing for name, thing in content.items() if name[:2] != "__"})
+        sys.modules["datetime"] = module
 
 
 def import_pake() -> None:

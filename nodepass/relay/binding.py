@@ -70,7 +70,8 @@ def socket_address(host: str, port: int) -> tuple[socket.AddressFamily, Any]:
     :raises OSError: the host is a name.
     """
     flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)[0]
+    # As bytes: of text the codec is asked that turns names into ASCII, with tables of Unicode.
+    found = socket.getaddrinfo(host.encode(), port, type=socket.SOCK_STREAM, flags=flags)[0]
     return found[0], found[4]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import random
+import os
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -166,7 +166,7 @@ class Search:
     async def _run(self) -> None:
         while True:
             pause = await self._try_all()
-            await deferLater(self._clock, pause * (1 + JITTER * random.random()))
+            await deferLater(self._clock, pause * (1 + JITTER * os.urandom(1)[0] / 255))
 
     async def _try_all(self) -> float:
         """Try each way that may be tried by now, and stay with one that works until the server is

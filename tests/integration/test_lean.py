@@ -24,35 +24,50 @@ sys.exit(status)
 #: What Twisted or a library would bring, and a tunnel doesn't use.
 _SPARED = {
     "argparse",
+    "ast",
     "_hashlib",
     "asyncio",
+    "attr.validators",
+    "base64",
     "calendar",
     "concurrent.futures",
+    "cryptography.hazmat.backends.openssl",
     "cryptography.x509",
     "ctypes",
+    "dataclasses",
     "difflib",
+    "dis",
     "email.utils",
     "hashlib",
     "hmac",
     "html.entities",
     "http",
     "idna",
+    "inspect",
     "klein",
+    "logging",
     "msgspec",
     "pickle",
+    "platform",
+    "random",
+    "selectors",
     "service_identity",
     "ssl",
+    "stringprep",
     "treq",
     "twisted.application.app",
     "twisted.internet._sslverify",
     "twisted.internet.endpoints",
+    "twisted.internet.process",
     "twisted.internet.unix",
     "twisted.python.filepath",
     "twisted.python.threadpool",
     "twisted.trial",
     "twisted.web",
+    "typing_extensions",
     "unittest",
     "urllib.request",
+    "uuid",
     "zipfile",
 }
 
@@ -151,14 +166,57 @@ posixbase.ssl.CertificateOptions()
 assert posixbase.unix.Port is unix.Port
 base.threads.deferToThread
 
-from twisted.internet import reactor, threads
-reactor.callWhenRunning(lambda: threads.deferToThread(int).addCallback(lambda _: reactor.stop()))
+import sys
+from twisted.internet import protocol, reactor, threads
+class Child(protocol.ProcessProtocol):
+    def processEnded(self, reason): reactor.stop()
+def spawn(_): reactor.spawnProcess(Child(), sys.executable, [sys.executable, "-c", ""])
+reactor.callWhenRunning(lambda: threads.deferToThread(int).addCallback(spawn))
 reactor.run()
+
+import attr, attrs, inspect
+def number(text: str) -> int: return int(text)
+@attrs.define
+class Counted:
+    count: int = attrs.field(converter=number, validator=attrs.validators.instance_of(int))
+assert Counted("3") == Counted(3) != Counted(4) and repr(Counted(3)) == "Counted(count=3)"
+assert attr.validators.optional and inspect.signature(number).return_annotation is int
+from twisted.internet.address import IPv4Address
+try: IPv4Address("SCTP", "127.0.0.1", 1)
+except ValueError: pass
+else: raise AssertionError
+
+import logging, setproctitle, uuid
+setproctitle.logger.setLevel(logging.ERROR)
+assert logging.getLogger("setproctitle").level == logging.ERROR
+from twisted.logger import LogLevel, STDLibLogObserver, eventAsJSON, eventFromJSON
+STDLibLogObserver()
+from twisted.logger import formatEvent
+assert formatEvent({"log_format": "{a[0]} {b()}", "a": [1], "b": lambda: 2}) == "1 2"
+event = eventAsJSON({"log_level": LogLevel.warn})
+assert eventFromJSON(event)["log_level"] is LogLevel.warn
+assert "02e59486-f24d-46ad-8224-3acdf2a5732a" in event
+
+from incremental import _IncrementalConfig
+assert _IncrementalConfig(True, "a", "b") == _IncrementalConfig(True, "a", "b")
+
+from twisted.python.deprecate import deprecatedKeywordParameter, warnAboutFunction
+from incremental import Version
+deprecatedKeywordParameter(Version("a", 1, 0, 0), "text")(number)
+warnAboutFunction(uuid.uuid4, "old")
+from typing import ForwardRef, Optional, get_type_hints
+def hinted(a: Optional["int"]): pass
+assert get_type_hints(hinted) == {"a": Optional[int]}
+import typing_extensions
+assert typing_extensions.override is not number
 
 from twisted.application.service import Application
 Application("a")
 
-import calendar, hashlib, pickle
+import calendar, datetime, hashlib, pickle
+when = datetime.datetime(2026, 1, 2, tzinfo=datetime.timezone.utc)
+assert pickle.loads(pickle.dumps(when)) == when
+assert datetime.datetime.strptime("2026", "%Y").strftime("%Y-%m") == "2026-01"
 assert hashlib.md5(b"").update and hashlib.sha256().name == "sha256"
 assert pickle.loads(pickle.dumps(calendar.MONDAY)) == calendar.MONDAY
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import platform
+import socket
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -107,7 +107,7 @@ class ClientTerms:
 
 def node_id(*parts: str) -> bytes:
     """The same 16 bytes for each process that runs the same URL on this machine."""
-    machine = platform.node()
+    machine = socket.gethostname()
     try:
         with open("/etc/machine-id", encoding="ascii", errors="replace") as file:
             machine += file.read(64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import platform
+import socket
 
 from attrs import frozen
 from twisted.internet.interfaces import IReactorTime
@@ -84,7 +84,7 @@ def peer_settings(
         report_interval=interval,
         adoption=around.tuning.service_cooldown + SILENT_INTERVALS * interval,
         about=About(
-            name=platform.node(),
+            name=socket.gethostname(),
             targets=dials,
             software=f"nodepass {__version__}",
             associations=associations,
