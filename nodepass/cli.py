@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 from nodepass.errors import ConfigError, NodePassError
 from nodepass.lean import import_pake, import_twisted, import_x509
+from nodepass.loading import load_as_it_is, load_lean
 
 # All else is imported where it is used, after `import_twisted`, and no command brings what another
 # one needs.
@@ -74,6 +75,7 @@ def complain(error: NodePassError) -> int:
 
 def run(arguments: Sequence[str]) -> int:
     """``nodepass URL...``: run tunnels until a signal ends them or one can't go on."""
+    load_lean()
     import_twisted()
     from nodepass.process import hide_keys
 
@@ -131,6 +133,7 @@ def _worker_module(config: Any) -> str:
 def _settle() -> None:
     """What there is at the start is there to stay: the garbage collector need not look at it again
     and again, which would take 20 ms each time."""
+    load_as_it_is()
     gc.collect()
     gc.freeze()
 

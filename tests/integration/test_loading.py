@@ -1,0 +1,113 @@
+"""What modules are without when the command loads them, and that it changes nothing else."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from nodepass.loading import INSTEAD, load_as_it_is, load_lean
+
+from .test_lean import run
+
+_MODULE = '''
+"""Of a module."""
+
+class Thing:
+    """Of a class."""
+    size = 5
+
+    def method(self):
+        """Of a method."""
+        return [word for word in ("a", "b")]
+
+class Bare:
+    size = 6
+
+def same():
+    """Of a function, and its value."""
+    return "Of a function, and its value."
+
+def bare():
+    return "Of a function, and its value."
+
+def outer():
+    """Of one that has another."""
+    def inner():
+        """Of the other."""
+        return "value"
+    return inner
+'''
+
+_READER = '''
+class Failed(Exception):
+    """It failed."""
+
+    def __str__(self):
+        return self.__doc__
+'''
+
+
+@pytest.fixture(autouse=True)
+def lean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Loads modules as the command does."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    load_lean()
+    try:
+        yield
+    finally:
+        load_as_it_is()
+
+
+def loaded(directory: Path, name: str, source: str) -> ModuleType:
+    """A module that consists of this."""
+    (directory / f"{name}.py").write_text(source)
+    importlib.invalidate_caches()
+    try:
+        return importlib.import_module(name)
+    finally:
+        del sys.modules[name]
+
+
+def test_docstrings(tmp_path: Path) -> None:
+    """Those of modules, classes and functions are left out, and all else is as it was."""
+    module = loaded(tmp_path, "some_with_docstrings", _MODULE)
+    thing = module.Thing
+    documented = (module, thing, thing.method, module.outer, module.outer())
+    assert [each.__doc__ for each in documented] == [INSTEAD] * 5
+    assert thing.size == 5 and thing().method() == ["a", "b"]
+    assert module.Bare.__doc__ is None and module.bare.__doc__ is None
+    assert module.same() == module.bare() == "Of a function, and its value."
+    assert module.outer()() == "value"
+
+
+def test_docstrings_that_are_read(tmp_path: Path) -> None:
+    """A module that reads docstrings has them."""
+    assert str(loaded(tmp_path, "some_that_reads", _READER).Failed()) == "It failed."
+
+
+def test_afterwards(tmp_path: Path) -> None:
+    """What is imported later has its docstrings."""
+    load_as_it_is()
+    assert loaded(tmp_path, "some_later", _MODULE).Thing.__doc__ == "Of a class."
+
+
+def test_texts_of_errors() -> None:
+    """Errors of Twisted and of ours that take their texts from docstrings say the same."""
+    run(
+        "from nodepass.loading import load_as_it_is, load_lean\n"
+        "load_lean()\n"
+        "from nodepass.lean import import_twisted; import_twisted()\n"
+        "from nodepass.resolver import LookupTimeout\n"
+        "from twisted.internet import error, tcp\n"
+        "load_as_it_is()\n"
+        "assert str(error.ConnectionDone()) == 'Connection was closed cleanly.'\n"
+        "assert LookupTimeout.__doc__ == 'No name server answered in time.'\n"
+        f"assert tcp.Port.__doc__ == {INSTEAD!r}\n"
+        "import attr._make, typing\n"
+        "assert not hasattr(typing, 'compile') and attr._make.eval is exec\n"
+    )
