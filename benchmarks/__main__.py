@@ -15,7 +15,7 @@ from typing import Any
 from . import loads, peers, report
 from .bench import MEMORY, OVERHEAD, Bench
 from .peers import Form, Peer
-from .processes import Failed, machine
+from .processes import Failed, as_installed, machine
 from .programs import build
 from .publish import publish
 
@@ -32,6 +32,7 @@ def main() -> int:
     """Measure, print tables, and write them with all samples; status 1 where a quick form finds
     something far off."""
     options = arguments()
+    as_installed()
     if shutil.which("go") is None:
         print("benchmarks: Go is needed, for the yardstick and the load: https://go.dev; skipped")
         return 0 if options.quick else 1

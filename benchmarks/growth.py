@@ -24,7 +24,7 @@ from . import report, steps
 from .chains import SETTLE, Chain
 from .loads import Generator, Load
 from .peers import KEY, OURS, YARDSTICK, Form, yardstick
-from .processes import Failed, Process, free_ports, machine, memory
+from .processes import Failed, Process, as_installed, free_ports, machine, memory
 from .programs import build
 from .publish import publish
 
@@ -240,6 +240,7 @@ def main() -> int:
     parser.add_argument("--tunnels", type=int, nargs="*", default=TUNNELS, metavar="N")
     parser.add_argument("--output", type=Path, default=Path("build/bench"), metavar="DIRECTORY")
     options = parser.parse_args()
+    as_installed()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     most = (hard - SPARE) // 2

@@ -22,7 +22,7 @@ from nodepass.openfiles import raise_open_files
 
 from .chains import SETTLE
 from .pair import Pair
-from .processes import Memory, Process, memory
+from .processes import Memory, Process, as_installed, memory
 
 #: Links and sessions that are added.
 MANY = 1_000
@@ -33,6 +33,7 @@ START, PLAIN, ENCRYPTED = 50.0, 4.0, 70.0
 
 _REACTOR = "from twisted.internet import epollreactor; from OpenSSL import SSL"
 _LEAN = (
+    "from nodepass.loading import load_lean; load_lean(); "
     "from nodepass.lean import import_pake, import_twisted; import_twisted(); import_pake(); "
     f"{_REACTOR}; connection = SSL.Connection(SSL.Context(SSL.TLS_METHOD), None)"
 )
@@ -43,6 +44,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__)
     parser.add_argument("--count", type=int, default=MANY, help="links and sessions to add")
     count = parser.parse_args().count
+    as_installed()
     raise_open_files()
     missed = 0
     with tempfile.TemporaryDirectory() as name:
