@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 from nodepass.errors import ConfigError, NodePassError
-from nodepass.lean import import_pake, import_twisted, import_x509
+from nodepass.lean import import_pake, import_twisted
 from nodepass.loading import load_as_it_is, load_lean
 
 # All else is imported where it is used, after `import_twisted`, and no command brings what another
@@ -83,8 +83,6 @@ def run(arguments: Sequence[str]) -> int:
     configs = read_urls(arguments)
     if any(_proves_key(config) for config in configs):
         import_pake()
-    if any(config.core == "server" for config in configs):
-        import_x509()
     modules = [module for config in configs if (module := _worker_module(config))]
     if modules:
         from nodepass.master.forker import prepare

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+import warnings
+from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
-from OpenSSL import SSL
+from OpenSSL import SSL, crypto
 
+from nodepass import selfsigned
+from nodepass.digests import sha256
 from nodepass.errors import ConfigError
 from nodepass.tlswords import openssl_words
 
 if TYPE_CHECKING:
     from cryptography import x509
-    from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
 __all__ = ["Identity", "load_identity", "read_certificates", "self_signed"]
 
@@ -32,24 +35,19 @@ CLOCK_SKEW = timedelta(days=1)
 class Identity:
     """A certificate chain and the private key of its leaf.
 
-    :ivar certificates: the leaf, then the intermediates that are sent along with it.
-    :ivar key: the leaf's private key.
+    :ivar chain: in DER, the leaf, then the intermediates that are sent along with it.
+    :ivar key: the leaf's private key, in DER.
+    :ivar not_after: when the leaf expires, in UTC (aware).
     """
 
-    certificates: tuple[x509.Certificate, ...]
-    key: PrivateKeyTypes = field(repr=False, eq=False)
+    chain: tuple[bytes, ...]
+    key: bytes = field(repr=False, eq=False)
+    not_after: datetime
 
     @property
     def pin(self) -> bytes:
         """SHA-256 of the leaf's DER, 32 bytes."""
-        from cryptography.hazmat.primitives import hashes  # as in `self_signed`
-
-        return self.certificates[0].fingerprint(hashes.SHA256())
-
-    @property
-    def not_after(self) -> datetime:
-        """When the leaf expires, in UTC (aware)."""
-        return self.certificates[0].not_valid_after_utc
+        return sha256(self.chain[0])
 
     @property
     def expired(self) -> bool:
@@ -60,36 +58,41 @@ class Identity:
         """Make a server's context, not yet in use, show this identity.
 
         :raises OpenSSL.SSL.Error: where OpenSSL finds it too weak.
+        :raises OpenSSL.crypto.Error: where OpenSSL does not know its kind.
         """
-        leaf, *intermediates = self.certificates
-        context.use_certificate(cast(Any, leaf))
-        context.use_privatekey(cast(Any, self.key))
-        for certificate in intermediates:
-            context.add_extra_chain_cert(cast(Any, certificate))
+        asn1 = crypto.FILETYPE_ASN1
+        with warnings.catch_warnings():
+            # It would rather have the objects of `cryptography`, of which it makes these again.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            try:
+                _put(
+                    context,
+                    [crypto.load_certificate(asn1, der) for der in self.chain],
+                    crypto.load_privatekey(asn1, self.key),
+                )
+            except TypeError:  # it does not take these any more
+                from cryptography import x509
+                from cryptography.hazmat.primitives.serialization import load_der_private_key
+
+                chain = [x509.load_der_x509_certificate(der) for der in self.chain]
+                _put(context, chain, load_der_private_key(self.key, None))
         context.check_privatekey()
+
+
+def _put(context: SSL.Context, chain: Sequence[Any], key: Any) -> None:
+    leaf, *intermediates = chain
+    context.use_certificate(leaf)
+    context.use_privatekey(key)
+    for certificate in intermediates:
+        context.add_extra_chain_cert(certificate)
 
 
 def self_signed() -> Identity:
     """Make an identity that needs no authority: ECDSA P-256, signed by itself, in memory."""
-    # Not at the top: only a server makes one.
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "nodepass")])
-    now = datetime.now(timezone.utc)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - CLOCK_SKEW)
-        .not_valid_after(now + SELF_SIGNED_LIFETIME)
-        .sign(key, hashes.SHA256())
-    )
-    return Identity(certificates=(certificate,), key=key)
+    now = datetime.now(timezone.utc).replace(microsecond=0)
+    until = now + SELF_SIGNED_LIFETIME
+    certificate, key = selfsigned.certificate("nodepass", now - CLOCK_SKEW, until)
+    return Identity(chain=(certificate,), key=key, not_after=until)
 
 
 def load_identity(crt_path: str, key_path: str) -> Identity:
@@ -121,10 +124,15 @@ def load_identity(crt_path: str, key_path: str) -> Identity:
         raise ConfigError(
             f"key={key_path}: does not belong to the first certificate of crt={crt_path}"
         )
-    identity = Identity(certificates=certificates, key=key)
+    der = serialization.Encoding.DER
+    identity = Identity(
+        chain=tuple(certificate.public_bytes(der) for certificate in certificates),
+        key=key.private_bytes(der, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()),
+        not_after=certificates[0].not_valid_after_utc,
+    )
     try:
         identity.install(SSL.Context(SSL.TLS_METHOD))
-    except (SSL.Error, TypeError, ValueError) as error:
+    except (SSL.Error, crypto.Error, TypeError, ValueError) as error:
         raise ConfigError(
             f"crt={crt_path}: not usable for TLS 1.3: {openssl_words(error)}"
         ) from None
@@ -157,7 +165,7 @@ def read_certificates(parameter: str, path: str) -> tuple[x509.Certificate, ...]
     :param parameter: the URL parameter that gave the path, for the error.
     :raises ConfigError: naming the file and what is wrong with it.
     """
-    from cryptography import x509  # as in `self_signed`
+    from cryptography import x509  # as in `load_identity`
     from cryptography.exceptions import UnsupportedAlgorithm
 
     data = _read(parameter, path)

@@ -3,9 +3,9 @@
 The core of Twisted imports asyncio, web clients with all of ``email``, certificate helpers and
 more, for corners of its interface that are never touched here, and so do attrs, pyOpenSSL,
 setproctitle and ``spake2``: 12 MB of each process, and a fifth of the time that it takes to start.
-While the functions of this module import them, stand-ins take these modules' places. They are gone
-from ``sys.modules`` afterwards, so that whoever imports such a module later gets it; and one that
-is asked for what it has not got imports the module after all.
+While :func:`import_twisted` and :func:`import_pake` import them, stand-ins take these modules'
+places. They are gone from ``sys.modules`` afterwards, so that whoever imports such a module later
+gets it; and one that is asked for what it has not got imports the module after all.
 
 Only the ``nodepass`` command does this, whose process is its own. A program that uses the package
 has Twisted as it is.
@@ -21,7 +21,7 @@ from importlib import import_module
 from types import CoroutineType, FrameType, FunctionType, GeneratorType, MethodType, ModuleType
 from typing import Any
 
-__all__ = ["import_pake", "import_twisted", "import_x509"]
+__all__ = ["import_pake", "import_twisted"]
 
 #: Importing these imports all of Twisted that every role needs; none of them installs a reactor.
 _CORE = (
@@ -171,6 +171,10 @@ _SPARED: dict[str, Mapping[str, object]] = {
     "attrs.validators": {},
     "base64": {"b16encode": _later("base64", "b16encode")},
     "calendar": {},
+    # With the names of all identifiers that there are.
+    "cryptography.hazmat._oid": {
+        "ObjectIdentifier": _later("cryptography.hazmat.bindings._rust", "ObjectIdentifier")
+    },
     "cryptography.x509": {},
     "dataclasses": {"dataclass": _dataclass},
     "dis": {"findlinestarts": _later("dis", "findlinestarts")},
@@ -226,13 +230,8 @@ if os.name != "nt":
     # Twisted asks it for this alone, which only Windows has.
     _SPARED["ctypes"] = {"WinError": _ABSENT}
 
-#: The same for `spake2`, and for what certificates are made with.
+#: The same for `spake2`.
 _SPARED_BY_PAKE: dict[str, Mapping[str, object]] = {"hashlib": {"sha256": _Hashed}}
-_SPARED_BY_X509: dict[str, Mapping[str, object]] = {
-    "email.utils": _SPARED["email.utils"],
-    "hashlib": {},
-    "hmac": {},
-}
 
 
 class _StandIn(ModuleType):
@@ -278,12 +277,6 @@ def import_pake() -> None:
     """Import what the native wire proves a key with, unless that has been done."""
     if "spake2" not in sys.modules:
         _import(("spake2",), _SPARED_BY_PAKE)
-
-
-def import_x509() -> None:
-    """Import what a server makes its certificate with, unless that has been done."""
-    if "cryptography.x509" not in sys.modules:
-        _import(("cryptography.x509",), _SPARED_BY_X509)
 
 
 def _import(modules: Sequence[str], spared: Mapping[str, Mapping[str, object]]) -> None:

@@ -43,6 +43,34 @@ def outer():
     return inner
 '''
 
+_ANNOTATED = """
+class Thing:
+    size: int = 5
+
+    @property
+    def prop(self) -> int: ...
+
+    @classmethod
+    def of_class(cls) -> int: ...
+
+    @staticmethod
+    def static(a: int) -> int: ...
+
+    def method(self) -> int: ...
+
+def function(a: int = 7) -> int:
+    return a
+
+seen = []
+
+def register(function):
+    seen.append(dict(function.__annotations__))
+    return function
+
+@register
+def registered(a: int): ...
+"""
+
 _READER = '''
 class Failed(Exception):
     """It failed."""
@@ -88,6 +116,19 @@ def test_docstrings(tmp_path: Path) -> None:
 def test_docstrings_that_are_read(tmp_path: Path) -> None:
     """A module that reads docstrings has them."""
     assert str(loaded(tmp_path, "some_that_reads", _READER).Failed()) == "It failed."
+
+
+def test_annotations(tmp_path: Path) -> None:
+    """Those of functions are forgotten, once decorators have seen them; those of classes are not,
+    nor are those of another module's functions."""
+    module = loaded(tmp_path, "some_with_annotations", _ANNOTATED)
+    thing = module.Thing
+    functions = (thing.prop.fget, thing.of_class, thing.static, thing.method, module.function)
+    assert not any(each.__annotations__ for each in (*functions, module.registered))
+    assert thing.__annotations__ == {"size": int} and module.seen == [{"a": int}]
+    assert module.function() == 7
+    other = loaded(tmp_path, "some_other", "from tests.integration.test_loading import loaded")
+    assert other.loaded is loaded and loaded.__annotations__
 
 
 def test_afterwards(tmp_path: Path) -> None:

@@ -7,11 +7,13 @@ import tempfile
 from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from OpenSSL import SSL
+from cryptography.hazmat.primitives.serialization import load_der_private_key
+from OpenSSL import SSL, crypto
 from twisted.internet.error import ConnectionLost, DNSLookupError
 from twisted.internet.interfaces import (
     IOpenSSLClientConnectionCreator,
@@ -468,8 +470,8 @@ def old_server() -> IOpenSSLServerConnectionCreator:
     """A server that speaks TLS 1.2 at most."""
     identity = self_signed()
     options: Any = CertificateOptions(
-        privateKey=identity.key,
-        certificate=identity.certificates[0],
+        privateKey=load_der_private_key(identity.key, None),
+        certificate=x509.load_der_x509_certificate(identity.chain[0]),
         lowerMaximumSecurityTo=TLSVersion.TLSv1_2,
     )
     creator: IOpenSSLServerConnectionCreator = options
@@ -487,9 +489,38 @@ class IdentityTests(TLSCase):
         identity, other = self_signed(), self_signed()
         self.assertNotEqual(identity.pin, other.pin)
         self.assertEqual(len(identity.pin), 32)
-        self.assertIsInstance(identity.key, ec.EllipticCurvePrivateKey)
         self.assertFalse(identity.expired)
         self.assertGreater(identity.not_after, datetime.now(timezone.utc) + timedelta(days=3000))
+        certificate = x509.load_der_x509_certificate(identity.chain[0])
+        self.assertEqual(certificate.not_valid_after_utc, identity.not_after)
+        self.assertLess(certificate.not_valid_before_utc, datetime.now(timezone.utc))
+        key = load_der_private_key(identity.key, None).public_key()
+        self.assertEqual(key, certificate.public_key())
+
+    def test_pyopenssl_without_objects_of_its_own(self) -> None:
+        """An identity is installed as well where pyOpenSSL takes cryptography's objects alone."""
+        identity = load_identity(*self._files())
+        taken: list[type] = []
+
+        class Later:
+            """A context of such a version."""
+
+            def take(self, thing: object) -> None:
+                if isinstance(thing, (crypto.X509, crypto.PKey)):
+                    raise TypeError(thing)
+                taken.append(type(thing))
+
+            use_certificate = use_privatekey = add_extra_chain_cert = take
+
+            def check_privatekey(self) -> None: ...
+
+        identity.install(cast(SSL.Context, Later()))
+        self.assertTrue(issubclass(taken[0], x509.Certificate))
+        self.assertEqual(len(taken), 3)
+
+    def _files(self) -> tuple[str, str]:
+        leaf = self.authority.intermediate().leaf("b.example")
+        return leaf.crt, leaf.key
 
     def test_key_is_not_shown(self) -> None:
         """The representation of an identity says nothing of its key."""
@@ -499,7 +530,7 @@ class IdentityTests(TLSCase):
         """The leaf and its chain come out in the file's order, with the leaf's pin."""
         leaf = self.authority.intermediate().leaf("a.example")
         identity = load_identity(leaf.crt, leaf.key)
-        self.assertEqual(len(identity.certificates), 2)
+        self.assertEqual(len(identity.chain), 2)
         self.assertEqual(identity.pin, leaf.pin)
 
     def test_one_file_for_both(self) -> None:
