@@ -160,6 +160,12 @@ class _Hashed:
 
 _ABSENT = object()
 
+#: What reads and writes events and states that no tunnel keeps.
+_JSON: Mapping[str, object] = {name: _later("json", name) for name in ("dumps", "loads")}
+
+#: A library's version, which nobody here asks for, and which it reads from JSON.
+_VERSION: Mapping[str, object] = {"get_versions": lambda: {"version": "left out"}}
+
 #: The modules, and of each what Twisted takes by name and so has to be there.
 _SPARED: dict[str, Mapping[str, object]] = {
     "asyncio": {
@@ -171,6 +177,7 @@ _SPARED: dict[str, Mapping[str, object]] = {
     "attrs.validators": {},
     "base64": {"b16encode": _later("base64", "b16encode")},
     "calendar": {},
+    "constantly._version": _VERSION,
     # With the names of all identifiers that there are.
     "cryptography.hazmat._oid": {
         "ObjectIdentifier": _later("cryptography.hazmat.bindings._rust", "ObjectIdentifier")
@@ -194,6 +201,7 @@ _SPARED: dict[str, Mapping[str, object]] = {
     },
     # attrs keeps the sources of the methods there that it makes, for debuggers.
     "linecache": {"cache": _Nothing()},
+    "json": _JSON,
     "logging": {
         "CRITICAL": 50,
         "DEBUG": 10,
@@ -231,7 +239,11 @@ if os.name != "nt":
     _SPARED["ctypes"] = {"WinError": _ABSENT}
 
 #: The same for `spake2`.
-_SPARED_BY_PAKE: dict[str, Mapping[str, object]] = {"hashlib": {"sha256": _Hashed}}
+_SPARED_BY_PAKE: dict[str, Mapping[str, object]] = {
+    "hashlib": {"sha256": _Hashed},
+    "json": _JSON,
+    "spake2._version": _VERSION,
+}
 
 
 class _StandIn(ModuleType):
@@ -287,6 +299,8 @@ def _import(modules: Sequence[str], spared: Mapping[str, Mapping[str, object]]) 
         for name in modules:
             import_module(name)
     finally:
+        # What directories hold, of which most will not be imported from again.
+        sys.path_importer_cache.clear()
         for name in spared:
             if isinstance(sys.modules.get(name), _StandIn):
                 del sys.modules[name]

@@ -45,6 +45,7 @@ _SPARED = {
     "http",
     "idna",
     "inspect",
+    "json",
     "klein",
     "logging",
     "msgspec",

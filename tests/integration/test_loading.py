@@ -137,6 +137,23 @@ def test_afterwards(tmp_path: Path) -> None:
     assert loaded(tmp_path, "some_later", _MODULE).Thing.__doc__ == "Of a class."
 
 
+def test_attributes_by_name() -> None:
+    """A class of attrs has its attributes by number and by name, as with a class for them."""
+    run(
+        "from nodepass.loading import load_lean\n"
+        "load_lean()\n"
+        "from attrs import evolve, fields, frozen\n"
+        "@frozen\n"
+        "class Thing:\n"
+        "    a: int\n"
+        "    b: int = 2\n"
+        "attributes = fields(Thing)\n"
+        "assert attributes.a is attributes[0] and attributes.b.default == 2\n"
+        "assert len(attributes) == 2 and not hasattr(attributes, 'c')\n"
+        "assert evolve(Thing(1), b=3) == Thing(1, 3) and repr(Thing(1)) == 'Thing(a=1, b=2)'\n"
+    )
+
+
 def test_texts_of_errors() -> None:
     """Errors of Twisted and of ours that take their texts from docstrings say the same."""
     run(
