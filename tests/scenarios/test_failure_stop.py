@@ -10,6 +10,7 @@ from twisted.internet import reactor
 from twisted.internet.error import ConnectionRefusedError
 
 from nodepass.address import Endpoint
+from nodepass.process import SAME_SIGNAL
 from tests.scenarios.faults import (
     STREAM,
     Cutter,
@@ -247,7 +248,7 @@ async def test_second_signal_ends_at_once() -> None:
     nodes = await fleet(target.endpoint, env=STOPPING)
     session = await begin(nodes.visitor)
     nodes.server.send_signal(signal.SIGTERM)
-    await sleep(0.3)
+    await sleep(2 * SAME_SIGNAL)
     began = reactor.seconds()
     assert await nodes.server.stop() == 128 + signal.SIGTERM
     assert reactor.seconds() - began < 5
