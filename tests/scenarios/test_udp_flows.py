@@ -295,8 +295,7 @@ async def test_a_flow_that_waits_for_a_link_delays_no_other(kind: str) -> None:
             (peer,) = between.entry._role.peers
             pool = peer.links
             need_links, peer.need_links = peer.need_links, lambda count: None
-            taken = [link for link in pool._idle if link.idle]
-            pool._idle.clear()
+            taken = list(iter(pool._idle.take, None))
             waiting: list[Visitor] = []
             while not pool._lanes:
                 waiting.append(programs.visitor(between.visitors))
