@@ -76,6 +76,13 @@ def complain(error: NodePassError) -> int:
 def run(arguments: Sequence[str]) -> int:
     """``nodepass URL...``: run tunnels until a signal ends them or one can't go on."""
     load_lean()
+    try:
+        return _run(arguments)
+    finally:
+        load_as_it_is()  # where no tunnel came to run
+
+
+def _run(arguments: Sequence[str]) -> int:
     import_twisted()
     from nodepass.process import hide_keys
 

@@ -166,6 +166,7 @@ class Search:
     async def _run(self) -> None:
         while True:
             pause = await self._try_all()
+            # `random` would be imported for this alone.
             await deferLater(self._clock, pause * (1 + JITTER * os.urandom(1)[0] / 255))
 
     async def _try_all(self) -> float:

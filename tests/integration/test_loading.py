@@ -137,6 +137,16 @@ def test_afterwards(tmp_path: Path) -> None:
     assert loaded(tmp_path, "some_later", _MODULE).Thing.__doc__ == "Of a class."
 
 
+def test_after_a_command_that_could_not_run() -> None:
+    """Where no tunnel comes to run, what is imported later has its docstrings all the same."""
+    run(
+        "from nodepass.cli import main\n"
+        "assert main(['server://?']) == 2\n"
+        "import twisted.protocols.basic as later\n"
+        f"assert later.LineReceiver.__doc__ != {INSTEAD!r}\n"
+    )
+
+
 def test_attributes_by_name() -> None:
     """A class of attrs has its attributes by number and by name, as with a class for them."""
     run(
