@@ -147,5 +147,9 @@ def _place(code: CodeType, *, classes: bool) -> int | None:
         return None if used or not code.co_consts or code.co_name.startswith("<") else 0
     if _NAME not in code.co_names or not (classes or code.co_name == "<module>"):
         return None
-    at = operations.find(bytes((opmap["STORE_NAME"], code.co_names.index(_NAME))))
-    return operations[at - 1] if at > 1 and operations[at - 2] == opmap["LOAD_CONST"] else None
+    # Where its name is one of many, it is stored somewhere later and is no docstring.
+    store = opmap["STORE_NAME"], code.co_names.index(_NAME)
+    for at in range(2, len(operations), 2):
+        if (operations[at], operations[at + 1]) == store:
+            return operations[at - 1] if operations[at - 2] == opmap["LOAD_CONST"] else None
+    return None

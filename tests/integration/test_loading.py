@@ -113,6 +113,13 @@ def test_docstrings(tmp_path: Path) -> None:
     assert module.outer()() == "value"
 
 
+def test_a_docstring_that_is_set_late(tmp_path: Path) -> None:
+    """It is a name among many then, and stays."""
+    names = "".join(f"name{number} = {number}\n" for number in range(300))
+    module = loaded(tmp_path, "some_with_many_names", f"{names}__doc__ = str(name299)\n")
+    assert module.__doc__ == "299"
+
+
 def test_docstrings_that_are_read(tmp_path: Path) -> None:
     """A module that reads docstrings has them."""
     assert str(loaded(tmp_path, "some_that_reads", _READER).Failed()) == "It failed."

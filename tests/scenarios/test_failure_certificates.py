@@ -78,6 +78,7 @@ async def new_links(nodes: Fleet, cutter: Cutter) -> None:
     for number in cutter.data_links():
         cutter.cut(number)
     assert await visit(nodes.visitor) == b"1"
+    await checkpoint(nodes.server, r"POOL=[1-9]")
 
 
 @pytest.mark.parametrize("how", ["SIGHUP", "NP_RELOAD_INTERVAL"])
