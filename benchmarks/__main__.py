@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from . import loads, peers, report
-from .bench import MEMORY, OVERHEAD, Bench
+from .bench import MEMORY, OVERHEAD, START, Bench
 from .peers import Form, Peer
 from .processes import Failed, as_installed, machine
 from .programs import build
@@ -128,7 +128,7 @@ def affordable(
 ) -> int:
     """How many rounds fit in so many seconds."""
     chains = sum(len(there) for _, there in fields)
-    rounds = (budget - MEMORY * chains) / (chains * loads * (seconds + OVERHEAD))
+    rounds = (budget - MEMORY * chains) / (chains * (START + loads * (seconds + OVERHEAD)))
     return min(max(int(rounds), LEAST), MOST)
 
 

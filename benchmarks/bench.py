@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -21,8 +22,10 @@ SESSIONS = 1000
 FAILURES = 2
 #: Seconds that one slice takes beside what is measured.
 OVERHEAD = 0.35
-#: Seconds that it takes to measure the memory of one peer, and to start it once more.
-MEMORY = 8.0
+#: Seconds that it takes to start one peer, as each round does.
+START = 1.0
+#: Seconds that it takes to measure the memory of one peer.
+MEMORY = 7.0
 
 #: By figure's key and peer, a value for each round.
 Samples = dict[str, dict[str, "list[float | None]"]]
@@ -72,37 +75,42 @@ class Bench:
                 self.note(f"{peer.name}, {form.value}, memory: {failure}")
 
     def load(self, form: Form, peers: Sequence[Peer], loads: Sequence[Load], rounds: int) -> None:
-        """Put the loads on all peers, slice by slice in turn."""
-        (port,) = free_ports(1)
-        with ExitStack() as stack:
-            with self._target(self.generator, port):
-                chains = stack.enter_context(self._running(form, peers, port))
-            for load in loads:
-                able = [chain for chain in chains if chain.peer.udp or not load.udp]
-                driver = driver_for(load, self.drivers)
-                with self._target(driver, port):
-                    self._rounds(form, able, load, driver, rounds)
+        """Put the loads on all peers, slice by slice in turn.
 
-    def _rounds(
-        self, form: Form, chains: Sequence[Chain], load: Load, driver: Driver, rounds: int
-    ) -> None:
-        failures = dict.fromkeys(chains, 0)
+        Each round starts them anew: on which processor the system wakes a program up depends on
+        where it has been before, and goes on like that; at light load this is a third of the time.
+        """
+        failures = Counter[tuple[str, str]]()
         for number in range(rounds):
-            # Another one begins each time: who comes first might have it easier.
-            turn = number % len(chains)
-            for chain in [*chains[turn:], *chains[:turn]]:
-                if failures[chain] >= FAILURES:
-                    continue
-                progress(f"{form.value}: {load.name}: round {number + 1} of {rounds}: {chain.name}")
-                try:
-                    before = chain.cpu()
-                    counted = driver.run(load, chain.visit, self.seconds)
-                    figures = report.metrics(load, counted, chain.cpu() - before)
-                except Failed as failure:
-                    failures[chain] += 1
-                    self.note(f"{chain.name}, {form.value}: {failure}")
-                else:
-                    self._keep(form, chain, figures, number)
+            (port,) = free_ports(1)
+            with ExitStack() as stack:
+                with self._target(self.generator, port):
+                    chains = stack.enter_context(self._running(form, peers, port))
+                # Another one begins each time: who comes first might have it easier.
+                turn = number % max(1, len(chains))
+                chains = [*chains[turn:], *chains[:turn]]
+                for load in loads:
+                    driver = driver_for(load, self.drivers)
+                    able = [chain for chain in chains if chain.peer.udp or not load.udp]
+                    with self._target(driver, port):
+                        for chain in able:
+                            if failures[load.key, chain.name] < FAILURES:
+                                where = f"{form.value}: round {number + 1} of {rounds}: {load.name}"
+                                progress(f"{where}: {chain.name}")
+                                done = self._slice(form, chain, load, driver, number)
+                                failures[load.key, chain.name] += not done
+
+    def _slice(self, form: Form, chain: Chain, load: Load, driver: Driver, number: int) -> bool:
+        """Put one load on one of them for a moment; whether it could take it."""
+        try:
+            before = chain.cpu()
+            counted = driver.run(load, chain.visit, self.seconds)
+            figures = report.metrics(load, counted, chain.cpu() - before)
+        except Failed as failure:
+            self.note(f"{chain.name}, {form.value}: {failure}")
+            return False
+        self._keep(form, chain, figures, number)
+        return True
 
     def _keep(self, form: Form, chain: Chain, figures: dict[str, float], number: int = 0) -> None:
         for key, value in figures.items():

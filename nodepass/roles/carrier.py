@@ -198,7 +198,8 @@ class _Visitor:
 
     def _join(self, far: Stream) -> None:
         self._opened = None
-        self._settle()
+        if self._timer is not None:
+            self._settle()
         instance = self._instance
         instance.sessions.start(
             Session(self._stream, far, context=instance.context, owner=self, movable=True)
@@ -265,7 +266,8 @@ class _Visitor:
         if self._over:
             return False
         self._over = True
-        self._settle()
+        if self._timer is not None:
+            self._settle()
         if self._opened is not None:
             self._opened.cancel()
         self._instance.release_tcp()
@@ -274,11 +276,11 @@ class _Visitor:
     def _settle(self) -> None:
         """It waits no more."""
         timer, self._timer = self._timer, None
-        if timer is not None:
-            self._carrier.undialed -= 1
-            self._carrier.stop_waiting(self)
-            if timer.active():
-                timer.cancel()
+        assert timer is not None, "only who waits has one"
+        self._carrier.undialed -= 1
+        self._carrier.stop_waiting(self)
+        if timer.active():
+            timer.cancel()
 
     # Sink, while it waits
 

@@ -144,7 +144,9 @@ def test_frames_are_as_specified() -> None:
     specified = {(row[0], int(row[1])): int(row[3]) for row in rows("protocol.rst", "mux-frames")}
     both = Endpoint("2001:db8::1", 50000)
     longest = {kind: size - 4 for kind, size in muxlink._SIZES.items()}  # without the number
-    longest[muxframes.MuxType.FIN] = len(muxframes.fin(1)) - muxframes.FRAME_SIZE
+    longest[muxframes.MuxType.FIN] = (
+        len(muxframes.short(muxframes.MuxType.FIN, 1)) - muxframes.FRAME_SIZE
+    )
     longest[muxframes.MuxType.OPEN] = (
         len(muxframes.open_stream(1, Opening(both, both, 0))) - muxframes.FRAME_SIZE
     )

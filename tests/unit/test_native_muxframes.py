@@ -52,13 +52,13 @@ class Serving:
     congested = False
 
     def __init__(self) -> None:
-        self.state = self
+        self.state = self.transport = self
         self.takes = False
         self.heard: dict[int, tuple[Opening, CopyingSink]] = {}
         self.mux = MuxLink(self, lambda call: call())  # type: ignore[arg-type]
         self.mux.owner = self
 
-    def send_frame(self, frame: bytes) -> None:
+    def write(self, frame: bytes) -> None:
         pass
 
     def abort(self, reason: str) -> None:

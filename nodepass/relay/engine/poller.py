@@ -217,27 +217,27 @@ class Poller:
         self._polling = True
         self.has_more = False
         try:
-            if self._soon:
+            if self._soon or self._turns:
                 calls, self._soon = self._soon, []
-                self._make(calls)
-            if self._turns:
-                self._make([self._turns.popleft()])
                 if self._turns:
-                    self.has_more = True
-            if self._last:
-                calls, self._last = self._last, []
-                self._make(calls)
+                    calls.append(self._turns.popleft())
+                    if self._turns:
+                        self.has_more = True
+                for call in calls:
+                    try:
+                        call()
+                    except Exception:
+                        self._failed()
+            calls, self._last = self._last, []
+            for call in calls:
+                try:
+                    call()
+                except Exception:
+                    self._failed()
         finally:
             self._polling = False
         if self._nested and self.has_more:
             self._see_to_it()
-
-    def _make(self, calls: list[Callable[[], None]]) -> None:
-        for call in calls:
-            try:
-                call()
-            except Exception:
-                self._failed()
 
     def _failed(self) -> None:
         # Whatever it was, the other sockets have no part in it.

@@ -173,6 +173,7 @@ class DataLink(LinkWriter):
         return self._become_shared()
 
     def _become_shared(self) -> MuxLink:
+        self._send_held()
         self.mux = MuxLink(self, self.transport.last if self._holds_back else self._soon)
         return self.mux
 
@@ -238,7 +239,7 @@ class DataLink(LinkWriter):
             if self.flows is not None:
                 self.flows.flush()
             if self.mux is not None:
-                self.mux.flush()
+                self.mux.flush(anyway=True)
             self._closing = True
             self.transport.unregisterProducer()
             self.transport.loseConnection()

@@ -31,7 +31,6 @@ __all__ = [
     "MAX_MUX_SMALL",
     "WINDOW",
     "MuxType",
-    "fin",
     "open_stream",
     "pack_head",
     "reset",
@@ -90,11 +89,6 @@ def open_stream(number: int, opening: Opening) -> bytes:
 def short(kind: MuxType, number: int) -> bytes:
     """A whole frame without a body."""
     return pack_head(kind << 24, number)
-
-
-def fin(number: int) -> bytes:
-    """A whole FIN."""
-    return pack_head(FIN_WORD, number)
 
 
 def reset(number: int, cause: Cause) -> bytes:

@@ -23,8 +23,8 @@ from .muxframes import (
     MAX_MUX_SMALL,
     WINDOW,
     MuxType,
-    fin,
     open_stream,
+    pack_head,
     reset,
     unpack_head,
 )
@@ -92,6 +92,7 @@ class MuxLink:
         "_soon",
         "_stalled",
         "_unread",
+        "_write",
         "flush_due",
         "gathered",
         "link",
@@ -105,6 +106,7 @@ class MuxLink:
     def __init__(self, link: DataLink, soon: Callable[[Callable[[], None]], None]) -> None:
         self.link = link
         self._soon = soon
+        self._write = link.transport.write
         self.takes = link.state.takes
         self.streams: dict[int, MuxStream] = {}
         self.gathered: list[bytes] = []
@@ -131,7 +133,7 @@ class MuxLink:
 
     def open(self, opening: Opening) -> MuxStream:
         """Begin a stream."""
-        if len(self.gathered) >= MOST_GATHERED and not self.link.congested:
+        if len(self.gathered) >= MOST_GATHERED:
             self.flush()
         number = self._last % _LAST_NUMBER + 1
         while number in self.streams:
@@ -158,12 +160,12 @@ class MuxLink:
                 self.link.abort("the peer does not read what becomes of its sessions")
         elif not self.flush_due:
             self.flush_due = True
-            self._soon(self._flush_soon)
+            self._soon(self.flush)
 
     def send_fin(self, number: int) -> None:
         """Send FIN of a stream."""
-        self.send(fin(number))
-        if len(self.gathered) >= MOST_GATHERED and not self.link.congested:
+        self.send(pack_head(FIN_WORD, number))
+        if len(self.gathered) >= MOST_GATHERED:
             self.flush()
 
     def gathered_more(self, stream: MuxStream, long: bool) -> None:
@@ -174,7 +176,7 @@ class MuxLink:
             self.flush()
         else:
             self.flush_due = True
-            self._soon(self._flush_soon)
+            self._soon(self.flush)
 
     def stall(self, stream: MuxStream) -> None:
         """A stream is to wait until the link has room again."""
@@ -202,18 +204,17 @@ class MuxLink:
         if sum(map(len, self.gathered)) > most:
             self.link.abort("the peer does not read what its sessions have left")
 
-    def _flush_soon(self) -> None:
-        self.flush_due = False
-        if not self.link.congested:
-            self.flush()
+    def flush(self, *, anyway: bool = False) -> None:
+        """Let what was gathered leave now.
 
-    def flush(self) -> None:
-        """Let what was gathered leave now."""
+        :param anyway: even to wait at the link, which is backed up.
+        """
+        self.flush_due = False
         gathered = self.gathered
-        if gathered:
+        if gathered and (anyway or not self.link.congested):
             frames = gathered[0] if len(gathered) == 1 else b"".join(gathered)
             gathered.clear()
-            self.link.send_frame(frames)
+            self._write(frames)
 
     # From the link
 
@@ -263,12 +264,12 @@ class MuxLink:
                 stop = begin + size
                 if stop > end:
                     break
-                self._receive(word >> 24, number, bytes(data[begin - 4 : stop]))
+                self._receive(word >> 24, number, data[begin - 4 : stop])
             at = stop
         if at < end:
             self._held = bytes(data[at:])
 
-    def _receive(self, kind: int, number: int, body: bytes) -> None:
+    def _receive(self, kind: int, number: int, body: Chunk) -> None:
         """A frame without data; the body begins with the number."""
         if self._deaf:
             return  # this end has stopped, or who heard of what came before has cut the link
@@ -291,7 +292,7 @@ class MuxLink:
         else:
             raise LinkError("the taking end asks for another link")
 
-    def _opened(self, old: MuxStream | None, body: bytes) -> None:
+    def _opened(self, old: MuxStream | None, body: Chunk) -> None:
         try:
             number, opening = unpack_opening(body)
         except (struct.error, IndexError, ValueError) as error:
@@ -310,7 +311,7 @@ class MuxLink:
         for stream in list(self.streams.values()):
             self.send(reset(stream.number, cause))
             stream.closed(cause)
-        self.flush()
+        self.flush(anyway=True)
 
     def lost(self, cause: Cause) -> None:
         """The link is gone."""
