@@ -155,6 +155,33 @@ def test_frames_survive_any_cut(events: list[tuple[int, bytes | str]], data: st.
     assert cut.told() == bytewise.told() == whole.told()
 
 
+def test_the_end_is_foretold_of_the_bytes_before_it() -> None:
+    """Where FIN has come whole right behind them, and of no others."""
+    serving = Serving()
+    serving.mux.received(b"".join(open_stream(number, OPENING) for number in (1, 2, 3)))
+    foretold: list[tuple[int, bytes, bool]] = []
+    for number, (_, sink) in serving.heard.items():
+        stream = serving.mux.streams[number]
+        stream.deliver = lambda data, number=number, sink=sink: foretold.append(
+            (number, bytes(data), sink.ends)
+        )
+    fins = [short(MuxType.FIN, number) for number in (1, 2, 3)]
+
+    def data(number: int, body: bytes) -> bytes:
+        return pack_head(DATA_WORD + len(body), number) + body
+
+    whole = data(1, b"first") + data(2, b"last") + fins[1] + data(1, b"last") + fins[0]
+    serving.mux.received(whole + data(3, b"last") + fins[2][:-1])
+    serving.mux.received(fins[2][-1:])
+    assert foretold == [
+        (1, b"first", False),
+        (2, b"last", True),
+        (1, b"last", True),
+        (3, b"last", False),
+    ]
+    assert [sink.heard for _, sink in serving.heard.values()] == [["ended"]] * 3
+
+
 @given(st.lists(st.binary(max_size=200), max_size=5))
 def test_garbage_raises_only_peer_errors(chunks: list[bytes]) -> None:
     """Bytes that nobody encoded are frames or break a rule; nothing is held beyond a frame."""

@@ -52,7 +52,7 @@ _LAST_NUMBER = 0xFFFFFFFF
 _LAST_DATA = DATA_WORD + MAX_MUX_DATA
 # As plain numbers: to ask an enumeration for its members takes longer than to compare them. DATA
 # and FIN are known by their first words.
-_OPEN, _, _, _RESET, _WINDOW, _MOVE, _MOVED = map(int, MuxType)
+_OPEN, _, _FIN, _RESET, _WINDOW, _MOVE, _MOVED = map(int, MuxType)
 # Bytes of a frame's body and of the number before it.
 _SIZES = {_RESET: 5, _WINDOW: 8, _MOVE: 4, _MOVED: 4}
 
@@ -248,6 +248,8 @@ class MuxLink:
                 stream = streams.get(number)
                 if stream is not None:
                     stream.due += word - DATA_WORD
+                    if stop < end and data[stop] == _FIN and _ends(data, stop, number):
+                        stream.ending()
                     deliver = stream.deliver
                     deliver(data[begin:stop])
                     if stream.due >= CREDIT:
@@ -321,3 +323,8 @@ class MuxLink:
             stream.closed(cause)
         self.gathered.clear()
         self._stalled.clear()
+
+
+def _ends(data: Chunk, at: int, number: int) -> bool:
+    """Whether the frame there is FIN of this stream, if it has come whole."""
+    return len(data) - at >= FRAME_SIZE and unpack_head(data, at) == (FIN_WORD, number)

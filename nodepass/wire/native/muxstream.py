@@ -185,6 +185,11 @@ class MuxStream:
                 else:
                     self.unblock()
 
+    def ending(self) -> None:
+        """FIN follows what comes next, which may leave with the end behind it."""
+        if self._sink is not None:
+            self._sink.ending()
+
     def ended(self) -> None:
         """FIN came.
 
