@@ -131,12 +131,14 @@ class Log:
     :param level: lines below it are not emitted.
     :param source: name of the instance where a process has several; its lines end in `` [source]``.
     :param clock: monotonic seconds, for `limited`.
+    :ivar debugs: lines of `debug` are emitted; for who would make one for each session.
     """
 
     def __init__(
         self, level: Level, source: str = "", clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.level = level
+        self.debugs = level <= Level.DEBUG
         self.source = source
         self._clock = clock
         self._logger = Logger(namespace=f"nodepass.{source}" if source else "nodepass")

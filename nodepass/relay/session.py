@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
-from nodepass.logs import Level, Log
+from nodepass.logs import Log
 from nodepass.meter import Meter
 from nodepass.rate import RateLimiter, Waiter
 
@@ -281,7 +281,7 @@ class Session:
     def start(self) -> None:
         """Begin to move bytes."""
         log = self.context.log
-        if log.level <= Level.DEBUG:
+        if log.debugs:
             log.debug("session {session}: started", session=str(self))
         self.far.stream.attach(self.far)
         if not self._over:
@@ -388,7 +388,7 @@ class Session:
             retrying.cancel()
         self.replays = None
         log = self.context.log
-        if log.level <= Level.DEBUG:
+        if log.debugs:
             log.debug(
                 "session {session}: {how}, {received} bytes received, {sent} sent",
                 session=str(self),

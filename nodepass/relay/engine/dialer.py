@@ -53,7 +53,7 @@ class Dialer:
         """
         sock = None
         try:
-            family, name, local = _name(host, port)
+            family, name, local = _zoned(host, port) if "%" in host else _literal(host, port)
             sock = stream_socket(family, local=local)
             status = sock.connect_ex(name)
             if status == errno.EINPROGRESS:
@@ -122,16 +122,15 @@ class _Attempt:
         self._socket.close()
 
 
-def _name(host: str, port: int) -> tuple[int, Any, bool]:
-    """An IP literal as the system takes it: its family, its name, and whether that is this host."""
-    if "%" in host:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
-        return socket.AF_INET6, found[0][4], False
-    return _name_without_zone(host, port)
+def _zoned(host: str, port: int) -> tuple[int, Any, bool]:
+    """As `_literal`; each time anew, as an interface's number may change."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    return socket.AF_INET6, found[0][4], False
 
 
 @lru_cache(NAMES_KEPT)
-def _name_without_zone(host: str, port: int) -> tuple[int, Any, bool]:
+def _literal(host: str, port: int) -> tuple[int, Any, bool]:
+    """An IP literal as the system takes it: its family, its name, and whether that is this host."""
     family = int(socket.AF_INET6 if ":" in host else socket.AF_INET)
     return family, (host, port), ip_address(host).is_loopback
 

@@ -81,11 +81,11 @@ class EnginePort:
         visitor = _endpoint(peer)
         try:
             local = self._local or _endpoint(sock.getsockname())
-            stream = EngineStream(self._poller, sock, peer=visitor if len(peer) == 2 else peer)
+            name = visitor if len(peer) == 2 else peer
+            stream = EngineStream(self._poller, sock, peer=name, expects=True)
         except OSError:
             sock.close()
             return
-        stream.expect_bytes()
         try:
             self._accepted(stream, visitor, local)
         except Exception:

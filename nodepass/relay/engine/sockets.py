@@ -43,7 +43,8 @@ def stream_socket(family: int, *, local: bool) -> socket.SocketType:
         nothing to probe for, and no line to be spared.
     """
     sock = socket.SocketType(family, _STREAM)
-    _prepare(sock, _LOCAL_OPTIONS if local else _OPTIONS)
+    for level, option, value in _LOCAL_OPTIONS if local else _OPTIONS:
+        sock.setsockopt(level, option, value)
     if local:
         send_freely(sock)
     return sock
@@ -52,13 +53,9 @@ def stream_socket(family: int, *, local: bool) -> socket.SocketType:
 def listening_socket(family: int) -> socket.socket:
     """Make a TCP socket from which those that are accepted on it inherit these options."""
     sock = socket.socket(family, _STREAM)
-    _prepare(sock, _OPTIONS)
-    return sock
-
-
-def _prepare(sock: socket.SocketType, options: _Options) -> None:
-    for level, option, value in options:
+    for level, option, value in _OPTIONS:
         sock.setsockopt(level, option, value)
+    return sock
 
 
 def listening(address: Address, backlog: int) -> socket.socket:

@@ -29,12 +29,20 @@ class EngineStream(EngineConnection):
     __slots__ = ("_lost", "_sink", "_write_ended")
 
     def __init__(
-        self, poller: Poller, sock: socket.SocketType, *, peer: Any = None, told: int = 0
+        self,
+        poller: Poller,
+        sock: socket.SocketType,
+        *,
+        peer: Any = None,
+        told: int = 0,
+        expects: bool = False,
     ) -> None:
         """
         :param peer: where the other end is, if known.
         :param told: the events that another owner was told of; 0: the poller has not seen the
             socket yet.
+        :param expects: bytes have often come by now, though nobody has told of them yet: whoever
+            says so calls `read_on` when the stream has a session.
         :raises OSError: the system can't watch one more socket; it is left to the caller.
         """
         super().__init__(poller, sock, peer=peer)
@@ -46,11 +54,7 @@ class EngineStream(EngineConnection):
             self._watch_on(told)
         else:
             poller.add(self._fd, self)
-
-    def expect_bytes(self) -> None:
-        """They have often come by now, though nobody has told of them yet: whoever calls this calls
-        `read_on` when the stream has a session."""
-        self._readable = self._scheduled = True
+            self._readable = self._scheduled = expects
 
     # Stream; `write` is the connection's
 
@@ -96,7 +100,19 @@ class EngineStream(EngineConnection):
         self._deliver = drop
         self.abortConnection()
 
-    finish = EngineConnection.loseWriteConnection
+    def finish(self) -> None:
+        if self._read_ended or self._left or self._pipe is not None:
+            self.loseWriteConnection()
+        elif not (self._ends_writing or self._closing):
+            # At once, as who reads this has waited for it, and nobody here is told.
+            self._ends_writing = True
+            try:
+                self._socket.shutdown(socket.SHUT_WR)
+            except OSError:
+                self._broken()
+            else:
+                self._hear_finished()
+
     pause = EngineConnection.pauseProducing
     resume = EngineConnection.resumeProducing
 

@@ -266,19 +266,19 @@ class MuxLink:
                 stop = begin + size
                 if stop > end:
                     break
-                self._receive(word >> 24, number, data[begin - 4 : stop])
+                if word >> 24 == _OPEN:
+                    self._opened(data[begin - 4 : stop])
+                else:
+                    self._receive(word >> 24, number, data[begin - 4 : stop])
             at = stop
         if at < end:
             self._held = bytes(data[at:])
 
     def _receive(self, kind: int, number: int, body: Chunk) -> None:
-        """A frame without data; the body begins with the number."""
+        """A frame of another type; the body begins with the number."""
         if self._deaf:
             return  # this end has stopped, or who heard of what came before has cut the link
         stream = self.streams.get(number)
-        if kind == _OPEN:
-            self._opened(stream, body)
-            return
         if len(body) != _SIZES.get(kind):
             raise LinkError(f"frame type {kind} with {len(body)} bytes on a shared link")
         if stream is None:
@@ -294,12 +294,15 @@ class MuxLink:
         else:
             raise LinkError("the taking end asks for another link")
 
-    def _opened(self, old: MuxStream | None, body: Chunk) -> None:
+    def _opened(self, body: Chunk) -> None:
+        """OPEN came; the body begins with the number."""
+        if self._deaf:
+            return
         try:
             number, opening = unpack_opening(body)
         except (struct.error, IndexError, ValueError) as error:
             raise LinkError("a stream opened by a frame of a wrong form") from error
-        if self.takes or old is not None:
+        if self.takes or number in self.streams:
             raise LinkError(f"stream {number} opened out of turn")
         self._last = number
         stream = self.streams[number] = MuxStream(self, number)
