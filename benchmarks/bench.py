@@ -20,6 +20,8 @@ from .processes import Failed, Process, free_ports
 SESSIONS = 1000
 #: A peer that fails so many slices of one load is left out of it.
 FAILURES = 2
+#: Times that a peer is started in a round: its ends may miss each other.
+STARTS = 2
 #: Seconds that one slice takes beside what is measured.
 OVERHEAD = 0.35
 #: Seconds that it takes to start one peer, as each round does.
@@ -128,14 +130,17 @@ class Bench:
         chains: list[Chain] = []
         try:
             for peer in peers:
-                chain = Chain(peer, self.directory / f"{form.name}-{peer.name}", port)
-                try:
-                    chain.start()
-                except (Failed, OSError) as failure:
-                    self.note(f"{peer.name}, {form.value}: left out: {failure}")
-                    chain.stop()
-                else:
-                    chains.append(chain)
+                for tries in reversed(range(STARTS)):
+                    chain = Chain(peer, self.directory / f"{form.name}-{peer.name}", port)
+                    try:
+                        chain.start()
+                    except (Failed, OSError) as failure:
+                        chain.stop()
+                        if not tries:
+                            self.note(f"{peer.name}, {form.value}: a round without it: {failure}")
+                    else:
+                        chains.append(chain)
+                        break
             yield chains
         finally:
             for chain in chains:

@@ -25,6 +25,8 @@ PATIENCE = 20.0
 FAREWELL = 3.0
 
 _PROC = Path("/proc")
+# How programs colour what they log.
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def as_installed() -> None:
@@ -79,7 +81,8 @@ class Process:
 
     def failure(self) -> Failed:
         """What to raise when it did not come up."""
-        last = self.log.read_text(errors="replace").strip().splitlines()[-3:]
+        text = _COLOUR.sub("", self.log.read_text(errors="replace"))
+        last = text.strip().splitlines()[-3:]
         return Failed(f"{Path(self.command[0]).name} did not come up: {' / '.join(last)}")
 
     def cpu(self) -> float:
