@@ -97,6 +97,20 @@ def test_lies(taking: bool, how: str) -> None:
 
 
 @SIDES
+@pytest.mark.parametrize("before", [MuxType.FIN, MuxType.MOVED])
+def test_no_end_is_foretold_of_what_is_refused(taking: bool, before: MuxType) -> None:
+    """Bytes with FIN behind them, of a direction that has ended or moved."""
+    if before is MuxType.MOVED and not taking:
+        pytest.skip("the serving end's MOVED needs JOIN")
+    rig = Rig(1).start()
+    near, far = rig.open()
+    victim = far if taking else near
+    lie(rig, taking, short(before, 1), data(1, b"x"), short(MuxType.FIN, 1))
+    assert victim.heard[-1] == ("closed", Cause.LOST)
+    assert not victim.ends
+
+
+@SIDES
 @pytest.mark.parametrize("kind", [MuxType.FIN, MuxType.MOVE, MuxType.MOVED])
 def test_frames_for_streams_that_are_not_there(taking: bool, kind: MuxType) -> None:
     """They have crossed with the end of theirs, and mean nothing."""

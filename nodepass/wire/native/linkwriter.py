@@ -81,7 +81,7 @@ class LinkWriter:
         self.transport.write_pipe(head, pipe)
 
     def send_frame(self, frame: bytes) -> None:
-        """Send a frame of a datagram link, or those of a shared one."""
+        """Send frames of a datagram link."""
         if not self._lost:
             if self._held:
                 self._send_held()

@@ -187,7 +187,7 @@ class MuxStream:
 
     def ending(self) -> None:
         """FIN follows what comes next, which may leave with the end behind it."""
-        if self._sink is not None:
+        if self._sink is not None and not (self._ended or self._peer_moved):
             self._sink.ending()
 
     def ended(self) -> None:
