@@ -20,6 +20,9 @@ GRACE = 10.0
 #: An iperf3 that serves takes one client at a time, and through a tunnel hears of its end a little
 #: late: so often, and after so many seconds, is the next one sent again.
 BUSY, PAUSE = 5, 0.3
+# What it says then; and who comes right after somebody has seen whether it is there, as is done
+# before a load, may be cut off, with or without a tunnel.
+_NOT_YET = ("busy", "Connection reset by peer", "control socket has closed unexpectedly")
 
 
 @frozen(kw_only=True)
@@ -215,7 +218,7 @@ class Iperf(Driver):
             try:
                 return super().run(load, visit, seconds)
             except Failed as failure:
-                if "busy" not in str(failure):
+                if not any(sign in str(failure) for sign in _NOT_YET):
                     raise
             time.sleep(PAUSE)
         return super().run(load, visit, seconds)
