@@ -6,6 +6,7 @@ TLS by file names, programs as peers and more, of which a tunnel has no use.
 
 from __future__ import annotations
 
+import socket
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred
@@ -14,28 +15,38 @@ from twisted.internet.protocol import ClientFactory, Protocol
 from twisted.python.failure import Failure
 
 from nodepass.relay.pacing import send_freely_on, stays_here
+from nodepass.relay.tcp import LINGER_RESET
 
 __all__ = ["connect"]
 
 
 def connect(
-    reactor: Any, address: str, port: int, factory: IProtocolFactory, timeout: float
+    reactor: Any,
+    address: str,
+    port: int,
+    factory: IProtocolFactory,
+    timeout: float,
+    *,
+    resets: bool = False,
 ) -> Deferred[IProtocol]:
     """Connect to one IP address.
 
     :param reactor: provides ``IReactorTCP``.
     :param timeout: seconds.
+    :param resets: the other end must not take an attempt that is cancelled for one who came, had
+        nothing to say and went: the system may have connected it before the reactor hears of that.
     :returns: fires with the protocol that ``factory`` built, connected; fails with a
         ``ConnectError``. Cancelling it ends the attempt.
     """
-    return _Connecting(factory).start(reactor, address, port, timeout)
+    return _Connecting(factory, resets).start(reactor, address, port, timeout)
 
 
 class _Connecting(ClientFactory):
     noisy = False
 
-    def __init__(self, factory: IProtocolFactory) -> None:
+    def __init__(self, factory: IProtocolFactory, resets: bool) -> None:
         self._factory = factory
+        self._resets = resets
         self._connector: IConnector | None = None
         self._connected: Deferred[IProtocol] | None = None
 
@@ -66,6 +77,8 @@ class _Connecting(ClientFactory):
         connector = self._connector
         self._taken()
         if connector is not None:
+            if self._resets:
+                _reset_on_close(getattr(connector, "transport", None))
             connector.stopConnecting()
 
     # ClientFactory
@@ -101,3 +114,13 @@ class _Usher(Protocol):
         protocol = transport.protocol = self._connecting.built(self._address)
         protocol.makeConnection(transport)
         self._connecting.succeeded(protocol)
+
+
+def _reset_on_close(transport: Any) -> None:
+    """Let one of Twisted's transports that is not connected yet reset whom it has reached when it
+    is closed; one in memory has no socket."""
+    sock = getattr(transport, "socket", None)
+    if sock is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
+        # Shutting it down before would tell of an end.
+        transport._shouldShutdown = False

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, cast
 from typing import Protocol as Interface
 
@@ -17,6 +18,7 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 
 from nodepass.address import Address, Endpoint, endpoint_of
+from nodepass.connection import connect
 from nodepass.logs import Log
 from nodepass.racing import Attempt, connect_tcp, dial_cause
 from nodepass.resolver import CachingResolver
@@ -91,7 +93,7 @@ class PortableRelay:
         *,
         attempt: Attempt | None = None,
     ) -> None:
-        self._attempt = attempt
+        self._attempt = attempt or partial(connect, reactor, resets=True)
         self._reactor = reactor
         self._resolver = resolver
         self._watch = watch

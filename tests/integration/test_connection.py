@@ -1,0 +1,49 @@
+"""One connection that the reactor makes, as those see it whom it reaches."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.protocol import Factory, Protocol
+from twisted.trial.unittest import TestCase
+
+from nodepass.connection import connect
+
+SYSTEM: Any = reactor
+
+
+class CancelledTests(TestCase):
+    """An attempt that is cancelled after the system has connected it, and before it is heard of."""
+
+    timeout = 30
+
+    async def cancelled(self, **how: Any) -> socket.socket:
+        """What the other end has accepted."""
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+            connecting = connect(
+                SYSTEM, "127.0.0.1", port, Factory.forProtocol(Protocol), 10.0, **how
+            )
+            over: Deferred[None] = Deferred()
+            # In the turn in which the reactor asks the system to connect, right behind that.
+            SYSTEM.callLater(0, lambda: (connecting.cancel(), over.callback(None)))
+            await over
+            self.failureResultOf(connecting, CancelledError)
+            accepted, _ = listener.accept()
+        self.addCleanup(accepted.close)
+        accepted.settimeout(10)
+        return accepted
+
+    async def test_reset(self) -> None:
+        """A target must not take it for a visitor with nothing to say."""
+        accepted = await self.cancelled(resets=True)
+        with self.assertRaises(ConnectionResetError):
+            accepted.recv(1)
+
+    async def test_closed(self) -> None:
+        """Others are told in the usual way."""
+        accepted = await self.cancelled()
+        self.assertEqual(accepted.recv(1), b"")
