@@ -7,6 +7,7 @@ TLS by file names, programs as peers and more, of which a tunnel has no use.
 from __future__ import annotations
 
 import socket
+from contextlib import suppress
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred
@@ -121,6 +122,7 @@ def _reset_on_close(transport: Any) -> None:
     is closed; one in memory has no socket."""
     sock = getattr(transport, "socket", None)
     if sock is not None:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
-        # Shutting it down before would tell of an end.
+        with suppress(OSError):  # macOS refuses where the other end has gone
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
+        # Shutting it down before would tell of an end; Twisted's interface has no way to say so.
         transport._shouldShutdown = False

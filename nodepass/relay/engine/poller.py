@@ -214,6 +214,7 @@ class Poller:
     def _run(self) -> None:
         """Make the calls that are due. What they ask for in turn is for the next round, so that
         the reactor has its turn in between."""
+        # The loops are written out, as each message passes here.
         self._polling = True
         self.has_more = False
         try:

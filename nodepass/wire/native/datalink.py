@@ -173,7 +173,7 @@ class DataLink(LinkWriter):
         return self._become_shared()
 
     def _become_shared(self) -> MuxLink:
-        self._send_held()
+        self._send_held()  # from here on the sessions write by themselves
         self.mux = MuxLink(self, self.transport.last if self._holds_back else self._soon)
         return self.mux
 
