@@ -9,6 +9,7 @@ Annotations of functions are forgotten when their module has been loaded: decora
 them have done so by then.
 
 attrs makes no class for the attributes of each class; these are found by name in a tuple of one.
+Nor does it compile for each what makes its text, but uses one function for all.
 
 attrs and typing are kept from calling ``compile``, which makes a class for each kind of node that a
 syntax tree may have. ``exec`` does not.
@@ -30,6 +31,7 @@ from importlib.machinery import (
     SourcelessFileLoader,
 )
 from opcode import hasconst, opmap
+from reprlib import recursive_repr
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
@@ -58,6 +60,8 @@ class _Loader(SourceFileLoader):
         super().exec_module(module)
         if module.__name__ == "attr._make":
             vars(module)["_make_attr_tuple_class"] = lambda *_: _Attributes
+            if "_make_repr_script" in vars(module):  # older ones have no such function
+                vars(module)["_make_repr_script"] = _repr_script
         _forget_annotations(module)
 
 
@@ -71,6 +75,24 @@ class _Attributes(tuple[Any, ...]):
             if attribute.name == name:
                 return attribute
         raise AttributeError(name)
+
+
+def _repr_script(*_: object) -> tuple[str, dict[str, object]]:
+    """The source of a class' ``__repr__``, and what is global to it."""
+    return "def __repr__(self): return show(self)", {"show": _show}
+
+
+@recursive_repr()
+def _show(thing: Any) -> str:
+    """The text of what is of an attrs class, as attrs itself has it."""
+    from attr import NOTHING
+
+    fields = []
+    for attribute in thing.__attrs_attrs__:
+        if attribute.repr:
+            show = repr if attribute.repr is True else attribute.repr
+            fields.append(f"{attribute.name}={show(getattr(thing, attribute.name, NOTHING))}")
+    return f"{type(thing).__qualname__.rpartition('>.')[2]}({', '.join(fields)})"
 
 
 def _forget_annotations(module: ModuleType) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -169,6 +170,48 @@ def test_attributes_by_name() -> None:
         "assert len(attributes) == 2 and not hasattr(attributes, 'c')\n"
         "assert evolve(Thing(1), b=3) == Thing(1, 3) and repr(Thing(1)) == 'Thing(a=1, b=2)'\n"
     )
+
+
+_TEXTS = """
+from attrs import define, field, frozen
+
+class Outer:
+    @frozen
+    class Thing:
+        a: int
+        key: str = field(default="secret", repr=False)
+        word: str = field(default="word", repr=str.upper)
+
+@define(slots=False)
+class Knot:
+    itself: object = None
+    later: int = field(init=False)
+
+def local():
+    @frozen
+    class Within:
+        a: str = "'"
+    return Within()
+
+knot = Knot()
+knot.itself = [knot]
+for thing in (Outer.Thing(1), knot, local()):
+    print(thing)
+"""
+
+
+def test_texts() -> None:
+    """What is of a class of attrs has the text that it has without the command: without secrets,
+    and where it knows itself."""
+    as_they_are, lean = (
+        subprocess.run(
+            [sys.executable, "-c", first + _TEXTS],
+            capture_output=True, text=True, check=True, timeout=60,
+        ).stdout
+        for first in ("", "from nodepass.loading import load_lean; load_lean()")
+    )  # fmt: skip
+    assert "Outer.Thing(a=1, word=WORD)" in lean and "Within" in lean
+    assert lean == as_they_are
 
 
 def test_texts_of_errors() -> None:
