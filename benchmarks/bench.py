@@ -16,7 +16,7 @@ from .loads import Driver, Generator, Load, driver_for
 from .peers import Form, Peer
 from .processes import Failed, Process, free_ports
 
-#: Idle sessions that memory is measured with: as many as the pool has links by default, at most.
+#: Idle sessions that memory is measured with: so many that what one adds stands out of the noise.
 SESSIONS = 1000
 #: A peer that fails so many slices of one load is left out of it.
 FAILURES = 2

@@ -59,9 +59,10 @@ class _Loader(SourceFileLoader):
             vars(module).update(compile=_compile, eval=exec)
         super().exec_module(module)
         if module.__name__ == "attr._make":
-            vars(module)["_make_attr_tuple_class"] = lambda *_: _Attributes
-            if "_make_repr_script" in vars(module):  # older ones have no such function
-                vars(module)["_make_repr_script"] = _repr_script
+            # Another release may have other functions for it; then it does as it always does.
+            for name, ours in _OF_ATTRS.items():
+                if name in vars(module):
+                    vars(module)[name] = ours
         _forget_annotations(module)
 
 
@@ -93,6 +94,12 @@ def _show(thing: Any) -> str:
             show = repr if attribute.repr is True else attribute.repr
             fields.append(f"{attribute.name}={show(getattr(thing, attribute.name, NOTHING))}")
     return f"{type(thing).__qualname__.rpartition('>.')[2]}({', '.join(fields)})"
+
+
+_OF_ATTRS = {
+    "_make_attr_tuple_class": lambda *_: _Attributes,
+    "_make_repr_script": _repr_script,
+}
 
 
 def _forget_annotations(module: ModuleType) -> None:

@@ -19,8 +19,9 @@ ROUND_SECONDS = 0.002
 #: read more before it notices; the debt is paid before the next round.
 TURN_BYTES = 16 * 1024
 
-#: What a turn of delayed datagrams is worth, in bytes: the most that a stream reads in its turn, so
-#: that flows and streams get the same share.
+#: What a turn of delayed datagrams is worth, in bytes: the most that a stream on Twisted's
+#: transports reads in its turn, so that flows and streams get the same share. The engine's streams
+#: read up to four times as much, and beside them flows get less.
 DATAGRAM_TURN_BYTES = 64 * 1024
 
 #: Most bytes that one queue of delayed datagrams keeps: four datagrams of the largest size.

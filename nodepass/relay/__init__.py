@@ -1,5 +1,6 @@
 """Moving bytes: streams, sessions that join two of them, and the sockets beneath.
 
-Nothing in here knows of links, peers or roles. A faster relay replaces `tcp` and `udp` behind
-the interface of `stream`.
+Sessions and flows know nothing of links, peers or roles: a data link is one more stream or channel
+to them. `portable` has all of it on Twisted's transports; `engine` does the same faster on sockets
+of its own, on Linux.
 """

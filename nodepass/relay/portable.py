@@ -53,10 +53,18 @@ class Relay(Interface):
         """Accept visitors on a socket that listens already, which becomes the relay's."""
 
     def dial_tcp(self, targets: Sequence[Address], timeout: float, header: Header | None) -> Stream:
-        """A stream to the first of the targets that answers."""
+        """A stream to the first of the targets that answers, at once, while they are dialed.
+
+        :param timeout: seconds, for each target. The stream is closed with the last one's cause
+            when none of them answered.
+        :param header: makes the first bytes to the target, such as a PROXY line, from its address.
+        """
 
     def listen_udp(self, address: Address, receiver: DatagramReceiver, limit: int) -> DatagramPort:
-        """Receive visitors' datagrams likewise; raises CannotListenError."""
+        """Receive visitors' datagrams likewise; raises CannotListenError.
+
+        :param limit: bytes of a datagram; longer ones are told of and dropped.
+        """
 
     def receive_on(
         self, sock: socket.socket, receiver: DatagramReceiver, limit: int
@@ -72,7 +80,11 @@ class Relay(Interface):
     def dial_udp(
         self, target: Address, timeout: float, limit: int, oversized: Callable[[], None]
     ) -> Channel:
-        """A channel to a target, whose name must be found within `timeout` seconds."""
+        """A channel to a target.
+
+        :param timeout: seconds for its name to be found; else the channel is closed.
+        :param limit: bytes of a datagram; `oversized` is called for each that is longer.
+        """
 
     def soon(self, call: Callable[[], None]) -> None:
         """Call something when all that has come by now has been passed on."""

@@ -53,13 +53,14 @@ class EngineTLSTransport(EngineTransport):
     Its half-close is TLS's own end, for protocols that want to hear of one: links of old dialects.
     Those of the native wire have frames for that.
 
-    It is level-triggered, unlike others, and rules 2 and 3 of theirs are not for it:
+    It is level-triggered, unlike others, and the rules of `EngineConnection` are not for it, but
+    these:
 
-    Rule 5: OpenSSL is always offered room for a whole record. So it keeps nothing that was
+    Rule 1: OpenSSL is always offered room for a whole record. So it keeps nothing that was
     deciphered and not taken, which no event would tell of. What waits is in the socket, and the
     kernel tells of it until it is read.
 
-    Rule 6: `_watched` is what the kernel tells of now. Bytes that must wait are struck off when it
+    Rule 2: `_watched` is what the kernel tells of now. Bytes that must wait are struck off when it
     tells of them, not before: most pauses are over by then. Room to write is there while something
     is to be written.
 

@@ -151,7 +151,8 @@ class LinkPool:
         return link.open(opening)
 
     def open(self, opening: Opening) -> Deferred[Stream]:
-        """A stream on the next idle link. Cancel it to stop waiting."""
+        """A Deferred that fires with a stream on the next idle link. Cancel it to stop waiting; it
+        fails with PeerError when the peer is gone."""
         stream = self.take(opening)
         if stream is not None:
             return succeed(stream)
