@@ -44,6 +44,7 @@ def main() -> int:
         return 1
     for form, samples in bench.samples.items():
         print(f"\n{report.aligned(report.table(form, samples))}")
+    print("\nratios are taken within each round; they need not be those of the medians beside them")
     if options.quick:
         wrong = [
             line

@@ -25,6 +25,10 @@ _LARGEST_DATAGRAM = 65_507
 #: The variable that chooses a relay, and its one value.
 RELAY, PORTABLE = "NP_RELAY", "portable"
 
+#: How alike two names are, from 0 to 1, of which one is taken for the other misspelt: but for a
+#: letter or two.
+_CLOSE = 0.85
+
 _INTEGER = re.compile("[0-9]{1,9}")
 
 
@@ -241,6 +245,7 @@ class Tuning:
                     f"{variable.name}={printable(text, 40)}: using {variable.default}; "
                     f"accepted: {variable.accepts}"
                 )
+        warnings += map(_misspelt, environ)
         relay = environ.get(RELAY, "").strip()
         if relay not in ("", PORTABLE):
             warnings.append(f"{RELAY}={printable(relay, 40)}: ignored; accepted: {PORTABLE}")
@@ -260,4 +265,18 @@ class Tuning:
                 min_pool_interval=default.min_pool_interval,
                 max_pool_interval=default.max_pool_interval,
             )
-        return tuning, tuple(warnings)
+        return tuning, tuple(filter(None, warnings))
+
+
+def _misspelt(name: str) -> str:
+    """A line for the name of a variable that is nearly one of ours; else nothing, as others may
+    have variables of such names too."""
+    names = {RELAY, *(variable.name for variable in VARIABLES)}
+    if not name.startswith("NP_") or name in names:
+        return ""
+    from difflib import get_close_matches  # not at the top: few have a mistake
+
+    close = get_close_matches(name, sorted(names), n=1, cutoff=_CLOSE)
+    return (
+        f"{printable(name, 40)}: ignored, it is unknown; did you mean {close[0]}?" if close else ""
+    )

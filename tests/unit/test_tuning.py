@@ -138,6 +138,17 @@ def test_no_environment_stops_the_program(environ: dict[str, str]) -> None:
     assert all(warning.isprintable() for warning in warnings)
 
 
+def test_misspelt_names() -> None:
+    """The name of a variable that is nearly one of ours is reported; what is of others is not."""
+    tuning, warnings = Tuning.from_environ(
+        {"NP_SHAREWITHIN": "0", "NP_RELAYS": "x", "NP_MASTER_WORKERS": "2", "NP_STATE": "x"}
+    )
+    assert tuning == Tuning() and warnings == (
+        "NP_SHAREWITHIN: ignored, it is unknown; did you mean NP_SHARE_WITHIN?",
+        "NP_RELAYS: ignored, it is unknown; did you mean NP_RELAY?",
+    )
+
+
 def test_relay() -> None:
     """NP_RELAY=portable asks for Twisted's transports; any other value is reported and ignored."""
     assert Tuning.from_environ({"NP_RELAY": " portable "}) == (Tuning(portable_relay=True), ())
