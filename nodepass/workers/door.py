@@ -12,9 +12,11 @@ import select
 import socket
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 from attrs import define
+from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IDelayedCall, IReadDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -55,6 +57,7 @@ class Door:
     :param timeout: seconds that a connection may take to say whose it is, and to be taken.
     :param hand_over: gives a connection to the worker of this number, with the seconds it waited;
         False: it can't be given now. The socket is closed here afterwards.
+    :raises CannotListenError: the system can't watch one more socket; `sock` is closed.
     """
 
     def __init__(
@@ -70,15 +73,22 @@ class Door:
         self._socket = sock
         self._timeout = timeout
         self._hand_over = hand_over
-        self._epoll = select.epoll()
         self._callers: OrderedDict[int, _Caller] = OrderedDict()  # the longest there comes first
         self._held: dict[_Caller, None] = {}  # known, and not to be given to their worker now
         self._timer: IDelayedCall | None = None
         self._accepting = Accepting(
             reactor, sock, watch=self._watch, taken=self._receive, complain=self._complain
         )
-        self._accepting.start()
-        reactor.addReader(self)
+        name = sock.getsockname()
+        try:
+            with ExitStack() as opened:
+                opened.callback(sock.close)
+                self._epoll = opened.enter_context(select.epoll())
+                self._accepting.start()
+                reactor.addReader(self)
+                opened.pop_all()
+        except OSError as error:
+            raise CannotListenError(name[0], name[1], error) from error
 
     @property
     def address(self) -> Any:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import select
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
@@ -38,6 +42,15 @@ async def turns(count: int = 5) -> None:
     """Let the reactor go round."""
     for _ in range(count):
         await deferLater(reactor, 0.01)
+
+
+def failing(number: int) -> Callable[..., None]:
+    """What the system refuses with an error."""
+
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fail
 
 
 class Doors(TestCase):
@@ -127,6 +140,36 @@ class Doors(TestCase):
     def test_a_worker_that_is_not_there_yet(self) -> Deferred[None]:
         """Its connections wait for it."""
         return Deferred.fromCoroutine(self._held())
+
+
+class Shut(TestCase):
+    """A door that can't be opened."""
+
+    def refused(self, number: int, reactor: Any = reactor) -> None:
+        """It is said as of a port that can't be bound, which is tried again; nothing stays open."""
+        before = os.listdir("/proc/self/fd")
+        sock = tunnel_socket(Address("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+        with self.assertRaises(CannotListenError) as caught:
+            Door(reactor, Log(Level.NONE), sock, 0.3, lambda *_: True)
+        error = caught.exception
+        self.assertEqual((error.port, error.socketError.errno), (port, number))
+        self.assertEqual(sock.fileno(), -1)
+        self.assertEqual(os.listdir("/proc/self/fd"), before)
+
+    def test_no_descriptor_to_watch_with(self) -> None:
+        """The process has as many open as it may."""
+        self.patch(select, "epoll", failing(errno.EMFILE))
+        self.refused(errno.EMFILE)
+
+    def test_no_room_to_watch_the_port(self) -> None:
+        """The user's sockets are as many as the system watches."""
+        self.patch(Door, "_watch", failing(errno.ENOSPC))
+        self.refused(errno.ENOSPC)
+
+    def test_no_room_in_the_reactor(self) -> None:
+        """The port could be watched, and what watches it can't."""
+        self.refused(errno.ENOSPC, SimpleNamespace(addReader=failing(errno.ENOSPC)))
 
 
 class Conversations(TestCase):
