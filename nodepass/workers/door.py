@@ -11,8 +11,8 @@ from __future__ import annotations
 import select
 import socket
 from collections import OrderedDict
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from attrs import define
@@ -111,19 +111,31 @@ class Door:
     def try_again(self) -> None:
         """A worker may take connections again."""
         for caller in list(self._held):
-            self._give(caller)
+            with self._guarding(caller):
+                self._give(caller)
 
     # Who comes.
 
     def doRead(self) -> None:
         for file, events in self._epoll.poll(0, MOST_EVENTS):
-            if file == self._socket.fileno():
-                self._accepting.accept()
-            else:
-                # A descriptor may have been closed and used anew since: a look too many is no harm.
-                caller = self._callers.get(file)
-                if caller is not None:
+            # A descriptor may have been closed and used anew since: a look too many is no harm.
+            caller = self._callers.get(file)
+            with self._guarding(caller):
+                if file == self._socket.fileno():
+                    self._accepting.accept()
+                elif caller is not None:
                     self._look(caller, bool(events & _HANGUP))
+
+    @contextmanager
+    def _guarding(self, caller: _Caller | None) -> Iterator[None]:
+        """What goes wrong with one caller is the end of that one alone: let out, it would make the
+        reactor drop the door, or the worker that has just said that it is there."""
+        try:
+            yield
+        except Exception:
+            self._log.failure("a connection failed unexpectedly", Failure())
+            if caller is not None:
+                self._drop(caller)
 
     def _watch(self, watched: bool) -> None:
         # Level-triggered: who is not accepted now is told of again.
@@ -133,14 +145,16 @@ class Door:
             self._epoll.unregister(self._socket.fileno())
 
     def _receive(self, sock: socket.SocketType, name: Any) -> None:
-        host = name[0]
-        caller = _Caller(sock, host, self._reactor.seconds())
-        file = sock.fileno()
-        self._callers[file] = caller
+        caller = _Caller(sock, name[0], self._reactor.seconds())
+        self._callers[sock.fileno()] = caller
+        with self._guarding(caller):
+            self._admit(caller)
+
+    def _admit(self, caller: _Caller) -> None:
         if not self._look(caller):
             return
         try:
-            self._epoll.register(file, _EVENTS)
+            self._epoll.register(caller.sock.fileno(), _EVENTS)
             caller.watched = True
         except OSError:
             self._drop(caller)
@@ -151,7 +165,7 @@ class Door:
                 "access denied: more than {limit} connections that prove nothing, the latest "
                 "from {address}; the oldest are dropped",
                 limit=LOBBY_SIZE,
-                address=printable(host),
+                address=printable(caller.host),
             )
             self._drop(next(iter(self._callers.values())))
         if self._timer is None and self._callers:
@@ -185,8 +199,10 @@ class Door:
         return False
 
     def _drop(self, caller: _Caller) -> None:
-        """Close this process's descriptor, which ends what nobody else has."""
-        self._callers.pop(caller.sock.fileno(), None)
+        """Close this process's descriptor, which ends what nobody else has; harmless when
+        repeated."""
+        if self._callers.pop(caller.sock.fileno(), None) is None:
+            return
         self._held.pop(caller, None)
         if caller.watched:
             # Closing does not do so: the worker may have the connection now.

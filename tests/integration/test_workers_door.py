@@ -61,7 +61,7 @@ class Doors(TestCase):
         self.willing = True
         self.looks = 0
         self.door = Door(
-            reactor, Log(Level.NONE), tunnel_socket(Address("127.0.0.1", 0)), 0.3, self.hand_over
+            reactor, Log(Level.ERROR), tunnel_socket(Address("127.0.0.1", 0)), 0.3, self.hand_over
         )
         self.addCleanup(self.door.close)
         look = self.door.doRead
@@ -140,6 +140,72 @@ class Doors(TestCase):
     def test_a_worker_that_is_not_there_yet(self) -> Deferred[None]:
         """Its connections wait for it."""
         return Deferred.fromCoroutine(self._held())
+
+    def fail(self, *_: object) -> bool:
+        """In the place of something that never fails."""
+        raise ValueError
+
+    async def _fails(self) -> None:
+        waiting = self.knock()
+        await turns()
+        other, late = self.knock(), self.knock()
+        for caller in (waiting, late):
+            caller.send(FIRST)
+        await turns()
+        self.assertEqual(len(self.door), 1)
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 2)
+        for caller in (waiting, late):
+            caller.settimeout(1.0)
+            with self.assertRaises(ConnectionResetError):
+                caller.recv(1)
+        self.door._hand_over = self.hand_over
+        other.send(FIRST)
+        await turns()
+        self.assertEqual(self.given, [(3, FIRST)])
+
+    def test_what_fails_costs_one_caller(self) -> Deferred[None]:
+        """One that waited for a while and one that has just come: it is logged once for each,
+        nothing is left of them, and others are served."""
+        self.door._timeout = 30.0
+        self.door._hand_over = self.fail
+        return Deferred.fromCoroutine(self._fails())
+
+    async def _fails_later(self) -> None:
+        callers = [self.knock() for _ in range(2)]
+        for caller in callers:
+            caller.send(FIRST)
+        await turns()
+        self.assertEqual(len(self.door), 2)
+        self.door._hand_over = self.fail
+        self.door.try_again()
+        self.assertEqual(len(self.door), 0)
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 2)
+
+    def test_what_fails_when_a_worker_is_there(self) -> Deferred[None]:
+        """The others that wait have their turn, and who said so hears nothing of it."""
+        self.door._timeout = 30.0
+        self.willing = False
+        return Deferred.fromCoroutine(self._fails_later())
+
+    async def _accepting_fails(self) -> None:
+        accept = self.door._accepting.accept
+        failed: list[None] = []
+
+        def once() -> None:
+            if not failed:
+                failed.append(None)
+                raise ValueError
+            accept()
+
+        self.patch(self.door._accepting, "accept", once)
+        self.knock().send(FIRST)
+        await turns()
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+        self.assertEqual(self.given, [(3, FIRST)])
+
+    def test_accepting_that_fails_is_tried_again(self) -> Deferred[None]:
+        """Who comes is still there."""
+        return Deferred.fromCoroutine(self._accepting_fails())
 
 
 class Shut(TestCase):
