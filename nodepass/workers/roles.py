@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 from attrs import frozen
+from twisted.internet.interfaces import IDelayedCall
 
 from nodepass.address import Address
 from nodepass.config import Mode, ServerConfig
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Desk", "WorkerRole", "role_class"]
 
-#: Seconds between two looks at the counters while there is something to count: what a worker that
-#: is killed has counted since the last one is lost.
+#: Seconds between two looks at the counters: what a worker that is killed has counted since the
+#: last one is lost. Without sessions too, as pings and idle links change then.
 COUNT_INTERVAL = 0.1
 
 
@@ -106,6 +107,7 @@ class WorkerRole(Role):
         self.tell, self.row = desk.tell, desk.row
         self._numbers: dict[Peer, int] = {}  # what the parent knows peers by
         self._last_number = 0
+        self._counting: IDelayedCall | None = None
         super().__init__(*arguments, **more)
 
     def take_visitors(self, tcp: socket.socket, udp: socket.socket) -> None:
@@ -120,9 +122,15 @@ class WorkerRole(Role):
         """Another worker has met a wrong guess at the key."""
 
     def keep_counting(self) -> None:
-        """Write the counters down again and again."""
+        """Write the counters down again and again, until the role has stopped."""
         self.row.write(self.stats)
-        self.instance.reactor.callLater(COUNT_INTERVAL, self.keep_counting)
+        self._counting = self.instance.reactor.callLater(COUNT_INTERVAL, self.keep_counting)
+
+    async def stop(self) -> None:
+        await super().stop()
+        if self._counting is not None:
+            self._counting.cancel()
+            self._counting = None
 
     def visitor_ports(
         self, address: Address, destination: Destination, opened: Callable[[], None]
