@@ -5,6 +5,7 @@ It is a Unix socket that keeps the bounds of messages (``SOCK_SEQPACKET``).
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from array import array
@@ -12,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from twisted.internet.interfaces import IReadWriteDescriptor
+from twisted.internet.interfaces import IDelayedCall, IReadWriteDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -26,6 +27,14 @@ MOST_FILES = 4
 BATCH = 64
 #: Bytes asked of the system for messages under way: enough for the log lines of a busy moment.
 BUFFER = 1024 * 1024
+#: Seconds before a message is tried again that the system had no means for. It does not say when it
+#: has them again, and where there is room in the socket all the time it would be asked without end.
+SHORT_PAUSE = 0.05
+
+# The other end is gone, which reading tells.
+_GONE = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.ECONNREFUSED)
+# No memory, or too many descriptors of this user's are on their way.
+_SHORT = (errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS)
 
 
 def _receive(sock: socket.socket) -> tuple[bytes, list[int]]:
@@ -66,6 +75,7 @@ class Conversation:
         self._waiting: deque[tuple[bytes, tuple[int, ...]]] = deque()
         #: Bytes that wait to be sent.
         self.backlog = 0
+        self._pause: IDelayedCall | None = None
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
         reactor.addReader(self)
@@ -77,7 +87,7 @@ class Conversation:
             return
         self._waiting.append((message, tuple(map(os.dup, files))))
         self.backlog += len(message)
-        if len(self._waiting) == 1:
+        if len(self._waiting) == 1 and self._pause is None:
             self._reactor.addWriter(self)
 
     def offer(self, message: bytes, files: Sequence[int]) -> bool:
@@ -90,12 +100,15 @@ class Conversation:
         if sock is not None:
             self._reactor.removeReader(self)
             self._reactor.removeWriter(self)
+            if self._pause is not None:
+                self._pause.cancel()
             for _, files in self._waiting:
                 _close(files)
             self._waiting.clear()
             sock.close()
 
     def _put(self, message: bytes, files: Sequence[int]) -> bool:
+        """Send a message; False: it can't be sent now."""
         assert self._socket is not None
         try:
             if files:
@@ -104,9 +117,23 @@ class Conversation:
                 self._socket.send(message)
         except BlockingIOError:
             return False
-        except OSError:
-            pass  # the other end is gone, which reading tells
+        except OSError as error:
+            if error.errno in _SHORT:
+                self._rest()
+                return False
+            if error.errno not in _GONE:
+                raise
         return True
+
+    def _rest(self) -> None:
+        self._reactor.removeWriter(self)
+        if self._pause is None:
+            self._pause = self._reactor.callLater(SHORT_PAUSE, self._go_on)
+
+    def _go_on(self) -> None:
+        self._pause = None
+        if self._waiting:
+            self._reactor.addWriter(self)
 
     # IReadWriteDescriptor
 

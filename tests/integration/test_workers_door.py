@@ -30,7 +30,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers need Li
 reactor: Any = global_reactor
 
 if sys.platform == "linux":
-    from nodepass.workers.conversation import Conversation
+    from nodepass.workers.conversation import LONGEST, SHORT_PAUSE, Conversation
     from nodepass.workers.door import Door
     from nodepass.workers.ports import SharedPorts, tunnel_socket
     from nodepass.workers.roles import WorkerServer
@@ -314,6 +314,54 @@ class Conversations(TestCase):
     def test_the_end_of_one_is_told_to_the_other(self) -> Deferred[None]:
         """Once, and only there."""
         return Deferred.fromCoroutine(self._end())
+
+    async def _short(self) -> None:
+        tries: list[int] = []
+        send_fds = socket.send_fds
+
+        def short(*_: object) -> None:
+            tries.append(1)
+            raise OSError(errno.ETOOMANYREFS, os.strerror(errno.ETOOMANYREFS))
+
+        with socket.socket() as sock:
+            files = [sock.fileno()]
+            self.patch(socket, "send_fds", short)
+            self.assertFalse(self.one.offer(b"offered", files))
+            self.one.send(b"take this", files)
+        self.one.send(b"and that")
+        await deferLater(reactor, 3.5 * SHORT_PAUSE)
+        self.assertLessEqual(len(tries), 5)
+        self.assertEqual(self.heard, [])
+        self.patch(socket, "send_fds", send_fds)
+        while self.one.backlog:
+            await turns(1)
+        await turns(2)
+        self.assertEqual([message for message, _ in self.heard], [b"take this", b"and that"])
+        for file in self.heard[0][1]:
+            os.close(file)
+
+    def test_what_the_system_has_no_means_for(self) -> Deferred[None]:
+        """It is not taken for sent. What can wait is tried again after a while, in its order."""
+        return Deferred.fromCoroutine(self._short())
+
+    def test_the_end_while_the_system_has_no_means(self) -> None:
+        """No timer is left."""
+        self.patch(socket, "send_fds", failing(errno.ENOBUFS))
+        with socket.socket() as sock:
+            self.one.send(b"take this", [sock.fileno()])
+        self.one.close()
+
+    def test_a_message_that_can_never_be_sent(self) -> None:
+        """It is too long: that is a fault of ours, which is not to be passed over."""
+        with self.assertRaises(OSError):
+            self.one.send(bytes(64 * LONGEST))
+
+    def test_who_is_gone_is_spoken_to_in_vain(self) -> None:
+        """What is said before reading has told of it is nobody's, and no failure."""
+        self.two.close()
+        self.one.send(b"words")
+        with socket.socket() as sock:
+            self.assertTrue(self.one.offer(b"take this", [sock.fileno()]))
 
 
 class Ports(TestCase):
