@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Callable
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 from attrs import frozen
@@ -32,6 +32,9 @@ __all__ = ["Desk", "WorkerRole", "role_class"]
 #: Seconds between two looks at the counters: what a worker that is killed has counted since the
 #: last one is lost. Without sessions too, as pings and idle links change then.
 COUNT_INTERVAL = 0.1
+
+# What is known of a connection that was reset on its way here, as anybody may do.
+_RESET = (errno.ENOTCONN, errno.EINVAL)
 
 
 class _Visitors(VisitorPorts):
@@ -118,6 +121,10 @@ class WorkerRole(Role):
         """The parent has sent a connection to the tunnel port."""
         sock.close()
 
+    def lose_link(self, reason: str) -> None:
+        """A connection to the tunnel port can't be taken, and is closed."""
+        self.log.limited("take link", "can't take a client's connection: {reason}", reason=reason)
+
     def guess(self, host: str) -> None:
         """Another worker has met a wrong guess at the key."""
 
@@ -177,11 +184,15 @@ class WorkerServer(WorkerRole, ServerRole):
 
     def take_link(self, sock: socket.socket) -> None:
         with sock:
-            if not self._stopping:
-                with suppress(OSError):  # it was reset on its way here, as anybody may do
-                    self.instance.reactor.adoptStreamConnection(  # type: ignore[attr-defined]
-                        sock.fileno(), sock.family, self.wires.factory()
-                    )
+            if self._stopping:
+                return
+            try:
+                self.instance.reactor.adoptStreamConnection(  # type: ignore[attr-defined]
+                    sock.fileno(), sock.family, self.wires.factory()
+                )
+            except OSError as error:
+                if error.errno not in _RESET:
+                    self.lose_link(error.strerror or str(error))
 
     def guess(self, host: str) -> None:
         self.wires.guess(host)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -127,6 +128,9 @@ class Worker:
         elif isinstance(message, Ports):
             tcp, udp = (socket.socket(fileno=file) for file in files)
             role.take_visitors(tcp, udp)
+        elif isinstance(message, Link) and not files:
+            # The system keeps back what this process has no descriptor for.
+            role.lose_link(os.strerror(errno.EMFILE))
         elif isinstance(message, Link):
             sock = socket.socket(fileno=files[0])
             sock.setblocking(False)

@@ -30,10 +30,14 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers need Li
 reactor: Any = global_reactor
 
 if sys.platform == "linux":
+    import resource
+
     from nodepass.workers.conversation import LONGEST, SHORT_PAUSE, Conversation
     from nodepass.workers.door import Door
+    from nodepass.workers.messages import Link, encode
     from nodepass.workers.ports import SharedPorts, tunnel_socket
     from nodepass.workers.roles import WorkerServer
+    from nodepass.workers.worker import Worker
 
 FIRST = Preface(3, b"a" * 16, 7, b"n" * 16).encode()
 
@@ -392,24 +396,79 @@ class Ports(TestCase):
             visitor.close()
 
 
-def test_a_caller_that_resets_on_its_way_to_the_worker() -> None:
-    """Costs the worker nothing: what it raised where messages are heard would end the worker, and
-    anybody who reaches the tunnel port may do it."""
+def accepted() -> tuple[socket.socket, socket.socket]:
+    """A caller with its first words, and its connection as the parent has it."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         caller = socket.create_connection(listener.getsockname())
-        accepted, _ = listener.accept()
+        connection, _ = listener.accept()
     caller.send(FIRST)
+    return caller, connection
+
+
+class Taker:
+    """What a server's worker has to take connections with.
+
+    :ivar lines: what it has logged.
+    """
+
+    def __init__(self, adopt: Callable[..., None]) -> None:
+        self._stopping = False
+        self.instance = SimpleNamespace(reactor=SimpleNamespace(adoptStreamConnection=adopt))
+        self.wires = SimpleNamespace(factory=Factory)
+        self.log = self
+        self.lines: list[str] = []
+
+    def take_link(self: Any, sock: socket.socket) -> None:
+        WorkerServer.take_link(self, sock)
+
+    def lose_link(self: Any, reason: str) -> None:
+        WorkerServer.lose_link(self, reason)
+
+    def limited(self, key: object, format: str, /, **fields: object) -> None:
+        self.lines.append(format.format(**fields))
+
+
+def test_a_caller_that_resets_on_its_way_to_the_worker() -> None:
+    """Costs the worker nothing, not even a line: what it raised where messages are heard would end
+    the worker, and anybody who reaches the tunnel port may do it."""
+    caller, connection = accepted()
     caller.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
     caller.close()
     with pytest.raises(OSError):
-        accepted.getpeername()
-    worker: Any = SimpleNamespace(
-        _stopping=False,
-        instance=SimpleNamespace(reactor=reactor),
-        wires=SimpleNamespace(factory=Factory),
-    )
-    WorkerServer.take_link(worker, accepted)
-    assert accepted.fileno() == -1
+        connection.getpeername()
+    worker: Any = Taker(reactor.adoptStreamConnection)
+    worker.take_link(connection)
+    assert (connection.fileno(), worker.lines) == (-1, [])
+
+
+def test_a_worker_without_means_says_so() -> None:
+    """The caller is gone, and somebody has to learn why."""
+    caller, connection = accepted()
+    worker: Any = Taker(failing(errno.EMFILE))
+    with caller:
+        worker.take_link(connection)
+    assert connection.fileno() == -1
+    assert worker.lines == ["can't take a client's connection: Too many open files"]
+
+
+def test_a_worker_without_descriptors() -> None:
+    """It hears of a connection and does not get it: it says so, and goes on."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    role: Any = Taker(failing(errno.EMFILE))
+    watching = SimpleNamespace(addReader=id, removeReader=id, removeWriter=id)
+    worker = Worker(watching, theirs)
+    worker._role = role
+    caller, connection = accepted()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with ours, caller, connection:
+        socket.send_fds(ours, [encode(Link(0.0))], [connection.fileno()])
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+        try:
+            worker._parent.doRead()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        worker._parent.close()
+    assert role.lines == ["can't take a client's connection: Too many open files"]
 
 
 def test_one_process_knows_nothing_of_workers() -> None:
