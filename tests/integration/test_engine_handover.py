@@ -24,12 +24,13 @@ from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IOpenSSLContextFactory
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
-from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 from zope.interface import implementer
 
 from nodepass.logs import Level, Log
+from nodepass.relay.engine import relay as module
 from nodepass.relay.engine.relay import EngineRelay
 from nodepass.relay.engine.tls import EngineTLSTransport
 from nodepass.relay.hangup import HangupWatch
@@ -206,6 +207,23 @@ class TLSTests(HandoverTestCase):
         self.assertEqual(self.client.data, SOME + b"the end")
         self.assertEqual(self.first.data + self.second.data, b"go" + SOME)
         self.assertGreater(len(self.second.data), len(self.first.data))
+
+    async def test_without_what_it_takes(self) -> None:
+        """The transport stays Twisted's, and what that costs is said once."""
+        self.patch(module, "DIRECT_TLS", False)
+        lines: list[str] = []
+        self.patch(self.relay._log, "_emit", lambda level, format, fields: lines.append(format))
+        await self.connect()
+        other = Plain()
+        self.client.transport.write(b"go")
+        await self.until(lambda: self.ready)
+        self.relay.take_over(self.client.transport, other, self.is_ready)
+        self.assertIsInstance(self.second.transport, TLSMemoryBIOProtocol)
+        self.assertEqual(len(lines), 1)
+        self.assertIn("this pyOpenSSL lacks", lines[0])
+        other.transport.loseConnection()
+        await self.until(lambda: self.second.reason and other.reason)
+        self.client.reason = other.reason
 
     async def test_bulk(self) -> None:
         """Five megabytes each way at once arrive as they were sent, in writes of any size."""

@@ -12,7 +12,7 @@ import select
 import socket
 import sys
 import weakref
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -718,17 +718,46 @@ class BindingTests(SynchronousTestCase):
         relay = importlib.import_module("nodepass.relay.engine.relay")
         self.assertTrue(relay.DIRECT_TLS)
 
+    def loaded(self, name: str, stub: Any) -> Any:
+        """The relay's module, loaded anew with another module in the place of one."""
+        importlib.import_module("nodepass.relay.engine.relay")
+        package = importlib.import_module("nodepass.relay.engine")
+        names = ["openssl", "tls", "relay"]
+        before = {each: sys.modules[f"nodepass.relay.engine.{each}"] for each in names}
+        with patch.dict(sys.modules):
+            for each in names:
+                del sys.modules[f"nodepass.relay.engine.{each}"]
+                delattr(package, each)
+            sys.modules[name] = stub
+            try:
+                return importlib.import_module("nodepass.relay.engine.relay")
+            finally:
+                for each in names:
+                    setattr(package, each, before[each])
+
     def test_it_is_not_there(self) -> None:
         """Where pyOpenSSL keeps its functions elsewhere the engine does without."""
-        importlib.import_module("nodepass.relay.engine.relay")
-        names = ["openssl", "tls", "relay"]
-        modules: dict[str, Any] = {"OpenSSL._util": ModuleType("_util")}
-        with patch.dict(sys.modules, modules):
-            for name in names:
-                del sys.modules[f"nodepass.relay.engine.{name}"]
-            relay = importlib.import_module("nodepass.relay.engine.relay")
-        package = importlib.import_module("nodepass.relay.engine")
-        for name in names:
-            setattr(package, name, sys.modules[f"nodepass.relay.engine.{name}"])
+        relay = self.loaded("OpenSSL._util", ModuleType("_util"))
         self.assertFalse(relay.DIRECT_TLS)
+        package = importlib.import_module("nodepass.relay.engine")
         self.assertIs(package.tls, module)  # type: ignore[attr-defined]
+
+    def test_one_of_them_is_not_there(self) -> None:
+        """Each of the names is asked for when the module is loaded, not with the first link."""
+
+        class Without:
+            def __getattr__(self, name: str) -> Any:
+                if name == "SSL_set_fd":
+                    raise AttributeError(name)
+                return getattr(util.lib, name)
+
+        util = importlib.import_module("OpenSSL._util")
+        stub = SimpleNamespace(ffi=util.ffi, lib=Without())
+        self.assertFalse(self.loaded("OpenSSL._util", stub).DIRECT_TLS)
+
+    def test_a_fault_of_ours_is_seen(self) -> None:
+        """Only what pyOpenSSL lacks is done without."""
+        with self.assertRaises(ImportError):
+            self.loaded("nodepass.relay.engine.connection", ModuleType("connection"))
+        with self.assertRaises(AttributeError):
+            self.loaded("select", ModuleType("select"))

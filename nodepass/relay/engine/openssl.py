@@ -7,7 +7,7 @@ seconds per GB). Nor can a connection that began in memory go on with a socket t
 
 These names are not part of its interface. They are those that it could not do without, and have
 been the same for more than ten years; where one is missing, importing this module fails, and data
-links with TLS stay on Twisted's transports.
+links with TLS stay on Twisted's transports, which is logged.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ clear_errors = lib.ERR_clear_error
 #: The address of a buffer's first byte, which holds the buffer.
 address_of_buffer = ffi.from_buffer
 
+_set_fd = lib.SSL_set_fd
+
 WANT_READ: int = lib.SSL_ERROR_WANT_READ
 WANT_WRITE: int = lib.SSL_ERROR_WANT_WRITE
 ZERO_RETURN: int = lib.SSL_ERROR_ZERO_RETURN
@@ -62,7 +64,7 @@ def go_on_with_socket(tls: SSL.Connection, fd: int) -> Any:
     """
     inner: Any = tls
     connection = inner._ssl
-    lib.SSL_set_fd(connection, fd)
+    _set_fd(connection, fd)
     inner._into_ssl = inner._from_ssl = None
     # What judged the certificate is not needed any more, nor is Twisted's transport, which would be
     # kept with all that it knows. The callback and its helper know each other.

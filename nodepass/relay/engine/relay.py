@@ -31,10 +31,13 @@ from .transport import EngineTransport
 from .udp import connect_udp, listen_udp
 
 try:
-    from .tls import EngineTLSTransport
+    # This alone may be missing; a fault in what is built on it is to be seen.
+    from . import openssl as _openssl  # noqa: F401
 except (ImportError, AttributeError):
     DIRECT_TLS = False
 else:
+    from .tls import EngineTLSTransport
+
     DIRECT_TLS = True
 
 __all__ = ["EngineRelay"]
@@ -116,7 +119,11 @@ class EngineRelay(PortableRelay):
             EngineTransport(self._poller, sock, left=left).begin(protocol)
             ready()
         elif not DIRECT_TLS:
-            # See `openssl`.
+            # See `openssl`. Not said at the start: a tunnel may have no such link.
+            self._log.once(
+                "direct TLS",
+                "data links with TLS cost more time: this pyOpenSSL lacks what the fast way needs",
+            )
             super().take_over(transport, protocol, ready)
         else:
             interim = Interim()
