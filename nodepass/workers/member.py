@@ -21,6 +21,9 @@ LASTING = 5.0
 #: and the longest. The first end of all is followed by no pause.
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 10.0
+#: Times that the pause is doubled at most: the longest is reached far before, and the power of a
+#: number that grows for ever would overflow one day.
+MOST_DOUBLINGS = 16
 #: Seconds without an answer after which a worker counts as hung. A machine may be busy, and ending
 #: a worker ends its sessions.
 HANG_TIMEOUT = 10.0
@@ -150,7 +153,8 @@ class Member:
         self._early_ends = 0 if lasting else self._early_ends + 1
         pause = 0.0
         if self._early_ends > 1:
-            pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(self._early_ends - 2, 16))
+            doublings = min(self._early_ends - 2, MOST_DOUBLINGS)
+            pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0**doublings)
         if not self._stopping:
             self._timer = self._reactor.callLater(pause, self.start)
         self._keeper.gone(self, self.why or why, pause)

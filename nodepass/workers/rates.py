@@ -19,6 +19,9 @@ __all__ = ["CHUNK_SECONDS", "LeasedLimiter", "RateShares"]
 #: A lease is what the rate yields in this many seconds: seldom enough that asking costs nothing,
 #: often enough that what a worker has and does not use is no loss to the others.
 CHUNK_SECONDS = 0.1
+#: Bytes by which the balance may fall short of what is due: sums of fractions are not exact, and
+#: who waits for the last of them would wait for another round.
+ROUNDING = 1e-6
 
 
 @define
@@ -71,7 +74,7 @@ class RateShares:
         chunk = self._bucket.rate * CHUNK_SECONDS
         due = min(chunk, sum(request.size for request in self._requests.values()))
         balance = self._bucket.balance(self._clock.seconds())
-        if balance >= due - 1e-6:
+        if balance >= due - ROUNDING:
             self._serving = True
             self._share(balance)
             self._serving = False

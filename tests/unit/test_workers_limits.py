@@ -31,9 +31,9 @@ class Whole:
         self.board, self.pool = Board(self.count), SlotPool(self.limit)
         self.workers = [self.worker(number) for number in range(self.count)]
 
-    def worker(self, number: int) -> SharedSlots:
-        """The slots of one."""
-        return SharedSlots(self.limit, None, self.pool.files, self.board.row(number))
+    def worker(self, number: int, files: int | None = None) -> SharedSlots:
+        """The slots of one, which may have so many files open."""
+        return SharedSlots(self.limit, files, self.pool.files, self.board.row(number))
 
     def close(self) -> None:
         self.pool.close()
@@ -41,9 +41,9 @@ class Whole:
 
 
 @pytest.fixture
-def whole() -> Iterator[Whole]:
-    """Three workers with four slots."""
-    made = Whole(4)
+def whole(request: pytest.FixtureRequest) -> Iterator[Whole]:
+    """Three workers with four slots, or as many as the test says."""
+    made = Whole(getattr(request, "param", 4))
     yield made
     made.close()
 
@@ -83,29 +83,29 @@ def test_what_a_dead_worker_held_is_free(whole: Whole) -> None:
     assert not two.acquire_tcp()
 
 
-def test_open_files_are_each_workers_own() -> None:
+@pytest.mark.parametrize("whole", [100], indirect=True)
+def test_open_files_are_each_workers_own(whole: Whole) -> None:
     """A worker without files refuses, and keeps no slot for it."""
-    board, pool = Board(1), SlotPool(100)
-    slots = SharedSlots(100, 8, pool.files, board.row(0))
+    slots = whole.worker(0, files=8)
     while slots.acquire_tcp():
         pass
     taken = slots.tcp
-    other = SharedSlots(100, None, pool.files, Board(1).row(0))
+    other = whole.workers[1]
     assert taken == 3 and [other.acquire_tcp() for _ in range(98)].count(True) == 97
 
 
-def test_without_a_limit_nothing_is_asked() -> None:
+@pytest.mark.parametrize("whole", [0], indirect=True)
+def test_without_a_limit_nothing_is_asked(whole: Whole) -> None:
     """`slot=0`: no descriptors, and the board still tells what is held."""
-    board, pool = Board(1), SlotPool(0)
-    slots = SharedSlots(0, None, pool.files, board.row(0))
-    assert pool.files == () and slots.acquire_tcp() and slots.acquire_udp()
-    assert (board.row(0).tcps, board.row(0).udps) == (1, 1)
+    slots, row = whole.workers[0], whole.board.row(0)
+    assert whole.pool.files == () and slots.acquire_tcp() and slots.acquire_udp()
+    assert (row.tcps, row.udps) == (1, 1)
 
 
-def test_the_board_says_what_was_written() -> None:
+def test_the_board_says_what_was_written(whole: Whole) -> None:
     """All of it, to whoever has the memory, and each row its own."""
-    board = Board(2)
-    seen = Board(2, os.dup(board.file))
+    board = whole.board
+    seen = Board(whole.count, os.dup(board.file))
     stats = Stats(ping=0.25, pool=3, peers=1, tcp_rx=1 << 40, tcp_tx=2, udp_rx=3, udp_tx=4,
                   udp_dropped=5, udp_oversized=6)  # fmt: skip
     board.row(1).write(stats)
@@ -115,6 +115,7 @@ def test_the_board_says_what_was_written() -> None:
     assert seen.row(0).read() == Stats()
     seen.row(1).clear()
     assert board.row(1).read() == Stats()
+    seen.close()
 
 
 MEGABIT = 1_000_000
