@@ -26,7 +26,7 @@ from pathlib import Path
 
 import msgspec
 import tomli_w
-from attrs import frozen
+from attrs import field, frozen
 from msgspec import Struct
 
 from nodepass.client.address import parse_address
@@ -85,7 +85,7 @@ class Target:
     """
 
     api: str
-    key: str
+    key: str = field(repr=False)
     trust: Trust
     key_from: str
     contexts: Path | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attrs import frozen
+from attrs import field, frozen
 
 from nodepass.address import Endpoint
 from nodepass.wire.old.dialect import Dialect
@@ -24,7 +24,7 @@ class Setting:
 
     reactor: Reactor
     dialect: Dialect
-    key: bytes
+    key: bytes = field(repr=False)
     timing: OldTiming
     other: Endpoint
     read: float

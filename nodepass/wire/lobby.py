@@ -8,7 +8,7 @@ lobby.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -133,7 +133,8 @@ class Lobby:
     def _seat(self) -> None:
         """Give free places to those who wait, and see that places become free."""
         while self._waiting and len(self._in_tls) < self._places:
-            guest, begin = self._waiting.popitem(last=False)
+            guest = self._next()
+            begin = self._waiting.pop(guest)
             self._in_tls[guest] = self.clock.seconds()
             begin()
         if self._waiting and self._overdue is None:
@@ -143,6 +144,15 @@ class Lobby:
         elif not self._waiting and self._overdue is not None:
             self._overdue.cancel()
             self._overdue = None
+
+    def _next(self) -> Guest:
+        """Of those who wait one whose address has the fewest places, the latest of them. So a crowd
+        that begins handshakes and goes on with none keeps others waiting for one place to become
+        free, not for all who came before."""
+        if len(self._waiting) == 1:
+            return next(iter(self._waiting))
+        held = Counter(guest.address.host for guest in self._in_tls)
+        return min(reversed(self._waiting), key=lambda guest: held[guest.address.host])
 
     def _make_room(self) -> None:
         self._overdue = None

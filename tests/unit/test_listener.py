@@ -99,10 +99,10 @@ class Case:
         self.contexts += 1
         return SERVER.context_factory()
 
-    def knock(self, said: bytes = b"") -> Noting:
+    def knock(self, said: bytes = b"", host: str = "192.0.2.9") -> Noting:
         """Somebody connects, and may say something."""
         protocol = Noting()
-        self.pairs.append(connect(protocol, self.factory.buildProtocol(None), host="192.0.2.9"))
+        self.pairs.append(connect(protocol, self.factory.buildProtocol(None), host=host))
         if said:
             protocol.transport.write(said)  # type: ignore[union-attr]
             flush(*self.pairs)
@@ -204,18 +204,38 @@ def test_a_hello_larger_than_a_record_is_turned_away() -> None:
 
 
 def test_tls_handshakes_beyond_the_places_wait() -> None:
-    """One that ends lets the one that waited longest begin."""
+    """One that ends lets the one begin that came last."""
     case = Case()
     first = case.knock(HELLO)
     for _ in range(TLS_PLACES - 1):
         case.knock(HELLO)
-    next_one, last = case.knock(HELLO), case.knock(HELLO)
+    before, last = case.knock(HELLO), case.knock(HELLO)
     assert case.contexts == TLS_PLACES
-    assert first.got and not next_one.got
+    assert first.got and not last.got
     case.pairs[0][0].lose()
     flush(*case.pairs)
-    assert next_one.got and not last.got
+    assert last.got and not before.got
     assert case.contexts == TLS_PLACES + 1
+
+
+def test_a_crowd_does_not_keep_others_waiting() -> None:
+    """However many begin handshakes and say no more: who comes from elsewhere has the next place
+    that is free, and so has the latest from where they are."""
+    case = Case()
+    for _ in range(3 * TLS_PLACES):
+        case.knock(HELLO)
+    elsewhere = case.knock(HELLO, host="192.0.2.10")
+    for _ in range(10):
+        case.knock(HELLO)
+    latest = case.knock(HELLO)
+    case.pairs[0][0].lose()
+    flush(*case.pairs)
+    assert elsewhere.got and not latest.got
+    case.clock.advance(TLS_PLACE_TIME)
+    flush(*case.pairs)
+    assert latest.got
+    case.lobby.clear()
+    assert not case.clock.getDelayedCalls()
 
 
 def test_slow_tls_handshakes_make_room() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
-from attrs import frozen
+from attrs import field, frozen
 from OpenSSL import SSL
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionClosed
@@ -53,7 +53,7 @@ class ServerTerms:
     :ivar guessed: told of the address of each wrong guess at the key.
     """
 
-    key: bytes | None
+    key: bytes | None = field(repr=False)
     flow: Flow
     tls: TLSLevel
     maximum: int

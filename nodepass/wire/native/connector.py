@@ -7,7 +7,7 @@ import socket
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from attrs import frozen
+from attrs import field, frozen
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import (
     IProtocol,
@@ -87,7 +87,7 @@ class ClientTerms:
     :ivar elsewhere: whether this process is joined with other workers of the server.
     """
 
-    key: bytes | None
+    key: bytes | None = field(repr=False)
     node: bytes
     level: TLSLevel | None
     minimum: int

@@ -24,7 +24,7 @@ import os
 from collections.abc import Callable
 
 import attrs
-from attrs import define, frozen
+from attrs import define, field, frozen
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from spake2 import SPAKE2_A, SPAKE2_B
@@ -68,14 +68,14 @@ class Secrets:
     :ivar rejoin: takes the PAKE's place when the client comes back.
     """
 
-    link: bytes
-    rejoin: bytes
+    link: bytes = field(repr=False)
+    rejoin: bytes = field(repr=False)
 
 
 @define
 class _Keys:
-    client: bytes
-    server: bytes
+    client: bytes = field(repr=False)
+    server: bytes = field(repr=False)
     secrets: Secrets
 
 

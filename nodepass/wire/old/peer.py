@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from attrs import frozen
+from attrs import field, frozen
 from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
@@ -46,7 +46,7 @@ class OldSettings:
     :ivar key: the key as old dialects take it.
     """
 
-    key: bytes
+    key: bytes = field(repr=False)
     clock: IReactorTime
     log: Log
     watch: HangupWatch
