@@ -160,6 +160,9 @@ class Lobby:
         late = [guest for guest, since in self._in_tls.items() if since <= limit]
         for guest in late[: len(self._waiting)]:
             self._too_slow(guest, TLS_PLACE_TIME)
+        if not late:
+            # Those that the look was due for have left; the next one is for who came after them.
+            self._seat()
 
     def clear(self) -> None:
         """Drop all of them."""

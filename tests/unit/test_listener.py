@@ -253,6 +253,25 @@ def test_slow_tls_handshakes_make_room() -> None:
     assert not case.clock.getDelayedCalls()
 
 
+def test_room_is_made_by_who_took_the_place_of_others() -> None:
+    """Where those that the look was due for have left by then, it is done again for who came after
+    them."""
+    case = Case()
+    first = [case.knock(HELLO) for _ in range(TLS_PLACES)]
+    waiting = [case.knock(HELLO) for _ in range(TLS_PLACES + 1)]
+    case.clock.advance(TLS_PLACE_TIME / 2)
+    for pair in case.pairs[:TLS_PLACES]:
+        pair[0].lose()
+    flush(*case.pairs)
+    assert all(visitor.lost for visitor in first) and not waiting[0].got
+    for _ in range(2):
+        case.clock.advance(TLS_PLACE_TIME / 2)
+        flush(*case.pairs)
+    assert waiting[0].got
+    case.lobby.clear()
+    assert not case.clock.getDelayedCalls()
+
+
 def test_clearing_begins_no_handshakes() -> None:
     """Those who wait go with those who don't."""
     case = Case()
