@@ -13,7 +13,11 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import LogEvent, LogLevel, globalLogPublisher
 
-from tests.scenarios.harness import running, running_here
+from nodepass.wire.native.datalink import DataLink
+from tests.scenarios.harness import QUICK, running, running_here
+
+#: On the portable relay, which `make test` tries second, the usual way is enough.
+LINKS = ["shared"] if QUICK.portable_relay else ["shared", "apart"]
 
 
 def _sockets() -> set[Any]:
@@ -79,3 +83,11 @@ def clean_reactor() -> Iterator[None]:
     }
     found = [f"{what}: {them}" for what, them in wrong.items() if them]
     assert not found, "; ".join(found)
+
+
+@pytest.fixture(params=LINKS)
+def links(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sessions of a pair of nodes share a link, or have one each."""
+    if request.param == "apart":
+        monkeypatch.setenv("NP_SHARE_WITHIN", "0")
+        monkeypatch.delattr(DataLink, "share")  # no node of this process does it all the same

@@ -9,6 +9,7 @@ import signal
 import sys
 from typing import Any
 
+import pytest
 from attrs import define, evolve, field
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
@@ -39,6 +40,11 @@ PATIENT = evolve(QUICK, report_interval=5.0)
 
 #: Each session has a data link of its own, as between nodes that are far from each other.
 APART = evolve(QUICK, share_within=0.0)
+
+#: For scenarios whose sessions must behave alike on a link that they share and on one of their own.
+either_link = pytest.mark.usefixtures("links")
+#: For one among these that has no peer, and so no links.
+no_links = pytest.mark.parametrize("links", ["shared"], indirect=True)
 
 
 def sleep(seconds: float) -> Deferred[None]:
@@ -94,6 +100,8 @@ async def tunnel(
     `server` and `client` are more parameters, such as "slot=3"; `files` are crt, key and ca for
     tls=2, whose certificate must name `host`.
     """
+    if os.environ.get("NP_SHARE_WITHIN") == "0":  # as nodes in processes of their own take it
+        tuning = evolve(tuning, share_within=0.0)
     here = f"[{host}]:0" if ":" in host else f"{host}:0"
     at_server, at_client = (here, str(target)) if flow == "-" else (str(target), here)
     mode = 1 if flow == "-" else 2

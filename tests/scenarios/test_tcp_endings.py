@@ -16,9 +16,11 @@ from nodepass.relay.hangup import HangupWatch
 from nodepass.relay.stream import Cause
 from nodepass.relay.tcp import TcpStream
 from nodepass.service import RoleService
-from tests.scenarios.harness import Tunnel, tunnel, until
+from tests.scenarios.harness import Tunnel, either_link, no_links, tunnel, until
 from tests.scenarios.programs import Conn, Target, connect, data_of, listen
 from tests.streams import NotingSink
+
+pytestmark = either_link
 
 everywhere = pytest.mark.parametrize(("flow", "tls"), [("-", 0), ("+", 0), ("-", 1), ("+", 1)])
 
@@ -223,6 +225,7 @@ class Bell:
         return "bell"
 
 
+@no_links
 @pytest_twisted.ensureDeferred
 async def test_a_reset_in_the_round_of_a_resume() -> None:
     """A reset that the reactor hears of while a stream is paused, and acts on after the stream was

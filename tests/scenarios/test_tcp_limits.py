@@ -8,8 +8,10 @@ from attrs import evolve
 from twisted.internet import reactor
 from twisted.internet.error import ConnectError
 
-from tests.scenarios.harness import QUICK, sleep, tunnel, until
+from tests.scenarios.harness import QUICK, either_link, sleep, tunnel, until
 from tests.scenarios.programs import Conn, connect, listen
+
+pytestmark = either_link
 
 flows = pytest.mark.parametrize("flow", ["-", "+"])
 nodes = pytest.mark.parametrize("node", ["server", "client"])

@@ -13,8 +13,10 @@ import pytest_twisted
 from nodepass.address import Endpoint
 from nodepass.service import makeService
 from tests.ports import free_port
-from tests.scenarios.harness import QUICK, sleep, tunnel
+from tests.scenarios.harness import QUICK, either_link, no_links, sleep, tunnel
 from tests.scenarios.programs import connect, listen, program
+
+pytestmark = either_link
 
 #: What each way of carrying needs: proxy counts on the node that dials.
 WAYS = {"-": {"client": "proxy=1"}, "+": {"server": "proxy=1"}}
@@ -170,6 +172,7 @@ async def test_not_asked_for_where_it_counts(flow: str) -> None:
     await target.stop()
 
 
+@no_links
 @pytest_twisted.ensureDeferred
 async def test_a_mapped_visitor() -> None:
     """A visitor that arrives by IPv4 on a port of both families is written as IPv4, also by a plain

@@ -9,9 +9,11 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
-from tests.scenarios.harness import sleep, tunnel, until
+from tests.scenarios.harness import either_link, sleep, tunnel, until
 from tests.scenarios.pairs import node_pair
 from tests.scenarios.programs import Conn, connect, listen, memory_of
+
+pytestmark = either_link
 
 #: Most memory that a stalled session may take in a node, bytes.
 PER_SESSION = 1 << 20
