@@ -8,7 +8,8 @@ STAMP := $(VENV)/.installed
 
 # What every relay has to do alike; the rest of the scenarios runs on the one that the system has.
 RELAYED := $(patsubst %,tests/scenarios/test_%.py,first_byte tcp_bytes tcp_endings tcp_stalled \
-	tcp_dialing tcp_limits tcp_rate tcp_proxy_header tcp_modes udp_datagrams)
+	tcp_dialing tcp_limits tcp_rate tcp_proxy_header tcp_modes udp_datagrams udp_flows udp_load \
+	workers)
 
 # Tests wait more than they compute: three at a time keep two cores busy, and more would keep each
 # other from their deadlines. The slowest scenarios must not end up behind each other.
