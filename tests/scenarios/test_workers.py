@@ -217,7 +217,7 @@ async def test_slot_is_never_exceeded() -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_rate_is_that_of_the_whole() -> None:
-    """Four visitors on two workers together get a second's burst and then the rate."""
+    """Eight visitors on two workers together get a second's burst and then the rate."""
     seconds = 3.0
 
     async def flood(conn: Conn) -> None:
