@@ -20,9 +20,13 @@ from zope.interface import implementer
 
 from nodepass.address import Endpoint
 from tests.ports import HERE
+from tests.scenarios.harness import sleep
 
 #: Seconds after which a script that waits for the other end gives up.
 PATIENCE = 30.0
+
+#: Bytes: more than all sockets on the way to who reads nothing, and the pipes between them, hold.
+HELD_UP = 100_000_000
 
 
 def data_of(seed: int, size: int) -> bytes:
@@ -291,6 +295,19 @@ async def echo(conn: Conn) -> None:
             conn.finish()
             return
         await conn.change(None)
+
+
+async def standstill(moved: Callable[[], int], most: int = HELD_UP) -> None:
+    """Wait until a count of bytes stands still; fails as soon as there are so many."""
+    deadline = reactor.seconds() + PATIENCE
+    before, looks = -1, 0
+    while looks < 10:
+        now = moved()
+        assert now < most, f"nothing holds it up: {now} bytes"
+        assert reactor.seconds() < deadline, f"it does not stand still: {now} bytes"
+        looks = looks + 1 if now == before else 0
+        before = now
+        await sleep(0.05)
 
 
 def program(name: str) -> str:

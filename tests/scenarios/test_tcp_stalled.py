@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 
 from tests.scenarios.harness import either_link, sleep, tunnel, until
 from tests.scenarios.pairs import node_pair
-from tests.scenarios.programs import Conn, connect, listen, memory_of
+from tests.scenarios.programs import HELD_UP, connect, listen, memory_of, standstill
 
 pytestmark = either_link
 
@@ -23,14 +23,6 @@ PROMPT = 8.0
 #: Bytes that stop moving somewhere between the two nodes: more than the reader's end takes (4 MB on
 #: Linux), less than what holds up the sender (9 MB).
 BETWEEN = 5_000_000
-
-
-async def standstill(conns: list[Conn]) -> None:
-    """Wait until none of these floods moves any more."""
-    before = -1
-    while before != (now := sum(conn.sent for conn in conns)):
-        before = now
-        await sleep(0.5)
 
 
 @pytest.mark.parametrize(("flow", "tls"), [("-", 0), ("+", 1)])
@@ -53,7 +45,7 @@ async def test_memory_of_stalled_sessions(flow: str, tls: int) -> None:
         floods.append(await target.accept())
     for flood in floods:
         flood.flood()
-    await standstill(floods)
+    await standstill(lambda: sum(flood.sent for flood in floods), 20 * HELD_UP)
     grown = [memory_of(one.pid) - was for one, was in zip(both, before, strict=True)]
     assert max(grown) <= 20 * PER_SESSION, f"nodes grew by {grown} bytes"
     far.write(b"y")
@@ -80,7 +72,6 @@ async def test_memory_of_stalled_sessions(flow: str, tls: int) -> None:
 @pytest_twisted.ensureDeferred
 async def test_a_stalled_visitor_resumes(flow: str) -> None:
     """What was held up arrives in order and whole, in either direction."""
-    # More than the buffers of all sockets on the way, and the pipes between them, can hold.
     target = listen()
     pair = await tunnel(target.endpoint, flow=flow)
     for from_target in (True, False):
@@ -88,10 +79,10 @@ async def test_a_stalled_visitor_resumes(flow: str) -> None:
         far = await target.accept()
         sender, reader = (far, visitor) if from_target else (visitor, far)
         reader.pause()
-        said = hashlib.shake_256(b"said").digest(80_000_000)
+        said = hashlib.shake_256(b"said").digest(HELD_UP)
         sending = sender.send(said)
         sent = Deferred.fromCoroutine(sending)
-        await standstill([sender])
+        await standstill(lambda sender=sender: sender.sent)
         assert not sent.called, "nothing held the sender up"
         reader.resume()
         await sent
@@ -165,7 +156,7 @@ async def test_a_reset_gets_through(
         await sleep(0.3)
     else:
         sender.flood()
-        await standstill([sender])
+        await standstill(lambda: sender.sent)
     resetting, other = (visitor, far) if who == "visitor" else (far, visitor)
     began = reactor.seconds()
     resetting.reset()
