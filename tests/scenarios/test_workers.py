@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -16,8 +19,9 @@ from twisted.internet.error import ConnectError
 
 from nodepass.address import Endpoint
 from tests.certs import Authority
-from tests.scenarios.datagrams import Programs
+from tests.scenarios.datagrams import WAYS, Programs
 from tests.scenarios.faults import (
+    SERVES_AGAIN,
     begin,
     checkpoint,
     echoing,
@@ -78,6 +82,54 @@ async def forwarder(target: Endpoint, more: str = "workers=2") -> tuple[Node, En
     """A plain forwarder, and where its visitors connect."""
     one = node(f"client://127.0.0.1:0/{target}?mode=1&{more}")
     return one, Endpoint("127.0.0.1", await one.port())
+
+
+@asynccontextmanager
+async def entry(kind: str, target: Endpoint) -> AsyncIterator[tuple[Node, Endpoint]]:
+    """The node that has the visitors, with two workers, and where they come in."""
+    if kind == "single":
+        one, where = await forwarder(target)
+        yield one, where
+        await one.stop()
+    else:
+        nodes = await fleet(target, flow=kind, server="workers=2", client="workers=2")
+        yield nodes.server if kind == "-" else nodes.clients[0], nodes.visitor
+        await nodes.stop()
+
+
+def asking(where: Endpoint, stack: ExitStack) -> list[socket.socket]:
+    """UDP sockets that learn of it when nobody has the port."""
+    sockets = [stack.enter_context(socket.socket(type=socket.SOCK_DGRAM)) for _ in range(MANY)]
+    for sock in sockets:
+        sock.setblocking(False)
+        sock.connect(where)
+    return sockets
+
+
+def ask(sock: socket.socket, data: bytes) -> bool:
+    """Send a datagram; whether the same has come back, now or for an earlier one.
+
+    @raise ConnectionRefusedError: nobody had the port.
+    """
+    heard = []
+    try:
+        while True:
+            heard.append(sock.recv(100))
+    except BlockingIOError:
+        sock.send(data)
+    return data in heard
+
+
+async def answered(sockets: list[socket.socket], data: bytes) -> None:
+    """Each sends it again and again until it comes back."""
+    left = sockets
+
+    def all_were() -> bool:
+        nonlocal left
+        left = [sock for sock in left if not ask(sock, data)]
+        return not left
+
+    await until(all_were, SERVES_AGAIN, "answers")
 
 
 @pytest.mark.parametrize(
@@ -173,6 +225,57 @@ async def test_a_killed_worker_is_replaced(flow: str) -> None:
     await end_all(left + again)
     await nodes.stop()
     await target.stop()
+
+
+@pytest.mark.parametrize("killed", [1, 2])
+@pytest.mark.parametrize("kind", WAYS)
+@pytest_twisted.ensureDeferred
+async def test_visitors_wait_for_the_next_worker(kind: str, killed: int) -> None:
+    """While one worker is dead, or all are, nobody is refused: who was in its queue, and who comes
+    meanwhile, is served by the next one in its place."""
+    target = echoing()
+    async with entry(kind, target.endpoint) as (one, where):
+        await serves(where)
+        victims = workers_of(one)[:killed]
+        for victim in victims:
+            os.kill(victim, signal.SIGSTOP)  # from now on it accepts nobody
+        visits = [Deferred.fromCoroutine(visit(where, SERVES_AGAIN)) for _ in range(MANY)]
+        await sleep(0.2)
+        waiting = [each for each in visits if not each.called]
+        assert len(waiting) == MANY if killed == 2 else waiting
+        for victim in victims:
+            os.kill(victim, signal.SIGKILL)
+        while not all(each.called for each in waiting):
+            visits.append(Deferred.fromCoroutine(visit(where, SERVES_AGAIN)))
+            await sleep(0.01)
+        heard = await DeferredList(visits, consumeErrors=True)
+        assert Counter(str(answer) for _, answer in heard) == {str(b"1"): len(visits)}
+        assert len(said(one, "worker . of 2 ended")) == killed
+    await target.stop()
+
+
+@pytest.mark.parametrize("killed", [1, 2])
+@pytest.mark.parametrize("kind", WAYS)
+@pytest_twisted.ensureDeferred
+async def test_datagrams_while_workers_are_dead(kind: str, killed: int) -> None:
+    """While one worker is dead, or all are, the port is there for datagrams, and every visitor is
+    answered by the next one in its place."""
+    async with Programs() as programs:
+        target = programs.target()
+        async with entry(kind, target.address) as (one, where):
+            with ExitStack() as stack:
+                visitors = asking(where, stack)
+                await answered(visitors, b"before")
+                for victim in workers_of(one)[:killed]:
+                    os.kill(victim, signal.SIGKILL)
+
+                def ended() -> bool:
+                    for visitor in visitors:
+                        ask(visitor, b"meanwhile")
+                    return len(said(one, "worker . of 2 ended")) == killed
+
+                await until(ended, what="their ends")
+                await answered(visitors, b"after")
 
 
 @pytest_twisted.ensureDeferred
