@@ -125,6 +125,7 @@ async def test_stop_loses_no_byte_that_was_taken(flow: str, role: str) -> None:
     target, cutter = listen(give), Cutter()
     nodes = await fleet(target.endpoint, flow=flow, env=STOPPING, through=cutter)
     stopping, _ = at(nodes, role)
+    await says(nodes.clients[0], r"POOL=8\|")  # one held half made would be lost with the client
     visitor = await connect(nodes.visitor)
     visitor.write(b"!")
     visitor.finish()  # the other direction is over before the stop
