@@ -7,6 +7,7 @@ import signal
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionRefusedError
 
 from nodepass.address import Endpoint
@@ -116,22 +117,25 @@ async def test_stop_loses_no_byte_that_was_taken(flow: str, role: str) -> None:
     """Bytes that a stopping node has taken from its target arrive, also those that were still on
     their way between the nodes when its last session was over."""
     data = data_of(1, 2_000_000)
+    held: Deferred[None] = Deferred()
 
     async def give(conn: Conn) -> None:
         conn.write(await conn.read(1))
+        await held
         await conn.send(data)
         conn.finish()
 
     target, cutter = listen(give), Cutter()
     nodes = await fleet(target.endpoint, flow=flow, env=STOPPING, through=cutter)
     stopping, _ = at(nodes, role)
-    await says(nodes.clients[0], r"POOL=8\|")  # one held half made would be lost with the client
     visitor = await connect(nodes.visitor)
     visitor.write(b"!")
     visitor.finish()  # the other direction is over before the stop
     assert await visitor.read(1) == b"!"
+    await checkpoint(nodes.clients[0], r"POOL=8\|")  # held half made, one would be lost
     for number in cutter.data_links():
         cutter.hold(number)
+    held.callback(None)
     await sleep(0.5)
     stopping.send_signal(signal.SIGTERM)
     await sleep(0.3)
