@@ -40,12 +40,13 @@ _LEAN = (
 
 
 def main() -> int:
-    """Measure and print."""
+    """Measure and print; status 1 where a goal is missed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__)
     parser.add_argument("--count", type=int, default=MANY, help="links and sessions to add")
     count = parser.parse_args().count
     as_installed()
     raise_open_files()
+    missed = 0
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         for title, code in (
@@ -58,19 +59,21 @@ def main() -> int:
         for tls, limit in ((0, PLAIN), (1, ENCRYPTED)):
             there, seconds, cpu = start(tls, directory)
             print(f"tls={tls}: joined after {seconds:.2f} s, {cpu:.2f} s of CPU time of both ends")
-            tell("memory at start", there.total / 1e6, "MB", None if tls else START)
+            missed += verdict("memory at start", there.total / 1e6, "MB", None if tls else START)
             print(f"    of it their own: {there.own / 1e6:.1f} MB")
             link = (with_links(tls, directory, count) - there.own) / count
             print(f"  warm link: {link / 1e3:.2f} kB")
             session = (with_sessions(tls, directory, count) - there.own) / count
-            tell("idle session", session / 1e3, "kB", limit)
-    return 0
+            missed += verdict("idle session", session / 1e3, "kB", limit)
+    return min(missed, 1)
 
 
-def tell(what: str, value: float, unit: str, goal: float | None) -> None:
-    """Print a figure, beside its goal if it has one."""
-    verdict = "" if goal is None else f" (goal {goal:g}: {'met' if value <= goal else 'missed'})"
-    print(f"  {what}: {value:.2f} {unit}{verdict}")
+def verdict(what: str, value: float, unit: str, goal: float | None) -> int:
+    """Print a figure, beside its goal if it has one; returns 1 where that is missed."""
+    missed = goal is not None and value > goal
+    beside = "" if goal is None else f" (goal {goal:g}: {'missed' if missed else 'met'})"
+    print(f"  {what}: {value:.2f} {unit}{beside}")
+    return int(missed)
 
 
 def interpreters(code: str, directory: Path) -> Memory:

@@ -12,7 +12,7 @@ import pytest
 import nodepass
 
 SECRET = ("key", "oldkey", "rejoin")
-#: Importing these runs something, or wants another system.
+#: Importing it runs the command.
 _LEFT_OUT = ("nodepass.__main__",)
 
 
