@@ -119,12 +119,17 @@ class LinkMaker(Generic[Taker]):
         self._go_on(peer)
 
     def stop(self) -> None:
-        """Make no more, and drop what is half made."""
+        """Begin no more. Those that are half made go on: the server may have given them a session
+        by now, which would be lost with them."""
         self._stopped = True
         self.terms.health.well(self.terms.cause)
         if self._pause is not None:
             self._pause.cancel()
             self._pause = None
+
+    def close(self) -> None:
+        """The peer is closed: make no more, and drop what is half made."""
+        self.stop()
         for making in list(self._making):
             making.cancel()
 

@@ -235,12 +235,15 @@ class Cutter:
     @ivar pairs: the connections in the order they came.
     @ivar open: whether new connections are forwarded; otherwise they are reset.
     @ivar silent: whether new connections are accepted and then left without a word.
+    @ivar answers: bytes of its answer that a client gets on new connections; the rest is held until
+        `release`. None: all.
     """
 
     def __init__(self) -> None:
         self.pairs: list[_Leg] = []
         self.open = True
         self.silent = False
+        self.answers: int | None = None
         self.onward = 0
         factory = Factory.forProtocol(lambda: _Leg(self))
         factory.noisy = False
@@ -265,6 +268,12 @@ class Cutter:
         """Let nothing pass on a connection, or let it pass again."""
         self.pairs[number].hold(on)
 
+    def release(self) -> None:
+        """Let the answers pass that were held."""
+        self.answers = None
+        for number in self.live():
+            self.pairs[number].release()
+
     async def stop(self) -> None:
         """End all."""
         await self._listening.stopListening()
@@ -283,6 +292,7 @@ class _Leg(Protocol):
         self.gone = False
         self.recorded = b""
         self._held = b""
+        self._answers = None if other is None else owner.answers
 
     def connectionMade(self) -> None:
         if self.other is not None:
@@ -309,7 +319,16 @@ class _Leg(Protocol):
         if self.other is None:
             self._held += data
         elif not self.other.gone:
+            if self._answers is not None:
+                self._held += data[self._answers :]
+                data = data[: self._answers]
+                self._answers -= len(data)
             self.other.transport.write(data)
+
+    def release(self) -> None:
+        if self.other is not None:
+            answering, self.other._answers = self.other, None
+            self.transport.write(answering._held)
 
     def hold(self, on: bool) -> None:
         for leg in (self, self.other):

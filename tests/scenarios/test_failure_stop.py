@@ -12,6 +12,7 @@ from twisted.internet.error import ConnectionRefusedError
 
 from nodepass.address import Endpoint
 from nodepass.process import SAME_SIGNAL
+from nodepass.wire.native.proof import CHALLENGE_SIZE
 from tests.scenarios.faults import (
     STREAM,
     Cutter,
@@ -132,7 +133,7 @@ async def test_stop_loses_no_byte_that_was_taken(flow: str, role: str) -> None:
     visitor.write(b"!")
     visitor.finish()  # the other direction is over before the stop
     assert await visitor.read(1) == b"!"
-    await checkpoint(nodes.clients[0], r"POOL=8\|")  # held half made, one would be lost
+    await checkpoint(nodes.clients[0], r"POOL=8\|")  # so that all of them are held
     for number in cutter.data_links():
         cutter.hold(number)
     held.callback(None)
@@ -141,6 +142,47 @@ async def test_stop_loses_no_byte_that_was_taken(flow: str, role: str) -> None:
     await sleep(0.3)
     for number in cutter.data_links():
         cutter.hold(number, False)
+    assert await visitor.read_all() == data
+    assert await exit_status(stopping) == 0
+    last_words(stopping)
+    await nodes.stop()
+    await cutter.stop()
+    await target.stop()
+
+
+@pytest.mark.parametrize("flow", ["-", "+"])
+@pytest.mark.parametrize("role", ["server", "client"])
+@pytest_twisted.ensureDeferred
+async def test_stop_while_a_session_moves_to_a_link_that_is_half_made(flow: str, role: str) -> None:
+    """A session that has outgrown the shared link goes on when one of the nodes is told to stop,
+    also where the link that it is to have is ready for one node, and not yet for the other."""
+    data = data_of(1, 2_000_000)
+    stopped: Deferred[None] = Deferred()
+
+    async def give(conn: Conn) -> None:
+        conn.write(await conn.read(1))
+        await conn.send(data[:1_000_000])
+        await stopped
+        await conn.send(data[1_000_000:])
+        conn.finish()
+
+    target, cutter = listen(give), Cutter()
+    nodes = await fleet(
+        target.endpoint, flow=flow, server="max=1", client="min=1", env=STOPPING, through=cutter
+    )
+    stopping, _ = at(nodes, role)
+    await checkpoint(nodes.clients[0], r"POOL=1\|")
+    cutter.answers = CHALLENGE_SIZE
+    visitor = await connect(nodes.visitor)
+    visitor.write(b"!")
+    visitor.finish()
+    assert await visitor.read(1) == b"!"
+    await checkpoint(nodes.server, "POOL=[12]")
+    await checkpoint(nodes.clients[0], "POOL=0")
+    stopping.send_signal(signal.SIGTERM)
+    await sleep(0.3)
+    cutter.release()
+    stopped.callback(None)
     assert await visitor.read_all() == data
     assert await exit_status(stopping) == 0
     last_words(stopping)

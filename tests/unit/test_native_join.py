@@ -601,6 +601,32 @@ def test_nobody_waits_for_a_client_that_stops(net: MemoryNet) -> None:
     client.stop()
 
 
+@pytest.mark.parametrize("ends", ["made", "dropped"])
+def test_a_link_that_is_half_made_when_its_client_stops(net: MemoryNet, ends: str) -> None:
+    """The server may have given it a session by then, which goes on; it is dropped with the last
+    that the client has to do with the server."""
+    server, client = Server(net), Client(net).start()
+    net.flush()
+    before = server.peer.idle
+    client.peer.need_links(1)
+    at_client, at_server = net.pairs[-1]
+    while server.peer.idle == before:
+        assert at_client.deliver() or at_server.deliver()
+    at_client.reading = False
+    client.connector.stop()
+    client.peer.drain()
+    for _ in range(before + 1):
+        visit(server.peer)[0].write(b"x")
+    net.flush()
+    assert len(client.host.served) == before
+    if ends == "made":
+        at_client.reading = True
+        net.flush()
+        assert [sink.data for _, sink in client.host.served] == [b"x"] * (before + 1)
+    client.stop()
+    nothing_left(net)
+
+
 def test_links_that_fail_are_tried_one_at_a_time(net: MemoryNet) -> None:
     """While data links fail only one is tried at a time, at the pace of the pool's interval."""
     server, client = Server(net, tls=TLSLevel.SELF_SIGNED), Client(net).start()

@@ -24,7 +24,7 @@ class FakeControl:
         self.sent: list[Message] = []
 
     def listen(self, handler: Any, lost: Any) -> None:
-        """Nothing comes."""
+        self.hear = handler
 
     def send(self, message: Message) -> None:
         self.sent.append(message)
@@ -65,6 +65,7 @@ def test_a_new_control_link_asks_for_the_pool_once() -> None:
     for _ in range(2):
         control: Any = FakeControl()
         peer.attach(control)
+        control.hear(About())
         assert isinstance(control.sent[0], About)
         assert sum(each.count for each in control.sent if isinstance(each, Want)) == 8
         assert any(isinstance(each, Ping) for each in control.sent)

@@ -279,8 +279,6 @@ class NativeConnector:
     def _new_peer(
         self, control: ControlLink, flow: Flow, answer: Answer, welcome: Welcome, secrets: Secrets
     ) -> None:
-        if self._maker is not None:
-            self._maker.stop()
         self._pins = {welcome.pin: math.inf}
         if answer.maximum < self.terms.minimum:
             self.log.warn(
@@ -289,7 +287,7 @@ class NativeConnector:
                 maximum=answer.maximum,
             )
         address = control.transport.getPeer()
-        self._maker = NativeLinkMaker(self._link_terms(), address.host, address.port)
+        maker = self._maker = NativeLinkMaker(self._link_terms(), address.host, address.port)
         settings = self.terms.settings(flow, self.link_level, self.workers)
         self.peer = NativePeer(
             settings,
@@ -299,8 +297,9 @@ class NativeConnector:
             worker=self.terms.server_worker,
             minimum=self.terms.minimum,
             maximum=min(max(1, answer.maximum), MAX_IDLE),
-            make_links=self._maker.make,
+            make_links=maker.make,
             pinned=self._pinned,
+            gone=lambda peer: maker.close(),
         )
         self.peer.attach(control)
 

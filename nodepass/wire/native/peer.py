@@ -51,7 +51,7 @@ class NativePeer:
     :ivar worker: which of the node's worker processes it is.
     :ivar links: its data links.
     :ivar make_links: at the client's end, makes data links; None at the server's.
-    :ivar gone: at the server's end, hears that the association is over.
+    :ivar gone: hears that the association is over.
     :ivar pinned: at the client's end, hears of the server's next certificate.
     """
 
@@ -68,7 +68,7 @@ class NativePeer:
         maximum: int = 1,
         make_links: Callable[[NativePeer, int], None] | None = None,
         pinned: Callable[[bytes], None] | None = None,
-        gone: Callable[[NativePeer], None] | None = None,
+        gone: Callable[[NativePeer], None] = lambda peer: None,
     ) -> None:
         self.settings = settings
         self.association = association
@@ -139,7 +139,12 @@ class NativePeer:
     def joined(self) -> bool:
         """Whether there is a control link, and at the server whether the client has said how many
         associations share its links."""
-        return self.control is not None and (self._introduced or self.gone is None)
+        return self.control is not None and (self._introduced or self._is_server)
+
+    @property
+    def _is_server(self) -> bool:
+        """Whether the other node is the server."""
+        return self.make_links is not None
 
     @property
     def takes_links(self) -> bool:
@@ -190,8 +195,7 @@ class NativePeer:
         closing = self.links.close(cause, reason, linger=linger)
         self._answer_probes(False)
         self._gone = gatherResults([parted, closing]).addCallback(lambda _: None)
-        if self.gone is not None:
-            self.gone(self)
+        self.gone(self)
         self.settings.host.left(self)
         return self._gone
 
@@ -315,13 +319,13 @@ class NativePeer:
             if message.name:
                 self.name = f"{printable(message.name)} ({self.address})"
             self.targets = printable(message.targets)
-            if self.gone is not None:  # a client says how many there are of it
+            if not self._is_server:  # a client says how many there are of it
                 minimum, maximum = self._bounds
                 parts = message.associations
                 self.links.bound(_part(minimum, parts), _part(maximum, parts))
             if not self._introduced:
                 self._introduced = True
-                if self.gone is not None:
+                if not self._is_server:
                     self.links.start_over()
                 self.settings.host.joined(self)
         elif isinstance(message, Drain):

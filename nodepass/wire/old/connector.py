@@ -192,8 +192,6 @@ class OldConnector:
             )
 
     def _new_peer(self, grant: Grant, asking: _Asking) -> OldPeer:
-        if self._maker is not None:
-            self._maker.stop()
         address = asking.address
         web = self._server.host if grant.pool == WEBSOCKET else None
         terms = self._link_terms(grant)
@@ -212,7 +210,7 @@ class OldConnector:
             minimum=min(self._minimum, maximum),
             maximum=maximum,
             make_links=maker.make,
-            gone=lambda peer: maker.stop(),
+            gone=lambda peer: maker.close(),
         )
         if self._dialect.traits.http:
             peer.need_links(1)  # the first of all is the control link
