@@ -267,3 +267,17 @@ AnySharing.TestCase.settings = settings(
     max_examples=EXAMPLES, stateful_step_count=60, deadline=None
 )
 TestAnySharing = AnySharing.TestCase
+
+
+def test_its_link_is_closed_before_the_other_end_has_heard_of_it() -> None:
+    """Found by the machine above: what was given up for idleness was not told as lost."""
+    machine = AnySharing()
+    machine.begin(minimum=1)
+    machine.visit()
+    machine.abort(which=0, taking=True, cause=Cause.IDLE)
+    for _ in range(2):
+        machine.wait(seconds=0.1)
+    machine.deliver(number=0, to_server=True, size=30)
+    machine.deliver(number=0, to_server=False, size=1)
+    machine.sessions_keep_to_themselves()
+    machine.teardown()

@@ -8,6 +8,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from nodepass.address import Endpoint
 from nodepass.relay.stream import Cause, Stream
 from nodepass.wire import Opening
+from nodepass.wire.native.linkpool import LEAVING_TIMEOUT
 from nodepass.wire.native.muxframes import FRAME_SIZE, WINDOW, window
 from nodepass.wire.native.muxstream import CREDIT
 from nodepass.wire.parting import PARTING_TIMEOUT
@@ -221,6 +222,57 @@ def test_a_link_that_loss_has_slowed(used: bool) -> None:
     other.stream.write(b"on the other")
     rig.flush()
     assert rig.serving.ends[2].heard == [b"on the other"]
+
+
+@pytest.mark.parametrize("steps", [(30, 1), (1, 1), (CREDIT + 100, 30)])
+@pytest.mark.parametrize("end", ["finished", "given up"])
+def test_what_an_unused_link_carries_still_arrives(end: str, steps: tuple[int, int]) -> None:
+    """The line has stood still since its last session was over for the taking end, which closes it
+    then: that session's last words come whole, though the other end answers the first of them."""
+    rig = Rig(1).start()
+    port = rig.visit()
+    near = rig.taking.ends[port]
+    if end == "finished":
+        rig.flush()
+        rig.serving.ends[port].stream.finish()
+        rig.flush()
+        near.stream.write(MUCH[:CREDIT])
+        near.stream.write(MUCH[CREDIT : 2 * CREDIT])
+        near.stream.finish()
+        assert near.over
+    else:
+        near.stream.abort(Cause.IDLE)
+    for _ in range(3):
+        rig.clock.advance(5)
+        rig.taking.pool.tidy()
+        rig.serving.pool.tidy()
+    for size, answer in [steps] * 3:
+        rig.deliver(1, True, size)
+        rig.turn()
+        rig.deliver(1, False, answer)
+    rig.flush(1)
+    far = rig.serving.ends[port]
+    assert far.over
+    if end == "finished":
+        assert far.data == MUCH[: 2 * CREDIT] and far.heard[-1] != ("closed", Cause.LOST)
+    else:
+        assert far.events == [("closed", Cause.IDLE)]
+    assert 1 not in rig.taking.pool and 1 not in rig.serving.pool
+
+
+def test_an_unused_link_that_the_other_end_does_not_close() -> None:
+    """It is cut after a while: an end that never closes one would have all of them kept."""
+    rig = Rig(1).start()
+    near, _ = rig.open()
+    near.stream.abort(Cause.IDLE)
+    while rig.clock.seconds() < LEAVING_TIMEOUT + 10:
+        rig.clock.advance(5)
+        rig.taking.pool.tidy()
+    assert 1 in rig.taking.pool
+    rig.clock.advance(5)
+    rig.taking.pool.tidy()
+    assert 1 not in rig.taking.pool
+    rig.nothing_left()
 
 
 @pytest.mark.parametrize("used", [True, False])

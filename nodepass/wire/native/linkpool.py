@@ -30,6 +30,9 @@ DATAGRAM_LINK_REST = 10.0
 #: Links whose sessions are over, and that wait for the serving end to have read all: as many as
 #: slow targets may keep. A peer that never says that it has would keep one for each session.
 MOST_ENDING = 1024
+#: Seconds that a link may take to be closed in order. One of whose last bytes nothing is heard for
+#: so long has no other end any more, or one that lies and would have all of them kept.
+LEAVING_TIMEOUT = 60.0
 #: Links without a session above the maximum that are let in: in a burst the sessions of many links
 #: are still on their way. It bounds what a peer that lies can make this node hold.
 SPARE_LINKS = 1024
@@ -100,7 +103,7 @@ class LinkPool:
         self._busy: set[DataLink] = set()  # carrying a TCP session
         self._ending: dict[DataLink, None] = {}  # the last bytes of one; the oldest comes first
         self._retired: set[DataLink] = set()  # to be closed when they become free
-        self._leaving: set[DataLink] = set()  # being closed
+        self._leaving: dict[DataLink, float] = {}  # being closed, and since when
         self._coming = 0  # links asked for and not there yet
         self._fresh: set[DataLink] = set()  # those of them that have proved that they belong
         self._waiting: dict[Deferred[Stream], Opening] = {}  # visitors, the first comes first
@@ -313,7 +316,7 @@ class LinkPool:
         self._idle.lost(link, self._clock.seconds())
         self._busy.discard(link)
         self._ending.pop(link, None)
-        self._leaving.discard(link)
+        self._leaving.pop(link, None)
         self._retired.discard(link)
         self._came(link)
         self._sharing.link_lost(link)
@@ -383,8 +386,11 @@ class LinkPool:
     def drop(self, link: DataLink) -> None:
         """Close a link that nobody needs."""
         self._idle.discard(link)
-        self._leaving.add(link)
-        link.close()
+        self._leaving.setdefault(link, self._clock.seconds())
+        if link.mux is not None:
+            link.part(Cause.STOPPED)  # what its last session has said may still be on its way
+        else:
+            link.close()
 
     def _lane_needs_link(self, lane: int) -> None:
         self._lanes.append(lane)
@@ -436,6 +442,9 @@ class LinkPool:
             if link is not None and now - link.free_since > DATAGRAM_LINK_REST:
                 self._carrier.lost(flows)
                 self.drop(link)
+        for link, since in list(self._leaving.items()):
+            if now - since > LEAVING_TIMEOUT:
+                link.abort("the other end does not close it")
         for link in self._idle.unfit(now, self._policy.idle(now, self._in_use)):
             self.drop(link)
         self.balance()
