@@ -65,7 +65,7 @@ class Owner:
         self.other.abort_session(session, cause)
         return True
 
-    def link_lost(self, link: DataLink, reason: str) -> None:
+    def link_lost(self, link: DataLink, reason: str, *, wrong: bool) -> None:
         self.lost = reason
 
     other: DataLink

@@ -109,6 +109,7 @@ async def test_broken_rules_cost_a_link_and_no_more(flow: str) -> None:
 
     await attack(lie)
     assert len(said(nodes.server, "data link .* of liar .*: a protocol error")) == len(cases)
+    assert len(said(nodes.server, "WARN .*a data link of liar .* is cut: a protocol error")) == 1
     assert await lives(session)
     assert not said(nodes.server, "Traceback|ERROR")
     session.reset()

@@ -66,7 +66,7 @@ class Case:
     def flows_opened(self, link: DataLink, flows: DatagramLink) -> None:
         flows.flow_opened = self._flow_opened
 
-    def link_lost(self, link: DataLink, reason: str) -> None:
+    def link_lost(self, link: DataLink, reason: str, *, wrong: bool) -> None:
         """No part of these tests."""
 
     def __getattr__(self, name: str) -> Any:

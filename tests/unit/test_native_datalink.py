@@ -99,7 +99,7 @@ class Owner:
         self.around.append((session, cause))
         return True
 
-    def link_lost(self, link: DataLink, reason: str) -> None:
+    def link_lost(self, link: DataLink, reason: str, *, wrong: bool) -> None:
         self.lost.append(reason)
 
     def flows_opened(self, link: DataLink, flows: Any) -> None:
@@ -530,8 +530,8 @@ def test_who_hears_of_the_end_may_end_all_else() -> None:
     transport: Any = case.taker.transport
 
     class Ending(Owner):
-        def link_lost(self, link: DataLink, reason: str) -> None:
-            super().link_lost(link, reason)
+        def link_lost(self, link: DataLink, reason: str, *, wrong: bool) -> None:
+            super().link_lost(link, reason, wrong=wrong)
             assert transport.aborting
             link.transport = None
 

@@ -75,9 +75,10 @@ def test_lies(taking: bool, how: str) -> None:
     pool = (rig.serving if taking else rig.taking).pool
     lost = pool.link_lost
 
-    def noting(link: Any, reason: str) -> None:
+    def noting(link: Any, reason: str, *, wrong: bool) -> None:
+        assert wrong
         reasons.append(reason)
-        lost(link, reason)
+        lost(link, reason, wrong=wrong)
 
     pool.link_lost = noting  # type: ignore[method-assign]
     beside = rig.open()

@@ -8,7 +8,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from nodepass.address import Endpoint
 from nodepass.relay.stream import Cause, Stream
 from nodepass.wire import Opening
-from nodepass.wire.native.linkpool import LEAVING_TIMEOUT
+from nodepass.wire.native.leaving import LEAVING_TIMEOUT
 from nodepass.wire.native.muxframes import FRAME_SIZE, WINDOW, window
 from nodepass.wire.native.muxstream import CREDIT
 from nodepass.wire.parting import PARTING_TIMEOUT

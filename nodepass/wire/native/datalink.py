@@ -67,8 +67,11 @@ class LinkOwner(Interface):
         """A RESET can't leave at once, or was not answered; whether it was passed on by another
         way."""
 
-    def link_lost(self, link: DataLink, reason: str) -> None:
-        """The link is gone; the last call about it."""
+    def link_lost(self, link: DataLink, reason: str, *, wrong: bool) -> None:
+        """The link is gone; the last call about it.
+
+        :param wrong: because the peer broke a rule.
+        """
 
     def flows_opened(self, link: DataLink, flows: DatagramLink) -> None:
         """The peer made the link a datagram link."""
@@ -259,8 +262,11 @@ class DataLink(LinkWriter):
                 self.transport.unregisterProducer()
                 self._parted = end_writing(self.transport) and not self.congested
 
-    def abort(self, reason: str, cause: Cause = Cause.LOST) -> None:
-        """Close now, and reset what the link carries."""
+    def abort(self, reason: str, cause: Cause = Cause.LOST, *, wrong: bool = False) -> None:
+        """Close now, and reset what the link carries.
+
+        :param wrong: because the peer broke a rule.
+        """
         if not self._lost:
             self._lost = True
             # First, as who hears of the end of the last link may end the reactor.
@@ -268,7 +274,7 @@ class DataLink(LinkWriter):
                 self.transport.loseConnection()  # who is late may still read it
             else:
                 self.transport.abortConnection()
-            self._end(reason, cause)
+            self._end(reason, cause, wrong)
 
     # Protocol
 
@@ -309,7 +315,7 @@ class DataLink(LinkWriter):
                 if isinstance(frame, (Fin, Reset)):
                     self._check_over()
         except PeerError as error:
-            self.abort(f"a protocol error: {error}")
+            self.abort(f"a protocol error: {error}", wrong=True)
 
     # For a transport of the engine that sees many bytes come.
 
@@ -393,7 +399,7 @@ class DataLink(LinkWriter):
         if self.idle:
             self._owner.link_free(self)
 
-    def _end(self, reason: str, cause: Cause) -> None:
+    def _end(self, reason: str, cause: Cause, wrong: bool = False) -> None:
         self._lost = True
         self._watch.discard(self._fd)
         self._await_no_answer()
@@ -404,7 +410,7 @@ class DataLink(LinkWriter):
             self.flows.lost(cause)
         if self.mux is not None:
             self.mux.lost(cause)
-        self._owner.link_lost(self, reason)
+        self._owner.link_lost(self, reason, wrong=wrong)
 
     def _await_no_answer(self) -> None:
         answer, self._answer = self._answer, None

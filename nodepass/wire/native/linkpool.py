@@ -21,6 +21,7 @@ from .datagrams import DatagramLink, FlowCarrier, FlowChannel
 from .datalink import DataLink
 from .frames import Join
 from .idle import IdleLinks, slowed
+from .leaving import LeavingLinks
 from .linkstream import LinkStream
 from .muxlink import MuxLink
 from .sharing import Sharing
@@ -30,9 +31,6 @@ DATAGRAM_LINK_REST = 10.0
 #: Links whose sessions are over, and that wait for the serving end to have read all: as many as
 #: slow targets may keep. A peer that never says that it has would keep one for each session.
 MOST_ENDING = 1024
-#: Seconds that a link may take to be closed in order. One of whose last bytes nothing is heard for
-#: so long has no other end any more, or one that lies and would have all of them kept.
-LEAVING_TIMEOUT = 60.0
 #: Links without a session above the maximum that are let in: in a burst the sessions of many links
 #: are still on their way. It bounds what a peer that lies can make this node hold.
 SPARE_LINKS = 1024
@@ -103,7 +101,7 @@ class LinkPool:
         self._busy: set[DataLink] = set()  # carrying a TCP session
         self._ending: dict[DataLink, None] = {}  # the last bytes of one; the oldest comes first
         self._retired: set[DataLink] = set()  # to be closed when they become free
-        self._leaving: dict[DataLink, float] = {}  # being closed, and since when
+        self._leaving = LeavingLinks()
         self._coming = 0  # links asked for and not there yet
         self._fresh: set[DataLink] = set()  # those of them that have proved that they belong
         self._waiting: dict[Deferred[Stream], Opening] = {}  # visitors, the first comes first
@@ -310,27 +308,32 @@ class LinkPool:
     def link_backed_up(self, link: DataLink, session: int, cause: Cause) -> bool:
         return self._owner.reset_around(link.number, session, cause)
 
-    def link_lost(self, link: DataLink, reason: str) -> None:
+    def link_lost(self, link: DataLink, reason: str, *, wrong: bool) -> None:
         if self._links.get(link.number) is link:
             del self._links[link.number]
         self._idle.lost(link, self._clock.seconds())
         self._busy.discard(link)
         self._ending.pop(link, None)
-        self._leaving.pop(link, None)
+        self._leaving.discard(link)
         self._retired.discard(link)
         self._came(link)
         self._sharing.link_lost(link)
         if link.flows is not None:
             self._carrier.lost(link.flows)
             self._flow_links.pop(link.flows, None)
-        self._log.debug(
-            "data link {number} of {peer}: {reason}",
-            number=link.number,
-            peer=self._owner.name,
-            reason=reason,
-        )
+        self._say_lost(link.number, reason, wrong)
         self._parting.look()
         self.balance()
+
+    def _say_lost(self, number: int, reason: str, wrong: bool) -> None:
+        peer = self._owner.name
+        self._log.debug(
+            "data link {number} of {peer}: {reason}", number=number, peer=peer, reason=reason
+        )
+        if wrong:
+            self._log.limited(
+                ("wrong", peer), "a data link of {peer} is cut: {reason}", peer=peer, reason=reason
+            )
 
     def flows_opened(self, link: DataLink, flows: DatagramLink) -> None:
         self._flow_links[flows] = link
@@ -386,11 +389,7 @@ class LinkPool:
     def drop(self, link: DataLink) -> None:
         """Close a link that nobody needs."""
         self._idle.discard(link)
-        self._leaving.setdefault(link, self._clock.seconds())
-        if link.mux is not None:
-            link.part(Cause.STOPPED)  # what its last session has said may still be on its way
-        else:
-            link.close()
+        self._leaving.close(link, self._clock.seconds())
 
     def _lane_needs_link(self, lane: int) -> None:
         self._lanes.append(lane)
@@ -442,9 +441,7 @@ class LinkPool:
             if link is not None and now - link.free_since > DATAGRAM_LINK_REST:
                 self._carrier.lost(flows)
                 self.drop(link)
-        for link, since in list(self._leaving.items()):
-            if now - since > LEAVING_TIMEOUT:
-                link.abort("the other end does not close it")
+        self._leaving.cut_late(now)
         for link in self._idle.unfit(now, self._policy.idle(now, self._in_use)):
             self.drop(link)
         self.balance()
