@@ -96,6 +96,10 @@ class MemoryTransport:
     def loseWriteConnection(self) -> None:
         self.ending = True
 
+    @property
+    def has_ended(self) -> bool:
+        return self.ending and not self.outbox
+
     def abortConnection(self) -> None:
         self.aborting = True
 

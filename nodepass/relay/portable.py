@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, cast
 from typing import Protocol as Interface
 
+from twisted.internet.abstract import FileDescriptor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IAddress, IListeningPort
 from twisted.internet.protocol import Factory
@@ -204,17 +205,26 @@ def take_over(transport: Any, protocol: Any, ready: Callable[[], None]) -> None:
     ready()
 
 
-def end_writing(transport: Any) -> bool:
+def end_writing(transport: Any) -> None:
     """Send the end behind all that was written, and read on until the other end's has come.
 
     :param transport: the engine's or the reactor's, or Twisted's TLS on one of these.
-    :returns: whether `loseConnection` closes it before that has come.
     """
     if isinstance(transport, TLSMemoryBIOProtocol):
         transport.loseConnection()  # which is just that
+    else:
+        transport.loseWriteConnection()
+
+
+def has_ended(transport: Any) -> bool:
+    """Whether the end that `end_writing` sends is with the system, so that `loseConnection` closes
+    the connection at once, and nothing is taken back. Twisted's TLS would wait for the other end's.
+    """
+    if isinstance(transport, TLSMemoryBIOProtocol):
         return False
-    transport.loseWriteConnection()
-    return True
+    if isinstance(transport, FileDescriptor):
+        return bool(transport._writeDisconnected)  # nothing public says so
+    return bool(transport.has_ended)
 
 
 def listen_tcp(reactor: Any, address: Address, factory: Factory) -> IListeningPort:

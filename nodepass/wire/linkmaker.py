@@ -119,8 +119,8 @@ class LinkMaker(Generic[Taker]):
         self._go_on(peer)
 
     def stop(self) -> None:
-        """Begin no more. Those that are half made go on: the server may have given them a session
-        by now, which would be lost with them."""
+        """Begin no more. Those that are half made go on: the server may have let a session move to
+        one by now, which would be lost with it."""
         self._stopped = True
         self.terms.health.well(self.terms.cause)
         if self._pause is not None:

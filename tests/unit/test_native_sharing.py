@@ -193,8 +193,7 @@ def test_a_link_in_use_stays() -> None:
 
 @pytest.mark.parametrize("used", [True, False])
 def test_a_link_that_loss_has_slowed(used: bool) -> None:
-    """It takes no new sessions, and goes when its last one has been gone for a while: what that one
-    sent last may still be on its way."""
+    """It takes no new sessions, and goes when its last one has been gone for a while."""
     rig = Rig(4).start()
     near, far = rig.open()
     (number,) = shared(rig)
@@ -224,12 +223,16 @@ def test_a_link_that_loss_has_slowed(used: bool) -> None:
     assert rig.serving.ends[2].heard == [b"on the other"]
 
 
-@pytest.mark.parametrize("steps", [(30, 1), (1, 1), (CREDIT + 100, 30)])
-@pytest.mark.parametrize("end", ["finished", "given up"])
-def test_what_an_unused_link_carries_still_arrives(end: str, steps: tuple[int, int]) -> None:
+@pytest.mark.parametrize(
+    ("end", "size", "answer"), [("finished", CREDIT + 100, 30), ("given up", 30, 1)]
+)
+def test_what_an_unused_link_carries_still_arrives(end: str, size: int, answer: int) -> None:
     """The line has stood still since its last session was over for the taking end, which closes it
-    then: that session's last words come whole, though the other end answers the first of them."""
-    rig = Rig(1).start()
+    then: that session's last words come whole, though the other end answers the first of them.
+
+    :param size: bytes of the first piece that comes, and of the answer to it.
+    """
+    rig = Rig(1, high_water=1 << 20).start()
     port = rig.visit()
     near = rig.taking.ends[port]
     if end == "finished":
@@ -246,7 +249,7 @@ def test_what_an_unused_link_carries_still_arrives(end: str, steps: tuple[int, i
         rig.clock.advance(5)
         rig.taking.pool.tidy()
         rig.serving.pool.tidy()
-    for size, answer in [steps] * 3:
+    for _ in range(3):
         rig.deliver(1, True, size)
         rig.turn()
         rig.deliver(1, False, answer)
@@ -258,6 +261,24 @@ def test_what_an_unused_link_carries_still_arrives(end: str, steps: tuple[int, i
     else:
         assert far.events == [("closed", Cause.IDLE)]
     assert 1 not in rig.taking.pool and 1 not in rig.serving.pool
+
+
+def test_a_link_is_used_while_bytes_wait_to_leave_it() -> None:
+    """A slow line may take longer for its last session's bytes than a link may stay unused."""
+    rig = Rig(1, high_water=100).start()
+    near, far = rig.open()
+    far.stream.finish()
+    rig.flush()
+    near.stream.write(MUCH[:CREDIT])
+    near.stream.finish()
+    for _ in range(2 * CREDIT // 1000):
+        rig.clock.advance(2 * LEAVING_TIMEOUT)
+        rig.taking.pool.tidy()
+        rig.turn()
+        rig.deliver(1, True, 1000)
+    assert far.data == MUCH[:CREDIT] and far.heard[-1] == ("closed", None)
+    rig.rest()
+    assert 1 not in rig.taking.pool
 
 
 def test_an_unused_link_that_the_other_end_does_not_close() -> None:

@@ -244,6 +244,10 @@ class EngineTLSTransport(EngineTransport):
             if not self._left:
                 self._poller.soon(self._end)
 
+    @property
+    def has_ended(self) -> bool:
+        return self._ends_writing and not (self._left or self._ending)
+
     def loseConnection(self) -> None:
         if not (self._closing or self._gone):
             self._closing = self._ending = self._deaf = True

@@ -209,6 +209,11 @@ class EngineWriter:
             if not (self._left or self._pipe):
                 self._poller.soon(self._shut)
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether all that was written, and the end behind it, is with the system."""
+        return self._ends_writing and not (self._left or self._pipe)
+
     def _shut(self) -> None:
         if self._closing:
             return

@@ -13,7 +13,7 @@ from zope.interface import implementer
 
 from nodepass.errors import PeerError
 from nodepass.relay.hangup import HangupWatch
-from nodepass.relay.portable import Soon, end_writing
+from nodepass.relay.portable import Soon, end_writing, has_ended
 from nodepass.relay.stream import Cause, Chunk, Pipe, Stream
 from nodepass.relay.tcpinfo import round_trip, slowed
 from nodepass.wire import Opening
@@ -92,7 +92,6 @@ class DataLink(LinkWriter):
         "_fd",
         "_hears_mux",
         "_owner",
-        "_parted",
         "_reader",
         "_soon",
         "_stream",
@@ -127,7 +126,6 @@ class DataLink(LinkWriter):
         self._stream: LinkStream | None = None
         self._answer: ResetAnswer | None = None
         self._closing = False
-        self._parted = False  # all has left, and closing waits for the other end alone
         self._fd = -1
 
     @property
@@ -260,7 +258,7 @@ class DataLink(LinkWriter):
             self.mux.stop(cause)
             if not self._lost:
                 self.transport.unregisterProducer()
-                self._parted = end_writing(self.transport) and not self.congested
+                end_writing(self.transport)
 
     def abort(self, reason: str, cause: Cause = Cause.LOST, *, wrong: bool = False) -> None:
         """Close now, and reset what the link carries.
@@ -270,8 +268,8 @@ class DataLink(LinkWriter):
         if not self._lost:
             self._lost = True
             # First, as who hears of the end of the last link may end the reactor.
-            if self._parted:
-                self.transport.loseConnection()  # who is late may still read it
+            if has_ended(self.transport):
+                self.transport.loseConnection()  # who is late may still read all
             else:
                 self.transport.abortConnection()
             self._end(reason, cause, wrong)

@@ -8,13 +8,14 @@ from .datalink import DataLink
 
 __all__ = ["LEAVING_TIMEOUT", "LeavingLinks"]
 
-#: Seconds that a link may take to be closed in order. One of whose last bytes nothing is heard for
-#: so long has no other end any more, or one that lies and would have all of them kept.
-LEAVING_TIMEOUT = 60.0
+#: Seconds that a link may take to be closed in order, from the begin: time for what the systems hold
+#: to pass a slow line. A peer that lies may have those kept that were closed meanwhile, one for two
+#: intervals.
+LEAVING_TIMEOUT = 600.0
 
 
 class LeavingLinks:
-    """Those of the taking end that nobody needs."""
+    """Those that nobody needs. When their pool is closed its end sees to their time as well."""
 
     def __init__(self) -> None:
         self._since: dict[DataLink, float] = {}
@@ -29,7 +30,8 @@ class LeavingLinks:
         """
         self._since.setdefault(link, now)
         if link.mux is not None:
-            link.part(Cause.STOPPED)  # what its last session has said may still be on its way
+            # What its last session has said may still be on its way. No session hears the cause.
+            link.part(Cause.STOPPED)
         else:
             link.close()
 

@@ -139,11 +139,11 @@ class NativePeer:
     def joined(self) -> bool:
         """Whether there is a control link, and at the server whether the client has said how many
         associations share its links."""
-        return self.control is not None and (self._introduced or self._is_server)
+        return self.control is not None and (self._introduced or self._at_client)
 
     @property
-    def _is_server(self) -> bool:
-        """Whether the other node is the server."""
+    def _at_client(self) -> bool:
+        """Whether this is the client's end."""
         return self.make_links is not None
 
     @property
@@ -319,13 +319,13 @@ class NativePeer:
             if message.name:
                 self.name = f"{printable(message.name)} ({self.address})"
             self.targets = printable(message.targets)
-            if not self._is_server:  # a client says how many there are of it
+            if not self._at_client:  # a client says how many there are of it
                 minimum, maximum = self._bounds
                 parts = message.associations
                 self.links.bound(_part(minimum, parts), _part(maximum, parts))
             if not self._introduced:
                 self._introduced = True
-                if not self._is_server:
+                if not self._at_client:
                     self.links.start_over()
                 self.settings.host.joined(self)
         elif isinstance(message, Drain):

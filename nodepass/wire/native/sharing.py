@@ -133,7 +133,8 @@ class Sharing:
         mux = self.current
         if mux is not None and self._links[mux].slowed:
             self.current = None
-        unused = {mux for mux in self._links if not mux.streams}
+        # What its last session has sent may take its time, where the line is slow.
+        unused = {mux for mux in self._links if not (mux.streams or mux.congested)}
         for mux in unused & self._rested:
             if mux is self.current:
                 self.current = None
@@ -220,8 +221,7 @@ class Sharing:
                     stream.joined(new)
 
     def unused(self, mux: MuxLink) -> None:
-        # Not closed at once: the last bytes of its last session may still be on their way, and what
-        # the peer says of them, when it comes to a connection that is closed, would cut them off.
+        # Not closed at once, unless this end is to be closed: the next session may come soon.
         self._rested.discard(mux)
         if self._closed and mux in self._links:
             self._owner.drop(self._links[mux])
