@@ -1,4 +1,4 @@
-"""One connection that the reactor makes, as those see it whom it reaches."""
+"""One connection that the reactor makes, as those see it whom it reaches, and its end."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from typing import Any
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
 from nodepass.connection import connect
+from nodepass.relay.portable import end_writing, has_ended
 
 SYSTEM: Any = reactor
 
@@ -47,3 +50,33 @@ class CancelledTests(TestCase):
         """Others are told in the usual way."""
         accepted = await self.cancelled()
         self.assertEqual(accepted.recv(1), b"")
+
+
+class EndTests(TestCase):
+    """The end of what is written."""
+
+    timeout = 30
+
+    async def test_it_has_left(self) -> None:
+        """That is known: while the other end does not read, what was written waits here."""
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+            factory: Any = Factory.forProtocol(Protocol)
+            protocol = await connect(SYSTEM, "127.0.0.1", port, factory, 10.0)
+            accepted, _ = listener.accept()
+        self.addCleanup(accepted.close)
+        lost: Deferred[None] = Deferred()
+        protocol.connectionLost = lambda reason: lost.callback(None)
+        protocol.transport.write(bytes(1 << 24))
+        end_writing(protocol.transport)
+        for _ in range(10):
+            await deferLater(SYSTEM, 0)
+        self.assertFalse(has_ended(protocol.transport))
+
+        def read() -> int:
+            return sum(map(len, iter(lambda: accepted.recv(1 << 20), b"")))
+
+        self.assertEqual(await deferToThread(read), 1 << 24)
+        self.assertTrue(has_ended(protocol.transport))
+        accepted.close()
+        await lost

@@ -21,6 +21,7 @@ from nodepass.relay.engine import connection as module
 from nodepass.relay.engine import poller as poller_module
 from nodepass.relay.engine.poller import MOST_ROUNDS, WRITABLE
 from nodepass.relay.engine.transport import EngineTransport
+from nodepass.relay.portable import end_writing, has_ended
 from tests.enginerig import Halves, Plain, Rig, descriptors, reset
 
 MEGABYTE = random.Random(1).randbytes(1 << 20)
@@ -98,13 +99,15 @@ class WritingTests(EngineTestCase):
         """FIN follows what was written; only then the protocol is told, and it reads on."""
         protocol, far, sent = self.full()
         protocol.transport.unregisterProducer()
-        protocol.transport.loseWriteConnection()
+        end_writing(protocol.transport)
         protocol.transport.write(b"too late")
         protocol.transport.writeSequence((b"too", b"late"))
         self.loop.settle()
         self.assertEqual(protocol.told, ["pause"])
+        self.assertFalse(has_ended(protocol.transport))
         self.assertEqual(self.rig.read(far), sent)
         self.loop.until(lambda: "write ended" in protocol.told)
+        self.assertTrue(has_ended(protocol.transport))
         far.send(b"still")
         self.loop.until(lambda: protocol.data == b"still")
         self.assertEqual(protocol.told, ["pause", "write ended"])

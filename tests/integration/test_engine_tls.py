@@ -32,6 +32,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from nodepass.identity import self_signed
 from nodepass.relay.engine import tls as module
 from nodepass.relay.engine.tls import RECORD, EngineTLSTransport
+from nodepass.relay.portable import end_writing, has_ended
 from tests.enginerig import Halves, Plain, Rig, reset
 
 MEGABYTE = random.Random(4).randbytes(1 << 20)
@@ -430,6 +431,9 @@ class EndTests(TLSTestCase):
                     filled += sock.send(bytes(RECORD))
             except BlockingIOError:
                 self.loop.settle()
+        end_writing(transport)
+        self.loop.settle()
+        self.assertFalse(has_ended(transport))
         transport.loseConnection()
         self.loop.settle()
         self.assertEqual(protocol.told, [])
@@ -468,8 +472,9 @@ class HalfCloseTests(TLSTestCase):
         and its end is."""
         protocol, transport, other = self.connect(small=True, kind=Halves)
         transport.write(MEGABYTE)
-        transport.loseWriteConnection()
+        end_writing(transport)
         transport.write(b"too late")
+        self.assertFalse(has_ended(transport))
         got = bytearray()
         other.socket.setblocking(False)
 
@@ -485,6 +490,7 @@ class HalfCloseTests(TLSTestCase):
         self.loop.settle()
         self.assertEqual(bytes(got), MEGABYTE)
         self.assertEqual(protocol.told, ["write ended"])
+        self.assertTrue(has_ended(transport))
         other.socket.setblocking(True)
         other.socket.sendall(other.encrypt(b"answer"))
         self.arrives(protocol, b"answer")
