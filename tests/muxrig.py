@@ -112,7 +112,7 @@ class Side:
     :ivar denies: it refuses all sessions.
     """
 
-    name = "the peer"
+    name, address = "the peer", "192.0.2.9:1"
 
     def __init__(self, rig: Rig, takes: bool, within: float) -> None:
         self.joined = True

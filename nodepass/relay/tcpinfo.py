@@ -8,14 +8,15 @@ import struct
 import sys
 from typing import Any
 
-__all__ = ["round_trip", "slowed"]
+__all__ = ["round_trip", "sending", "slowed"]
 
 # Of Linux' `struct tcp_info`, whose layout is part of the kernel's interface: packets under way
 # beyond which it no longer doubles them, packets that were sent again, and microseconds of the
-# shortest round trip.
+# shortest round trip; packets that were sent and not acknowledged, and bytes not sent yet.
 _THRESHOLD = struct.Struct("=76xI")
 _RETRANSMITTED = struct.Struct("=100xI")
 _SHORTEST = struct.Struct("=148xI")
+_WAITING = struct.Struct("=24xI116xI")
 
 #: The threshold of a connection that has not been told of any.
 UNLIMITED = 0x7FFFFFFF
@@ -52,6 +53,16 @@ def round_trip(handle: Any) -> float | None:
         return None
     (shortest,) = _SHORTEST.unpack_from(info)
     return None if shortest == UNKNOWN else shortest / 1e6
+
+
+def sending(handle: Any) -> bool:
+    """Whether bytes of a connection are on their way to the other end's system, or wait for that;
+    False where that is not known.
+
+    :param handle: as for `slowed`.
+    """
+    info = _ask(handle, _WAITING.size)
+    return info is not None and any(_WAITING.unpack_from(info))
 
 
 def _ask(handle: Any, size: int) -> bytes | None:

@@ -23,6 +23,9 @@ from .instance import Instance, Limits
 from .register import Change, Register
 from .visitors import Destination, VisitorPorts
 
+#: Seconds between two looks whether all has been sent: no system tells of it.
+SENT_LOOK = 0.05
+
 
 class Role:
     """A role from start to stop. Subclasses say what is bound, joined and dialed.
@@ -78,9 +81,11 @@ class Role:
 
     async def stop(self) -> None:
         """After `release`: give the sessions their time, then close all."""
+        until = self.instance.reactor.seconds() + self.instance.tuning.shutdown_timeout
         if self.instance.slots.tcp:
             self.say_stopping(self.instance.slots.tcp)
         await self._drained()
+        await self._sent(until)
         self.instance.sessions.abort(Cause.STOPPED)
         await self.close()
         self.instance.stop()
@@ -155,6 +160,8 @@ class Role:
         """Take leave of all peers."""
         peers = {*self.peers, *self._departed}
         await closed(*[peer.close(Cause.STOPPED, farewell) for peer in peers])
+        # What was aborted is reset in the reactor's next turn, which could be no more.
+        await deferLater(self.instance.reactor, 0)
 
     def ping(self) -> float:
         """Seconds, the slowest peer's."""
@@ -212,6 +219,17 @@ class Role:
         except TimeoutError:
             return
         await deferLater(instance.reactor, 0)  # what ended the last session has to return first
+
+    async def _sent(self, until: float) -> None:
+        """Wait until what the sessions have left behind has reached the peers, for the time that is
+        left. The systems would bring it there by themselves, but for what peers say meanwhile: to a
+        connection that is closed, that takes it back.
+
+        :param until: the reactor's seconds.
+        """
+        reactor = self.instance.reactor
+        while reactor.seconds() < until and any(peer.sending for peer in self.peers):
+            await deferLater(reactor, SENT_LOOK)
 
 
 async def closed(*closing: Deferred[Any]) -> None:

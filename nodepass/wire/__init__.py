@@ -71,6 +71,10 @@ class Peer(Protocol):
         """TCP sessions and flows that it carries now."""
 
     @property
+    def sending(self) -> bool:
+        """Whether bytes of sessions that are over are still on their way to it."""
+
+    @property
     def idle(self) -> int:
         """Links ready for a visitor."""
 

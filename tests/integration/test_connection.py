@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import sys
 from typing import Any
 
+import pytest
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.protocol import Factory, Protocol
@@ -14,6 +17,7 @@ from twisted.trial.unittest import TestCase
 
 from nodepass.connection import connect
 from nodepass.relay.portable import end_writing, has_ended
+from nodepass.relay.tcpinfo import sending
 
 SYSTEM: Any = reactor
 
@@ -80,3 +84,23 @@ class EndTests(TestCase):
         self.assertTrue(has_ended(protocol.transport))
         accepted.close()
         await lost
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not say")
+def test_what_is_on_its_way() -> None:
+    """That is known until the other end's system has it all."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        near = socket.create_connection(listener.getsockname())
+        far, _ = listener.accept()
+    with near, far:
+        near.setblocking(False)
+        assert not sending(near)
+        sent = 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                sent += near.send(bytes(1 << 20))
+        assert sending(near)
+        while sent:
+            sent -= len(far.recv(1 << 20))
+        assert not sending(near)
+    assert not sending(near), "a socket that is closed"

@@ -144,7 +144,7 @@ class Way:
     @property
     def links(self) -> list[DataLink]:
         """The data links that carry flows, at the end with the visitors."""
-        return [link for pool in _pools(self.entry) for link in pool._flow_links.values()]
+        return [link for pool in _pools(self.entry) for link in pool._flows._links.values()]
 
     @property
     def held(self) -> int:
@@ -155,8 +155,8 @@ class Way:
             held += role.instance.slots.udp
             held += len(role.visitors.flows) + len(role.dialer.flows) + len(role.visitors._channels)
             for pool in _pools(node):
-                held += pool._carrier.waiting + pool._carrier.held.cost
-                held += sum(len(link.flows) for link in pool._flow_links)
+                held += pool._flows._carrier.waiting + pool._flows._carrier.held.cost
+                held += sum(len(link.flows) for link in pool._flows._links)
         return held + target_sockets()
 
     def meter(self, node: RoleService) -> Meter:

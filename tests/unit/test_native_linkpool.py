@@ -19,8 +19,9 @@ from nodepass.relay.stream import Cause, Stream
 from nodepass.wire import Opening
 from nodepass.wire.native import linkpool
 from nodepass.wire.native.datalink import DataLink
+from nodepass.wire.native.flowlinks import DATAGRAM_LINK_REST
 from nodepass.wire.native.idle import AGED_SHARE, LINK_MAX_AGE
-from nodepass.wire.native.linkpool import DATAGRAM_LINK_REST, SPARE_LINKS, LinkPool
+from nodepass.wire.native.linkpool import SPARE_LINKS, LinkPool
 from nodepass.wire.parting import PARTING_TIMEOUT
 from tests.loopback import MemoryTransport, connect
 from tests.streams import NotingSink
@@ -449,7 +450,7 @@ def test_flows_share_links_and_their_datagrams_arrive() -> None:
     case.flush()
     assert len(case.channels) == 40
     assert all(channel._sink.heard == [b"one", b""] for channel in case.channels)
-    assert len(case.pool._flow_links) <= 8
+    assert len(case.pool._flows._links) <= 8
     for channel in case.channels:
         channel.send([b"answer"])
         channel.close(None)
@@ -457,7 +458,7 @@ def test_flows_share_links_and_their_datagrams_arrive() -> None:
     assert all(sink.heard == [b"answer", ("closed", None)] for sink in sinks)
     assert case.pool.sessions == 0
     case.later(DATAGRAM_LINK_REST + STEP)
-    assert not case.pool._flow_links
+    assert not case.pool._flows._links
     case.later(2 * MEMORY)
     assert case.links == case.pool.idle == 2
 
@@ -468,7 +469,7 @@ def test_a_lost_datagram_link_ends_its_flows() -> None:
     flow = NotingFlow()
     case.pool.open_flow(OPENING).attach(flow)
     case.clock.advance(0)
-    (link,) = case.pool._flow_links.values()
+    (link,) = case.pool._flows._links.values()
     link.transport.lose()
     assert flow.heard == [("closed", Cause.LOST)]
     again = case.pool.open_flow(OPENING)

@@ -271,12 +271,14 @@ def test_a_link_is_used_while_bytes_wait_to_leave_it() -> None:
     rig.flush()
     near.stream.write(MUCH[:CREDIT])
     near.stream.finish()
+    assert rig.taking.pool.sending
     for _ in range(2 * CREDIT // 1000):
         rig.clock.advance(2 * LEAVING_TIMEOUT)
         rig.taking.pool.tidy()
         rig.turn()
         rig.deliver(1, True, 1000)
     assert far.data == MUCH[:CREDIT] and far.heard[-1] == ("closed", None)
+    assert not rig.taking.pool.sending
     rig.rest()
     assert 1 not in rig.taking.pool
 

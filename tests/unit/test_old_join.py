@@ -551,6 +551,24 @@ def test_a_link_without_a_number_is_given_up(net: MemoryNet) -> None:
     assert client.peer.idle == 2
 
 
+def test_what_is_half_made_goes_with_the_server(net: MemoryNet) -> None:
+    """Not when the client is told to stop: the server may have a use for it by then."""
+    OldServerEnd(net, "1.14")
+    client = OldClientEnd(net, "1.14").start()
+    net.silent = True
+    before = len(net.pairs)
+    client.peer.need_links(1)
+    half_made = net.pairs[-1]
+    client.search.stop()
+    net.flush()
+    assert len(net.pairs) == before + 1 and half_made[0].connected and not half_made[0].aborting
+    client.peer.close(Cause.STOPPED, "the client is stopping")
+    assert half_made[0].aborting
+    net.silent = False
+    client.stop()
+    assert not net.pairs
+
+
 # Datagrams
 
 

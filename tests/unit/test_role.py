@@ -33,6 +33,7 @@ class FakePeer:
     idle = 3
     ping = 0.25
     closed = False
+    sending = False
     origin = ("the other", 0)
     flow = Flow.REVERSE
     words = "native wire, flow -, tls=0"
@@ -164,4 +165,22 @@ def test_a_stop_waits_no_longer_than_it_may() -> None:
     net.advance(0.2)
     assert done == [None]
     role.instance.release_tcp()
+    assert not net.getDelayedCalls()
+
+
+@pytest.mark.parametrize("ends", ["all has left", "its time is up"])
+def test_a_stop_waits_for_what_is_on_its_way(ends: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What sessions have left behind gets the rest of the time that they had."""
+    role, net, _ = make("server")
+    slow, other = FakePeer(), FakePeer()
+    slow.sending = True
+    monkeypatch.setattr(ServerRole, "peers", (other, slow))
+    done: list[object] = []
+    Deferred.fromCoroutine(role._sent(net.seconds() + 5)).addCallback(done.append)
+    net.pump([0.1] * 49)
+    assert not done
+    if ends == "all has left":
+        slow.sending = False
+    net.pump([0.1] * (1 if ends == "all has left" else 2))
+    assert done == [None]
     assert not net.getDelayedCalls()

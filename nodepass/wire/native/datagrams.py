@@ -176,7 +176,7 @@ class DatagramLink:
                 if self._link.congested:
                     self._unread_closes += 1
                     if self._unread_closes > MAX_UNREAD_CLOSES:
-                        self._link.abort("the peer does not read how its flows end")
+                        self._link.abort("the peer does not read how its flows end", wrong=True)
                         return
             self._check_unused()
 

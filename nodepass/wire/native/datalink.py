@@ -15,7 +15,7 @@ from nodepass.errors import PeerError
 from nodepass.relay.hangup import HangupWatch
 from nodepass.relay.portable import Soon, end_writing, has_ended
 from nodepass.relay.stream import Cause, Chunk, Pipe, Stream
-from nodepass.relay.tcpinfo import round_trip, slowed
+from nodepass.relay.tcpinfo import round_trip, sending, slowed
 from nodepass.wire import Opening
 
 from .datagrams import DatagramLink
@@ -70,7 +70,7 @@ class LinkOwner(Interface):
     def link_lost(self, link: DataLink, reason: str, *, wrong: bool) -> None:
         """The link is gone; the last call about it.
 
-        :param wrong: because the peer broke a rule.
+        :param wrong: because of what the peer does, which breaks a rule or bound.
         """
 
     def flows_opened(self, link: DataLink, flows: DatagramLink) -> None:
@@ -144,6 +144,11 @@ class DataLink(LinkWriter):
     def slowed(self) -> bool:
         """Whether loss has made it slow in this end's direction."""
         return self._usable and slowed(self.transport.getHandle())
+
+    @property
+    def sending(self) -> bool:
+        """Whether what was written still has to leave, or to reach the other end's system."""
+        return self.congested or sending(self.transport.getHandle())
 
     @property
     def round_trip(self) -> float | None:
@@ -263,7 +268,7 @@ class DataLink(LinkWriter):
     def abort(self, reason: str, cause: Cause = Cause.LOST, *, wrong: bool = False) -> None:
         """Close now, and reset what the link carries.
 
-        :param wrong: because the peer broke a rule.
+        :param wrong: because of what the peer does, which breaks a rule or bound.
         """
         if not self._lost:
             self._lost = True

@@ -9,8 +9,8 @@ from .datalink import DataLink
 __all__ = ["LEAVING_TIMEOUT", "LeavingLinks"]
 
 #: Seconds that a link may take to be closed in order, from the begin: time for what the systems
-#: hold to pass a slow line. A peer that lies may have those kept that were closed meanwhile, one for
-#: two intervals.
+#: hold to pass a slow line. A peer that lies may have those kept that were closed meanwhile, which
+#: is one for two intervals.
 LEAVING_TIMEOUT = 600.0
 
 

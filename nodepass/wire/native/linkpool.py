@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred, succeed
@@ -17,8 +16,9 @@ from nodepass.relay.stream import Cause, Channel, Stream
 from nodepass.wire import Opening
 from nodepass.wire.parting import Parting
 
-from .datagrams import DatagramLink, FlowCarrier, FlowChannel
+from .datagrams import DatagramLink, FlowChannel
 from .datalink import DataLink
+from .flowlinks import FlowLinks
 from .frames import Join
 from .idle import IdleLinks, slowed
 from .leaving import LeavingLinks
@@ -26,8 +26,6 @@ from .linkstream import LinkStream
 from .muxlink import MuxLink
 from .sharing import Sharing
 
-#: Seconds that a datagram link without flows is kept: a resolver's next query comes soon.
-DATAGRAM_LINK_REST = 10.0
 #: Links whose sessions are over, and that wait for the serving end to have read all: as many as
 #: slow targets may keep. A peer that never says that it has would keep one for each session.
 MOST_ENDING = 1024
@@ -42,6 +40,10 @@ class PoolOwner(Protocol):
     @property
     def name(self) -> str:
         """The peer, for log lines."""
+
+    @property
+    def address(self) -> str:
+        """Where it is."""
 
     @property
     def joined(self) -> bool:
@@ -105,9 +107,7 @@ class LinkPool:
         self._coming = 0  # links asked for and not there yet
         self._fresh: set[DataLink] = set()  # those of them that have proved that they belong
         self._waiting: dict[Deferred[Stream], Opening] = {}  # visitors, the first comes first
-        self._lanes: deque[int] = deque()  # of the flow carrier, waiting for a link
-        self._carrier = FlowCarrier(self._lane_needs_link)
-        self._flow_links: dict[DatagramLink, DataLink] = {}
+        self._flows = FlowLinks(self._flows_need_link)
         self._sharing = Sharing(self, owner.opened, share_within)
         self._closed = False
         self._parting = Parting(self._links, clock)
@@ -119,9 +119,8 @@ class LinkPool:
     @property
     def sessions(self) -> int:
         """TCP sessions and flows, those that wait for a link included."""
-        flows = sum(len(flows.flows) for flows in self._flow_links)
         alone = len(self._busy) + len(self._waiting)
-        return alone + self._sharing.sessions + flows + self._carrier.waiting
+        return alone + self._sharing.sessions + self._flows.sessions
 
     @property
     def idle(self) -> int:
@@ -129,6 +128,11 @@ class LinkPool:
         if self._takes:
             return len(self._idle)
         return sum(1 for link in self._links.values() if link.idle)
+
+    @property
+    def sending(self) -> bool:
+        """Whether bytes are on their way to the peer, those of flows aside."""
+        return any(link.sending for link in self._links.values() if link.flows is None)
 
     # For visitors.
 
@@ -164,15 +168,14 @@ class LinkPool:
 
     def open_flow(self, opening: Opening) -> Channel:
         """A channel for a new flow."""
-        return self._carrier.open(opening)
+        return self._flows.open(opening)
 
     def refuse_waiting(self, cause: Cause, reason: str) -> None:
         """Fail all who wait for a link."""
         waiting, self._waiting = self._waiting, {}
         for result in waiting:
             result.errback(PeerError(reason))
-        while self._lanes:
-            self._carrier.refuse(self._lanes.popleft(), cause)
+        self._flows.refuse(cause)
 
     def _stop_waiting(self, result: Deferred[Stream]) -> None:
         self._waiting.pop(result, None)
@@ -318,9 +321,7 @@ class LinkPool:
         self._retired.discard(link)
         self._came(link)
         self._sharing.link_lost(link)
-        if link.flows is not None:
-            self._carrier.lost(link.flows)
-            self._flow_links.pop(link.flows, None)
+        self._flows.lost(link)
         self._say_lost(link.number, reason, wrong)
         self._parting.look()
         self.balance()
@@ -331,12 +332,16 @@ class LinkPool:
             "data link {number} of {peer}: {reason}", number=number, peer=peer, reason=reason
         )
         if wrong:
+            # Not by the name: that is the peer's to choose, as often as it likes.
             self._log.limited(
-                ("wrong", peer), "a data link of {peer} is cut: {reason}", peer=peer, reason=reason
+                ("wrong", self._owner.address),
+                "a data link of {peer} is cut: {reason}",
+                peer=peer,
+                reason=reason,
             )
 
     def flows_opened(self, link: DataLink, flows: DatagramLink) -> None:
-        self._flow_links[flows] = link
+        self._flows.add(link, flows)
         flows.flow_opened = self._owner.flow_opened
 
     # SharingOwner
@@ -368,10 +373,8 @@ class LinkPool:
             self._share_waiting()
         elif self._sharing.waiting and self._sharing.give(link):
             self._busy.add(link)
-        elif self._lanes:
-            flows = link.carry_flows()
-            self._flow_links[flows] = link
-            self._carrier.give(self._lanes.popleft(), flows)
+        elif self._flows.waiting:
+            self._flows.give(link)
         elif len(self._idle) < self._policy.maximum:
             self._idle.add(link)
         else:
@@ -391,8 +394,7 @@ class LinkPool:
         self._idle.discard(link)
         self._leaving.close(link, self._clock.seconds())
 
-    def _lane_needs_link(self, lane: int) -> None:
-        self._lanes.append(lane)
+    def _flows_need_link(self) -> None:
         link = self._idle.take()
         if link is not None:
             # Not at once: the flow that asked is only being opened.
@@ -415,7 +417,7 @@ class LinkPool:
         if not self._takes or self._closed or not self._owner.joined:
             return
         now = self._clock.seconds()
-        waiting = len(self._waiting) + len(self._lanes) + self._sharing.waiting
+        waiting = len(self._waiting) + self._flows.waiting + self._sharing.waiting
         in_use = self._in_use + waiting
         self._policy.used(now, in_use)
         missing = waiting + self._policy.idle(now, in_use) - len(self._idle) - self._coming
@@ -436,11 +438,8 @@ class LinkPool:
             return
         self._sharing.tidy()
         now = self._clock.seconds()
-        for flows in self._carrier.unused():
-            link = self._flow_links.get(flows)
-            if link is not None and now - link.free_since > DATAGRAM_LINK_REST:
-                self._carrier.lost(flows)
-                self.drop(link)
+        for link in self._flows.unused(now):
+            self.drop(link)
         self._leaving.cut_late(now)
         for link in self._idle.unfit(now, self._policy.idle(now, self._in_use)):
             self.drop(link)

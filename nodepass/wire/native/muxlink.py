@@ -157,7 +157,7 @@ class MuxLink:
         if self.link.congested:
             self._unread += len(frame)
             if self._unread > MAX_UNREAD:
-                self.link.abort("the peer does not read what becomes of its sessions")
+                self.link.abort("the peer does not read what becomes of its sessions", wrong=True)
         elif not self.flush_due:
             self.flush_due = True
             self._soon(self.flush)
@@ -202,7 +202,7 @@ class MuxLink:
         """See how much of streams that are over waits to leave."""
         most = MAX_LEFT + len(self.streams) * WINDOW
         if sum(map(len, self.gathered)) > most:
-            self.link.abort("the peer does not read what its sessions have left")
+            self.link.abort("the peer does not read what its sessions have left", wrong=True)
 
     def flush(self, *, anyway: bool = False) -> None:
         """Let what was gathered leave now.

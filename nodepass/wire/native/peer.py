@@ -131,6 +131,11 @@ class NativePeer:
         return self.links.sessions
 
     @property
+    def sending(self) -> bool:
+        """Whether bytes of sessions, perhaps over by now, are on their way to the peer."""
+        return self.links.sending
+
+    @property
     def idle(self) -> int:
         """Links ready for a visitor."""
         return self.links.idle

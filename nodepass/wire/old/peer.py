@@ -152,6 +152,11 @@ class OldPeer:
         return self.links.sessions
 
     @property
+    def sending(self) -> bool:
+        """Never: a session is over when all of it has left."""
+        return False
+
+    @property
     def idle(self) -> int:
         return self.links.idle
 
