@@ -113,6 +113,12 @@ def parse_address(text: str, *, dialed: bool = False) -> Address:
     :raises ValueError: it is none; the message says what is wrong and does not repeat ``text``.
     """
     host, colon, port = text.rpartition(":")
+    if "/" in text:
+        raise ValueError("accepted: host:port alone, without a scheme before it or a '/' behind it")
+    if "&" in text or ";" in text:
+        raise ValueError("parameters begin with '?' and are separated by '&'")
+    if host in ("http", "https", "tcp", "udp") and not port:
+        raise ValueError("accepted: host:port alone, without a scheme before it")
     if not text.startswith("[") and ":" in host:
         raise ValueError("an IPv6 address is written in brackets, as in [::1]:8080")
     if not colon or text.endswith("]"):

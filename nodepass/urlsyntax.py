@@ -54,7 +54,10 @@ def split_url(text: str) -> URLParts:
     if len(text) > MAX_URL:
         raise ConfigError(f"the URL has {len(text)} characters; accepted: {MAX_URL} at most")
     if re.search(r"[\x00-\x20\x7f]", text):
-        raise ConfigError("the URL has a blank or control character; accepted: a blank as %20")
+        raise ConfigError(
+            "the URL has a blank or control character; accepted: a blank as %20, and '&' between "
+            "parameters"
+        )
     scheme, separator, rest = text.partition("://")
     if not separator or not re.fullmatch("[A-Za-z][A-Za-z0-9+.-]*", scheme):
         raise ConfigError("the URL has no scheme; accepted: server://, client:// or master://")

@@ -6,12 +6,14 @@ both through the tunnel, says what it measured, and stays up to be tried by hand
 
 from __future__ import annotations
 
+import shlex
 import socket
 import sys
 import time
 import zlib
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import ExitStack
+from shutil import which
 from typing import Any
 
 import treq
@@ -242,16 +244,18 @@ class Demo:
         """Tell how to go on by hand."""
         key = new_key()
         tunnel, visitors = free_ports(2)
+        program = "nodepass" if which("nodepass") else shlex.quote(sys.argv[0])
         for line in (
             "",
             "It stays up until Ctrl-C. From another terminal:",
             f"  curl http://{self.visitor}/",
             "",
             "Another tunnel to the same web site, of commands, each in a terminal of its own:",
-            f'  nodepass "server://{key}@{HOST}:{tunnel}/{HOST}:{visitors}?mode=1&tls=1"',
-            f'  nodepass "client://{key}@{HOST}:{tunnel}/{self.target}?mode=2&tls=1"',
+            f'  {program} "server://{key}@{HOST}:{tunnel}/{HOST}:{visitors}?mode=1&tls=1"',
+            f'  {program} "client://{key}@{HOST}:{tunnel}/{self.target}?mode=2&tls=1"',
             f"  curl http://{HOST}:{visitors}/",
-            "On two machines, give the server's address instead of 127.0.0.1.",
+            f"On two machines, put the server's address before :{tunnel} in the client's URL, and "
+            "none there in its own.",
         ):
             self.say(line)
 

@@ -117,7 +117,13 @@ class TargetChannel:
         self._end(Cause.LOST)
 
     def refused(self) -> None:
-        self._log.debug("UDP target {target}: refused", target=self._target)
+        # The flow goes on: what was to listen there may be about to start.
+        self._log.limited(
+            ("udp refused", self._target),
+            "UDP target {target}: {cause}",
+            target=self._target,
+            cause="refused",
+        )
 
     def _resolved(self, endpoint: Endpoint) -> None:
         self._resolving = None

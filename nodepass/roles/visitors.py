@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol as Interface
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, maybeDeferred
-from twisted.internet.error import CannotListenError
+from twisted.internet.error import CannotListenError, DNSLookupError
 from twisted.internet.interfaces import IDelayedCall, IListeningPort
 from twisted.python.failure import Failure
 
@@ -67,6 +67,8 @@ def why(error: CannotListenError) -> str:
     """The reason why a port can't be bound now, in words."""
     if in_use(error):
         return "in use by another program, which ss -tunap names; stop it, or give another port"
+    if isinstance(error.socketError, DNSLookupError):
+        return f"{str(error.socketError).rstrip('.')}; give an address of this host"
     return getattr(error.socketError, "strerror", None) or str(error.socketError)
 
 

@@ -26,6 +26,7 @@ JITTER = 0.2
 LONGEST_PAUSE = 300.0
 
 _CUT = "closed the connection during the handshake"
+_LATE = "handshake timed out"
 _UNANSWERED = "closed the connection before it had answered"
 _REFUSED = "connection refused"
 _1_6 = "it may have another key, or not speak 1.6"
@@ -33,13 +34,15 @@ _NO_NATIVE = (
     "if it is NodePass 1.6, write wire=1.6; else see its log: its wire= may not admit native"
 )
 
+_PORT = "is this its tunnel port, and not that of visitors or of another program?"
 _ONCE_NATIVE = (
     "it spoke native before, so other dialects are not tried until this node is restarted"
 )
 
 #: A dialect, the end of what a try by it alone met, and what the cause may be.
 _CURES = (
-    ("native", "does not speak TLS", "if it is NodePass 1.14, write wire=1.14"),
+    ("native", "does not speak TLS", f"if it is NodePass 1.14, write wire=1.14; else: {_PORT}"),
+    ("native", _LATE, _PORT),
     ("native", "another protocol inside TLS", "if it is NodePass 2.0, write wire=2.0"),
     ("native", _CUT, _NO_NATIVE),
     ("2.0", "does not speak TLS", "if it is NodePass 1.14, write wire=1.14"),
@@ -230,6 +233,8 @@ def _reasons(failed: Sequence[tuple[Way, Exception]], weaker: bool) -> str:
     for dialect, end, cure in _CURES:
         if dialect != way.dialect or not reason.endswith(end):
             continue
+        if end == _LATE and way.peer is not None:
+            return reason  # the port was right
         if weaker:
             return f"{reason}; {_ONCE_NATIVE}"
         if way.peer is not None and end in (_CUT, _UNANSWERED):

@@ -82,7 +82,7 @@ def test_demo_stays_up() -> None:
                 break
         own, other = re.findall(r"curl (http://\S+)", output)
         assert fetched(own) == PAGE
-        for url in re.findall(r'nodepass "(\S+)"', output):
+        for url in re.findall(r'^  \S+ "(\S+)"$', output, re.MULTILINE):
             command = [sys.executable, "-m", "nodepass", url + "&log=warn"]
             nodes.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
             if url.startswith("server"):

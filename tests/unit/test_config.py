@@ -30,6 +30,7 @@ from nodepass.logs import Level
 from nodepass.parameters import find_parameter
 from nodepass.urlsyntax import MAX_URL
 
+ALONE = "accepted: host:port alone, without a scheme before it"
 FORM = "server|client://[KEY@]TUNNEL_HOST:PORT/TARGET_HOST:PORT"
 ENCODE = "in a key write '/', '?', '#', '@' and ':' as %2F, %3F, %23, %40 and %3A"
 UNUSED = (
@@ -159,6 +160,9 @@ def test_addresses(text: str, address: Address) -> None:
         ("host", "the port is missing; accepted: host:port, or :port for every interface"),
         ("[::1]", "the port is missing; accepted: host:port, or :port for every interface"),
         ("host:", "the port must be a number from 0 to 65535"),
+        ("https:", ALONE),
+        ("host:80&mode=2", "parameters begin with '?' and are separated by '&'"),
+        ("host:80;mode=2", "parameters begin with '?' and are separated by '&'"),
         ("host:65536", "the port must be a number from 0 to 65535"),
         ("host:-1", "the port must be a number from 0 to 65535"),
         ("host:http", "the port must be a number from 0 to 65535"),
@@ -181,6 +185,13 @@ def test_bad_addresses(text: str, reason: str) -> None:
     """A bad address is refused with its place, its text and what would be accepted."""
     assert refusal(f"client://{text}/t:1") == f"tunnel address '{text}': {reason}"
     assert refusal(f"client://h:1/{text}") == f"target address '{text}': {reason}"
+
+
+@pytest.mark.parametrize("text", ["http://host:80", "host:80/", "host:80/path"])
+def test_a_target_is_no_url(text: str) -> None:
+    """What a browser would be given is no target."""
+    reason = f"target address '{text}': {ALONE} or a '/' behind it"
+    assert refusal(f"client://h:1/{text}?mode=2") == reason
 
 
 def test_address_text_and_dialing() -> None:
@@ -226,7 +237,8 @@ def test_bad_target_lists() -> None:
         ("client://:1?mode=2", f"the URL has no target; accepted: {FORM}"),
         (
             "server://:1/t:2?log=in fo",
-            "the URL has a blank or control character; accepted: a blank as %20",
+            "the URL has a blank or control character; accepted: a blank as %20, and '&' between "
+            "parameters",
         ),
         ("server://a%@:1/t:2", "key: a '%' begins no escape such as %40; accepted: %25 for itself"),
         ("server://%FF@:1/t:2", "key: not UTF-8 once decoded; accepted: UTF-8 text"),

@@ -13,7 +13,7 @@ from twisted.internet.error import DNSLookupError
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 
-from nodepass.address import Address
+from nodepass.address import Address, Endpoint
 from nodepass.logs import Level, Log
 from nodepass.meter import Meter
 from nodepass.rate import RateLimiter
@@ -24,7 +24,7 @@ from nodepass.relay.portable import PortableRelay
 from nodepass.relay.session import SessionContext
 from nodepass.relay.stream import Cause, FlowSink
 from nodepass.relay.tally import INTERVAL
-from nodepass.relay.targetchannel import LOOKUP_BYTES, LOOKUP_DATAGRAMS, LOOKUP_FLOW_BYTES
+from nodepass.relay.targetchannel import LOOKUP_BYTES, LOOKUP_DATAGRAMS, LOOKUP_FLOW_BYTES, Held
 from nodepass.slots import Slots
 
 IDLE = 120.0
@@ -308,3 +308,28 @@ def test_a_flow_whose_target_is_not_found(
     assert [formatEvent(event) for event in events] == [f"UDP target x.test:53: {words}"]
     assert channel.send([b"late"]) == [b"late"]
     assert not clock.getDelayedCalls()
+
+
+def test_a_flow_whose_target_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log says so once in a while, however many datagrams are refused; the flow goes on."""
+
+    async def resolve(*arguments: object) -> Endpoint:
+        return Endpoint("192.0.2.1", 53)
+
+    monkeypatch.setattr(targetchannel, "resolve_udp", resolve)
+    nothing: Any = None
+    sink = Mock()
+    with capturedLogs() as events:
+        log = Log(Level.INFO)
+        channels = [
+            targetchannel.TargetChannel(
+                Clock(), nothing, Mock(), Address("x.test", 53), 10.0, 65507, Mock(), log, Held()
+            )
+            for _ in range(2)
+        ]
+        for channel in channels:
+            channel.attach(sink)
+            for _ in range(3):
+                channel.refused()
+    assert [formatEvent(event) for event in events] == ["UDP target x.test:53: refused"]
+    sink.closed.assert_not_called()

@@ -12,6 +12,8 @@ from nodepass.health import Health
 from nodepass.logs import Level, Log
 from nodepass.wire.search import LONGEST_PAUSE, Pauses, Search
 
+PORT = "is this its tunnel port, and not that of visitors or of another program?"
+
 
 class FakeWay:
     """A dialect's way: works when it is told to."""
@@ -93,7 +95,8 @@ def test_each_has_its_own_pause() -> None:
 @pytest.mark.parametrize(
     ("dialect", "error", "cure"),
     [
-        ("native", SSL.Error([("", "", "wrong version number")]), "write wire=1.14"),
+        ("native", SSL.Error([("", "", "wrong version number")]), f"write wire=1.14; else: {PORT}"),
+        ("native", PeerError("handshake timed out"), PORT),
         ("native", SSL.Error([("", "", "tlsv1 alert no application protocol")]), "write wire=2.0"),
         ("native", ConnectionLost(), "else see its log: its wire= may not admit native"),
         ("2.0", SSL.Error([("", "", "wrong version number")]), "write wire=1.14"),
@@ -111,6 +114,15 @@ def test_a_server_of_another_dialect(dialect: str, error: Exception, cure: str) 
     case.ways[0].error = error
     case.later(3.0)
     assert case.health.reason is not None and cure not in case.health.reason
+
+
+def test_a_server_that_was_there_and_is_slow_now() -> None:
+    """Its port was the right one."""
+    case = Case("native")
+    case.ways[0].peer = object()
+    case.ways[0].error = PeerError("handshake timed out")
+    case.later(3.0)
+    assert case.health.reason == "can't join the server: handshake timed out; trying on"
 
 
 @pytest.mark.parametrize("names", [("native",), ("1.14",), ("native", "1.14")])
