@@ -244,7 +244,8 @@ class _Visitor:
         self._told = cause
         self._carrier.dial_failed(self._peer)
         self._instance.log.limited(
-            ("dial failed", str(self._peer), cause),
+            # Not by its name, which is the peer's to choose as often as it likes.
+            ("dial failed", self._peer.origin, cause),
             "visitor {visitor}: target {target} of {peer}: {cause}",
             visitor=self._opening.visitor,
             target=self._peer.targets,

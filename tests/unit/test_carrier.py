@@ -41,6 +41,10 @@ class FakePeer:
     def __str__(self) -> str:
         return self.name
 
+    @property
+    def origin(self) -> tuple[str, int]:
+        return self.name, 0
+
     def available(self, now: float) -> bool:
         return self.there
 

@@ -8,6 +8,7 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs, formatEvent
 
 from nodepass.address import Endpoint
 from nodepass.errors import PeerError
@@ -20,6 +21,7 @@ from nodepass.wire import Opening
 from nodepass.wire.native import linkpool
 from nodepass.wire.native.datalink import DataLink
 from nodepass.wire.native.flowlinks import DATAGRAM_LINK_REST
+from nodepass.wire.native.frames import Done, encode
 from nodepass.wire.native.idle import AGED_SHARE, LINK_MAX_AGE
 from nodepass.wire.native.linkpool import SPARE_LINKS, LinkPool
 from nodepass.wire.parting import PARTING_TIMEOUT
@@ -45,7 +47,7 @@ class NotingFlow:
 class Case:
     """Two pools and the links between them; links that one asks for come when the test says so."""
 
-    name = "the peer"
+    name, address = "the peer", "192.0.2.9:1"
 
     def __init__(self, minimum: int = 2, maximum: int = 100) -> None:
         self.clock = Clock()
@@ -61,7 +63,7 @@ class Case:
             "maximum": maximum,
             "clock": self.clock,
             "watch": HangupWatch(self.clock),
-            "log": Log(Level.NONE),
+            "log": Log(Level.INFO),
             "take_over": take_over,
             "soon": lambda call: call(),
         }
@@ -546,3 +548,17 @@ def test_a_closed_pool_asks_for_nothing() -> None:
     case.pool.balance()
     case.pool.tidy()
     assert case.wanted == case.pool.idle == 0
+
+
+def test_a_peer_that_breaks_the_rules_is_told_of() -> None:
+    """Once in a while, whatever it calls itself by then; a link that is closed in order is not."""
+    with capturedLogs() as events:
+        case = start(4)
+        for number, pair in enumerate(list(case.pairs)):
+            case.name = f"peer {number}"
+            pair[0].write(encode(Done(7)))
+            case.flush()
+        case.pool.close(Cause.STOPPED, "enough", linger=False)
+        case.flush()
+    (line,) = map(formatEvent, events)
+    assert line == "a data link of peer 0 is cut: a protocol error: session 7 done out of turn"
