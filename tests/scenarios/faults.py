@@ -292,7 +292,9 @@ class _Leg(Protocol):
         self.gone = False
         self.recorded = b""
         self._held = b""
-        self._answers = None if other is None else owner.answers
+        # Of one that answers a client: whether its answers are held, and how much has passed.
+        self._stingy = other is not None and owner.answers is not None
+        self._passed = 0
 
     def connectionMade(self) -> None:
         if self.other is not None:
@@ -319,16 +321,19 @@ class _Leg(Protocol):
         if self.other is None:
             self._held += data
         elif not self.other.gone:
-            if self._answers is not None:
-                self._held += data[self._answers :]
-                data = data[: self._answers]
-                self._answers -= len(data)
+            answers = self._owner.answers
+            if self._stingy and answers is not None:
+                room = answers - self._passed
+                self._held += data[room:]
+                data = data[:room]
+                self._passed += len(data)
             self.other.transport.write(data)
 
     def release(self) -> None:
+        """Let pass what was held of the answers to this client; there is no more of it."""
         if self.other is not None:
-            answering, self.other._answers = self.other, None
-            self.transport.write(answering._held)
+            held, self.other._held = self.other._held, b""
+            self.transport.write(held)
 
     def hold(self, on: bool) -> None:
         for leg in (self, self.other):

@@ -155,7 +155,8 @@ async def test_stop_loses_no_byte_that_was_taken(flow: str, role: str) -> None:
 @pytest_twisted.ensureDeferred
 async def test_stop_while_a_session_moves_to_a_link_that_is_half_made(flow: str, role: str) -> None:
     """A session that has outgrown the shared link goes on when one of the nodes is told to stop,
-    also where the link that it is to have is ready for one node, and not yet for the other."""
+    also where the link that it is to have is ready for one node, and not yet for the other. That it
+    is where a client stops whose server has the visitors; in the other cases it never is."""
     data = data_of(1, 2_000_000)
     stopped: Deferred[None] = Deferred()
 
