@@ -154,7 +154,7 @@ async def test_flows_spread_over_the_links() -> None:
 @pytest_twisted.ensureDeferred
 async def test_idle_datagram_links_go_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """A link without flows is kept for a while from its last flow's end, then closed."""
-    monkeypatch.setattr("nodepass.wire.native.linkpool.DATAGRAM_LINK_REST", 1.0)
+    monkeypatch.setattr("nodepass.wire.native.flowlinks.DATAGRAM_LINK_REST", 1.0)
     async with Programs() as programs:
         target = programs.target()
         async with way("-", target.address, tuning=evolve(SILENCE, report_interval=0.1)) as between:
@@ -297,7 +297,7 @@ async def test_a_flow_that_waits_for_a_link_delays_no_other(kind: str) -> None:
             need_links, peer.need_links = peer.need_links, lambda count: None
             taken = list(iter(pool._idle.take, None))
             waiting: list[Visitor] = []
-            while not pool._lanes:
+            while not pool._flows._lanes:
                 waiting.append(programs.visitor(between.visitors))
                 waiting[-1].say(b"waits")
                 waiting[-1].say(b"in order")
