@@ -298,7 +298,10 @@ class ClientTLS:
                 verify_certificate_hostname(leaf, self._name)
         except (VerificationError, CertificateError, ValueError):
             wanted = self._address or self._name
-            raise PeerError(f"certificate is for {subjects(leaf)}, not {wanted}") from None
+            raise PeerError(
+                f"certificate is for {subjects(leaf)}, not {wanted}; write in the URL what it is "
+                "for, or give the server another"
+            ) from None
 
 
 @implementer(IOpenSSLClientConnectionCreator)

@@ -58,12 +58,13 @@ def of_failure(address: APIAddress, error: BaseException) -> BaseException:
         return error
     if isinstance(error, (ResponseNeverReceived, neterror.ConnectionClosed)):
         cure = (
-            f"if its URL has tls=1 or tls=2: {address.try_tls}"
+            f"If its URL has tls=1 or tls=2: {address.try_tls}"
             if not address.tls
-            else "is it a master's port? If its URL has no tls: "
-            f"--api http{str(address).removeprefix('https')}"
+            else f"If its URL has no tls: --api http{str(address).removeprefix('https')}"
         )
-        return Cut(f"{address}: the connection was closed without an answer; {cure}")
+        return Cut(
+            f"{address}: the connection was closed without an answer; is it a master's port? {cure}"
+        )
     return Cut(f"{address}: the connection was cut in the middle of the answer")
 
 

@@ -44,6 +44,7 @@ from nodepass.tls import (
 from tests.certs import Authority, private_pem
 
 ALPN = [b"nodepass2", b"nodepass2-data"]
+CURE = "write in the URL what it is for, or give the server another"
 UNKNOWN = (
     "certificate is not trusted: its issuer is unknown; name the file of its authority in ca=, or "
     "let the server's crt= hold the chain"
@@ -161,7 +162,7 @@ class TrustTests(TLSCase):
     def test_address_in_a_dns_name_does_not_count(self) -> None:
         """A certificate without the address is refused although the authority is right."""
         pair = Pair(self.checking("192.0.2.7"), self.server("a.example"))
-        self.assertEqual(pair.client_reason, "certificate is for a.example, not 192.0.2.7")
+        self.assertEqual(pair.client_reason, f"certificate is for a.example, not 192.0.2.7; {CURE}")
 
     def test_this_host(self) -> None:
         """An empty host and the wildcards are dialed on this host and checked as localhost."""
@@ -185,7 +186,7 @@ class TrustTests(TLSCase):
     def test_wrong_name(self) -> None:
         """A certificate for another name is refused with both names, as a PeerError."""
         pair = Pair(self.checking("b.example"), self.server("a.example", "192.0.2.7"))
-        expected = "certificate is for a.example, 192.0.2.7, not b.example"
+        expected = f"certificate is for a.example, 192.0.2.7, not b.example; {CURE}"
         self.assertEqual(pair.client_reason, expected)
         assert pair.client.reason is not None
         self.assertIs(pair.client.reason.type, PeerError)
@@ -194,7 +195,7 @@ class TrustTests(TLSCase):
     def test_no_name_at_all(self) -> None:
         """A certificate without subject alternative names is for no host."""
         pair = Pair(self.checking("b.example"), self.server())
-        self.assertEqual(pair.client_reason, "certificate is for no host, not b.example")
+        self.assertEqual(pair.client_reason, f"certificate is for no host, not b.example; {CURE}")
         self.assertEqual(pair.server_reason, "the other end refused this certificate")
 
     def test_self_signed_is_not_trusted(self) -> None:
