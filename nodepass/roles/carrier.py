@@ -256,8 +256,9 @@ class _Visitor:
     def _timed_out(self) -> None:
         self._instance.log.limited(
             "no link",
-            "visitor {visitor} was refused: no peer could take it within {timeout:g} s",
+            "visitor {visitor} was refused: {why} within {timeout:g} s",
             visitor=self._opening.visitor,
+            why="no peer could take it" if self._carrier.peers else "no other node has joined",
             timeout=self._instance.tuning.pool_get_timeout,
         )
         self.give_up(Cause.TIMED_OUT)

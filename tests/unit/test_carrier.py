@@ -8,6 +8,7 @@ import pytest
 from attrs import define, field
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs, formatEvent
 
 from nodepass.address import Endpoint
 from nodepass.errors import PeerError
@@ -233,6 +234,22 @@ def test_a_visitor_that_ends_as_another_is_placed() -> None:
     case.carrier.add(peer)  # type: ignore[arg-type]
     assert len(peer.asked) == 2
     assert not one.over and not three.over
+
+
+@pytest.mark.parametrize(
+    ("names", "why"), [((), "no other node has joined"), (("a",), "no peer could take it")]
+)
+def test_who_waited_in_vain_is_told_of(names: tuple[str, ...], why: str) -> None:
+    """With what was missing: a peer, or a link of one."""
+    case = Case(*names)
+    with capturedLogs() as events:
+        case.instance.log = Log(Level.INFO)
+        visitor = case.visit()
+        case.clock.advance(30)
+    assert visitor.told == [Cause.TIMED_OUT]
+    (line,) = map(formatEvent, events)
+    assert line.endswith(f" was refused: {why} within 30 s")
+    case.nothing_left()
 
 
 def test_too_many_waiting_visitors_are_refused() -> None:
