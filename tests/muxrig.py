@@ -45,6 +45,7 @@ def know_distances(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a connection in memory say what the rig says of it."""
     monkeypatch.setattr(datalink, "round_trip", lambda handle: handle.distance)
     monkeypatch.setattr(datalink, "slowed", lambda handle: handle.slowed)
+    monkeypatch.setattr(datalink, "sending", lambda handle: handle.sending)
 
 
 class Handle:
@@ -52,11 +53,12 @@ class Handle:
 
     :ivar distance: seconds of the round trip.
     :ivar slowed: by loss.
+    :ivar sending: bytes are on their way.
     """
 
     def __init__(self, distance: float | None) -> None:
         self.distance = distance
-        self.slowed = False
+        self.slowed = self.sending = False
 
 
 def _know(transport: Any, handle: Handle) -> None:

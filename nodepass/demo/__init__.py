@@ -13,6 +13,7 @@ import time
 import zlib
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from shutil import which
 from typing import Any
 
@@ -244,7 +245,7 @@ class Demo:
         """Tell how to go on by hand."""
         key = new_key()
         tunnel, visitors = free_ports(2)
-        program = "nodepass" if which("nodepass") else shlex.quote(sys.argv[0])
+        program = _started_as()
         for line in (
             "",
             "It stays up until Ctrl-C. From another terminal:",
@@ -258,6 +259,15 @@ class Demo:
             "none there in its own.",
         ):
             self.say(line)
+
+
+def _started_as() -> str:
+    """How to start this program again, in a shell."""
+    program = Path(sys.argv[0])
+    if program.name == "__main__.py" or not program.is_file():
+        return f"{shlex.quote(sys.executable)} -m nodepass"
+    found = which("nodepass")
+    return "nodepass" if found and program.samefile(found) else shlex.quote(str(program))
 
 
 def free_ports(count: int) -> list[int]:

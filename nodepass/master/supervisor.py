@@ -29,8 +29,9 @@ __all__ = ["Supervisor"]
 
 #: Workers that may end in a row before the first is ever up, until it is said that none can be.
 MOST_FAILED_STARTS = 3
-#: Seconds beyond NP_SHUTDOWN_TIMEOUT that a worker may take to stop, before it is killed.
-STOP_GRACE = 2.0
+#: Seconds beyond NP_SHUTDOWN_TIMEOUT that a worker may take to stop, before it is killed: what
+#: peers have to take leave, and one more.
+STOP_GRACE = 3.0
 #: Seconds that a worker may take to close an instance's ports. One that answers nothing at all by
 #: then is killed, which closes them: whoever asked has an answer within a second.
 RELEASE_PATIENCE = 0.8

@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any, cast
 from typing import Protocol as Interface
 
-from twisted.internet.abstract import FileDescriptor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IAddress, IListeningPort
 from twisted.internet.protocol import Factory
@@ -222,9 +221,17 @@ def has_ended(transport: Any) -> bool:
     """
     if isinstance(transport, TLSMemoryBIOProtocol):
         return False
-    if isinstance(transport, FileDescriptor):
-        return bool(transport._writeDisconnected)  # nothing public says so
-    return bool(transport.has_ended)
+    ended = getattr(transport, "has_ended", None)
+    if ended is None:  # one of the reactor's, of which nothing public says so
+        ended = getattr(transport, "_writeDisconnected", False)
+    return bool(ended)
+
+
+def socket_beneath(transport: Any) -> Any:
+    """What stands for the socket of a connection, also of one with Twisted's TLS on it."""
+    if isinstance(transport, TLSMemoryBIOProtocol):
+        transport = transport.transport
+    return transport.getHandle()
 
 
 def listen_tcp(reactor: Any, address: Address, factory: Factory) -> IListeningPort:

@@ -228,8 +228,9 @@ class Role:
         :param until: the reactor's seconds.
         """
         reactor = self.instance.reactor
-        while reactor.seconds() < until and any(peer.sending for peer in self.peers):
-            await deferLater(reactor, SENT_LOOK)
+        await deferLater(reactor, 0)  # what was written in this turn leaves
+        while (left := until - reactor.seconds()) > 0 and any(p.sending for p in self.peers):
+            await deferLater(reactor, min(SENT_LOOK, left))
 
 
 async def closed(*closing: Deferred[Any]) -> None:

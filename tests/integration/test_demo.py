@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -82,8 +83,10 @@ def test_demo_stays_up() -> None:
                 break
         own, other = re.findall(r"curl (http://\S+)", output)
         assert fetched(own) == PAGE
-        for url in re.findall(r'^  \S+ "(\S+)"$', output, re.MULTILINE):
-            command = [sys.executable, "-m", "nodepass", url + "&log=warn"]
+        for printed in re.findall(r'^  (.* ".*://.*")$', output, re.MULTILINE):
+            command = shlex.split(printed)
+            url = command[-1]
+            command[-1] += "&log=warn"
             nodes.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
             if url.startswith("server"):
                 wait_for(int(re.search(r":(\d+)/", url)[1]))  # type: ignore[index]

@@ -42,9 +42,7 @@ class FakePeer:
     def __str__(self) -> str:
         return self.name
 
-    @property
-    def origin(self) -> tuple[str, int]:
-        return self.name, 0
+    origin: tuple[str, int] = ("its node", 0)
 
     def available(self, now: float) -> bool:
         return self.there
@@ -234,6 +232,18 @@ def test_a_visitor_that_ends_as_another_is_placed() -> None:
     case.carrier.add(peer)  # type: ignore[arg-type]
     assert len(peer.asked) == 2
     assert not one.over and not three.over
+
+
+def test_a_target_that_fails_is_told_of() -> None:
+    """Once in a while, whatever the node calls itself by then."""
+    case = Case("a")
+    with capturedLogs() as events:
+        case.instance.log = Log(Level.INFO)
+        for name in ("a", "b", "c"):
+            case.peers[0].name = name
+            fail(case)
+    (line,) = map(formatEvent, events)
+    assert line.endswith("target a target of a: refused")
 
 
 @pytest.mark.parametrize(

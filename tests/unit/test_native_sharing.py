@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest.mock import Mock
+
 import pytest
 from twisted.internet.defer import CancelledError, Deferred
 
@@ -11,6 +13,7 @@ from nodepass.wire import Opening
 from nodepass.wire.native.leaving import LEAVING_TIMEOUT
 from nodepass.wire.native.muxframes import FRAME_SIZE, WINDOW, window
 from nodepass.wire.native.muxstream import CREDIT
+from nodepass.wire.native.sharing import MOST_RESTS
 from nodepass.wire.parting import PARTING_TIMEOUT
 from tests.muxrig import FAR, LOCAL, MUCH, NEAR, WITHIN, End, Handle, Rig, Side, know_distances
 
@@ -281,6 +284,41 @@ def test_a_link_is_used_while_bytes_wait_to_leave_it() -> None:
     assert not rig.taking.pool.sending
     rig.rest()
     assert 1 not in rig.taking.pool
+
+
+def test_a_peer_that_reads_nothing_has_no_more_links_kept_than_that() -> None:
+    """One that has each shared link replaced, by RETIRE, and leaves what is on it unread."""
+    rig = Rig(1, high_water=100).start()
+    for _ in range(10):
+        near, _ = rig.open()
+        number = near.mux.link_number
+        near.stream.write(MUCH[:CREDIT])
+        near.stream.abort(Cause.IDLE)
+        rig.taking.pool.retire(number)
+        rig.bring()
+    kept = len(rig.taking.pool)
+    assert kept > 10
+    end = rig.clock.seconds() + 5 * MOST_RESTS + LEAVING_TIMEOUT + 10
+    while rig.clock.seconds() < end:
+        rig.clock.advance(5)
+        rig.taking.pool.tidy()
+    assert len(rig.taking.pool) == kept - 10
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_what_is_on_its_way(alone: bool) -> None:
+    """On shared links and others, as the system tells; what idle links and flows send is no
+    session's."""
+    rig = Rig(2).start()
+    if alone:
+        rig.taking.pool._sharing._apart = True
+    near, _ = rig.open()
+    assert near.moved is alone and not rig.taking.pool.sending
+    busy = next(n for n in rig.lines if not rig.link(rig.taking, n).idle)
+    rig.handle(busy).sending = True
+    assert rig.taking.pool.sending
+    rig.link(rig.taking, busy).flows = Mock()
+    assert not rig.taking.pool.sending
 
 
 def test_an_unused_link_that_the_other_end_does_not_close() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import attrs
 import pytest
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 
 from nodepass.config import ServerConfig, parse_url
 from nodepass.health import Health
@@ -170,17 +170,26 @@ def test_a_stop_waits_no_longer_than_it_may() -> None:
 
 @pytest.mark.parametrize("ends", ["all has left", "its time is up"])
 def test_a_stop_waits_for_what_is_on_its_way(ends: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What sessions have left behind gets the rest of the time that they had."""
+    """What sessions have left behind gets the rest of the time that they had; what is aborted then
+    is reset before the stop is over."""
     role, net, _ = make("server")
-    slow, other = FakePeer(), FakePeer()
+    reset: list[bool] = []
+
+    class Aborting(FakePeer):
+        def close(self, *_: Any, **__: Any) -> Deferred[None]:
+            net.callLater(0, reset.append, True)
+            return succeed(None)
+
+    slow, other = Aborting(), FakePeer()
+    other.close = lambda *_, **__: succeed(None)  # type: ignore[method-assign]
     slow.sending = True
     monkeypatch.setattr(ServerRole, "peers", (other, slow))
     done: list[object] = []
-    Deferred.fromCoroutine(role._sent(net.seconds() + 5)).addCallback(done.append)
+    Deferred.fromCoroutine(role.stop()).addCallback(lambda _: done.append(list(reset)))
     net.pump([0.1] * 49)
-    assert not done
+    assert not reset and not done
     if ends == "all has left":
         slow.sending = False
-    net.pump([0.1] * (1 if ends == "all has left" else 2))
-    assert done == [None]
+    net.pump([0.1, 0.01, 0.0, 0.0])
+    assert done == [[True]]
     assert not net.getDelayedCalls()

@@ -22,7 +22,7 @@ from nodepass.meter import Meter
 from nodepass.relay.binding import literal
 from nodepass.relay.flow import FlowLimits
 from nodepass.relay.session import SessionContext
-from nodepass.roles.visitors import VisitorPorts, server_mode
+from nodepass.roles.visitors import VisitorPorts, server_mode, why
 from nodepass.slots import Slots
 
 COOLDOWN = 3.0
@@ -257,3 +257,16 @@ def test_what_a_server_decides(obstacle: int | None, mode: int, line: str) -> No
     assert isinstance(config, ServerConfig)
     assert server_mode(config, bench.ports, log).value == mode
     assert len(log.lines) == 1 and log.lines[0].startswith(line)
+
+
+@pytest.mark.parametrize(
+    ("cause", "words"),
+    [
+        (OSError(errno.EADDRINUSE, "x"), "stop it, or give another port"),
+        (OSError(errno.EMFILE, "Too many open files"), "Too many open files"),
+        (DNSLookupError("no such name"), "no such name; give an address of this host"),
+    ],
+)
+def test_why_a_port_is_not_bound(cause: Exception, words: str) -> None:
+    """In words, with what there is to be done."""
+    assert why(CannotListenError("", 1, cause)).endswith(words)

@@ -13,7 +13,7 @@ from zope.interface import implementer
 
 from nodepass.errors import PeerError
 from nodepass.relay.hangup import HangupWatch
-from nodepass.relay.portable import Soon, end_writing, has_ended
+from nodepass.relay.portable import Soon, end_writing, has_ended, socket_beneath
 from nodepass.relay.stream import Cause, Chunk, Pipe, Stream
 from nodepass.relay.tcpinfo import round_trip, sending, slowed
 from nodepass.wire import Opening
@@ -148,7 +148,7 @@ class DataLink(LinkWriter):
     @property
     def sending(self) -> bool:
         """Whether what was written still has to leave, or to reach the other end's system."""
-        return self.congested or sending(self.transport.getHandle())
+        return self.congested or sending(socket_beneath(self.transport))
 
     @property
     def round_trip(self) -> float | None:

@@ -25,6 +25,9 @@ __all__ = ["Sharing", "SharingOwner"]
 #: What JOIN has brought before OPEN came: as many as may have overtaken it in a burst. A peer that
 #: lies would have a link kept for each, though it has no session.
 MOST_EARLY = 1024
+#: Looks in a row after which a shared link that nobody uses is closed though bytes wait to leave
+#: it: ten minutes with the usual interval. It bounds what a peer that reads nothing has kept.
+MOST_RESTS = 120
 
 
 class SharingOwner(Protocol):
@@ -63,7 +66,7 @@ class Sharing:
         self._within = within
         self._apart = not within  # the peer is known not to be near
         self.current: MuxLink | None = None
-        self._rested: set[MuxLink] = set()  # nobody used them at the last look, or since
+        self._rested: dict[MuxLink, int] = {}  # at how many looks in a row nobody used them
         self._links: dict[MuxLink, DataLink] = {}
         self._waiting: dict[MuxStream, MuxLink] = {}  # for a link of their own
         self._moving: dict[DataLink, MuxStream] = {}  # at the taking end
@@ -133,12 +136,13 @@ class Sharing:
         mux = self.current
         if mux is not None and self._links[mux].slowed:
             self.current = None
-        # What its last session has sent may take its time, where the line is slow.
-        unused = {mux for mux in self._links if not (mux.streams or mux.congested)}
-        for mux in unused & self._rested:
-            if mux is self.current:
-                self.current = None
-            self._owner.drop(self._links[mux])
+        unused = {mux: self._rested.get(mux, 0) + 1 for mux in self._links if not mux.streams}
+        for mux, looks in unused.items():
+            # What its last session has sent may take its time, where the line is slow.
+            if looks > (MOST_RESTS if mux.congested else 1):
+                if mux is self.current:
+                    self.current = None
+                self._owner.drop(self._links[mux])
         self._rested = unused
 
     def leave(self, mux: MuxLink) -> None:
@@ -189,7 +193,7 @@ class Sharing:
         mux = link.mux
         if mux is not None:
             self._links.pop(mux, None)
-            self._rested.discard(mux)
+            self._rested.pop(mux, None)
         self._forget_early()
 
     def _not_moved(self, link: DataLink) -> None:
@@ -222,6 +226,6 @@ class Sharing:
 
     def unused(self, mux: MuxLink) -> None:
         # Not closed at once, unless this end is to be closed: the next session may come soon.
-        self._rested.discard(mux)
+        self._rested.pop(mux, None)
         if self._closed and mux in self._links:
             self._owner.drop(self._links[mux])
