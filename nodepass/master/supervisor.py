@@ -136,13 +136,26 @@ class Supervisor:
                 self._end_all(place)
                 self._places.remove(place)
             elif worker.up:
-                why = f"it did not stop within {patience:g} s"
-                self._killers.append(self._reactor.callLater(patience, worker.kill, why))
+                self._killers.append(
+                    self._reactor.callLater(patience, self._cut_short, worker, patience)
+                )
                 worker.call(Stop).addCallbacks(
                     self._drained, self._not_done, (worker,), errbackArgs=(worker,)
                 )
             else:
                 worker.kill("the master stops")
+
+    def _cut_short(self, worker: WorkerProcess, patience: float) -> None:
+        """See whether a worker has stopped in time."""
+        if all(place.worker is not worker for place in self._places):
+            return
+        self._log.warn(
+            "worker {pid} did not stop within {patience:g} s, and is killed: what its instances "
+            "counted last is lost",
+            pid=worker.pid,
+            patience=patience,
+        )
+        worker.kill(f"it did not stop within {patience:g} s")
 
     def _drained(self, _: object, worker: WorkerProcess) -> None:
         worker.close()

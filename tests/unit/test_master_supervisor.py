@@ -12,6 +12,7 @@ from nodepass.errors import FatalError
 from nodepass.master import supervisor as supervisor_module
 from nodepass.master import workerprocess
 from nodepass.master.places import EARLY_END
+from nodepass.wire.parting import PARTING_TIMEOUT
 from tests.workers import MIB, Bench, FakeTenant
 
 Make = Callable[..., Bench]
@@ -329,7 +330,8 @@ def test_what_is_released_while_its_worker_is_drained(make: Make) -> None:
 
 
 def test_stopping_gives_sessions_their_time(make: Make) -> None:
-    """Workers end when all have drained; one that does not end in time is killed."""
+    """Workers end when all have drained; one that does not end in time, with that of taking leave
+    on top, is killed, and that is said."""
     bench = make().start()
     bench.supervisor.host("a", "drain", "a")
     bench.supervisor.host("b", "drain", "b")
@@ -342,7 +344,11 @@ def test_stopping_gives_sessions_their_time(make: Make) -> None:
         tenant.end()
     bench.reactor.settle(0.1)
     assert bench.reactor.living == [stuck] and not stopped.called
-    bench.reactor.settle(6)
+    bench.reactor.settle(5 + PARTING_TIMEOUT - 2.1)
+    assert bench.reactor.living == [stuck] and bench.log.lines == []
+    bench.reactor.settle(2)
+    (line,) = bench.log.lines
+    assert f"worker {stuck.pid} did not stop within 8 s, and is killed" in line
     assert stopped.called and len(bench.tenants.over) == 2
     assert not bench.reactor.getDelayedCalls()
     assert bench.supervisor.stop().called
