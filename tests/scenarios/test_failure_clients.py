@@ -157,6 +157,6 @@ async def test_visitor_who_waits_for_a_client() -> None:
         pass
     else:
         raise AssertionError("a visitor was served by nobody")
-    await says(nodes.server, "no peer could take it within 5 s")
+    await says(nodes.server, "no other node has joined within 5 s")
     await nodes.stop()
     await target.stop()
